@@ -1,0 +1,1 @@
+"""MobileNetV2 training, evaluation and export under MindSpore."""
