@@ -1,0 +1,50 @@
+"""Score a checkpoint on a folder of pictures, each exactly once.
+
+    python eval.py --platform CPU --dataset_path pictures --pretrain_ckpt checkpoint/best.ckpt
+
+Image size and width are those that the checkpoint was trained with, unless options say otherwise.
+"""
+from pathlib import Path
+
+from src.checkpoint import read_checkpoint
+from src.cpu_kernels import accelerate
+from src.dataset import ImageData
+from src.device import setup_device
+from src.errors import UserError, run_command
+from src.evaluation import evaluate
+from src.image_folder import ImageFolder, eval_root
+from src.model_utils.config import get_config
+from src.models import define_net
+from src.report import write_confusion
+from src.utils import check_classes, load_weights
+
+
+def main() -> None:
+    """Score as the command line says."""
+    config = get_config()
+    world = setup_device(config)
+
+    # ---- the checkpoint, and pictures of its classes
+    if not config.pretrain_ckpt:
+        raise UserError("no model named: give --pretrain_ckpt CHECKPOINT")
+    checkpoint = read_checkpoint(Path(config.pretrain_ckpt))
+    config = config.adopt(checkpoint.config, "image_size", "width_mult")
+    folder = ImageFolder.scan(eval_root(config.dataset_path))
+    check_classes(checkpoint.classes, folder.classes, folder.root)
+
+    # ---- network
+    network = define_net(config, config.num_classes or len(folder.classes))
+    load_weights(network, checkpoint)
+    print(accelerate(network, config.cpu_kernels))
+
+    # ---- score
+    data = ImageData(folder, config.image_size, config.batch_size, training=False, num_workers=config.num_workers,
+                     rank=world.rank, rank_size=world.rank_size)
+    score = evaluate(network, data)
+    print(f"result: {score} ckpt={config.pretrain_ckpt}")
+    if config.confusion_matrix:
+        write_confusion(score.confusion, folder.classes, Path(config.confusion_matrix))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,139 @@
+"""Checkpoints: one file of parameters and a JSON of the same stem that says what they are.
+
+A checkpoint holds the network under its parameters' own names, ready for evaluation and export, and under `state.` what
+only a training run needs. Its JSON holds the configuration, the classes, epoch and step, the metrics, the curves so far
+and the digest of the checkpoint.
+"""
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+from mindspore import Tensor
+
+from src.errors import UserError
+from src.files import link_or_copy, whole_file
+
+STATE_PREFIX = "state."
+BEST, LAST = "best", "last"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was read."""
+
+    path: Path
+    network: dict[str, Tensor]
+    state: dict[str, Tensor]  # without the prefix
+    about: dict[str, Any] = field(default_factory=dict)  # its JSON; empty where there is none
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration that it was trained with, as far as it is known."""
+        return self.about.get("config", {})
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the classes, if the checkpoint tells them."""
+        return tuple(self.about["classes"]) if self.about.get("classes") else None
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint and the JSON beside it, if there is one.
+
+    Raises:
+        UserError: the file is missing, empty, damaged (its digest is not the JSON's) or not a checkpoint.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint")
+    about = _read_json(path.with_suffix(".json"))
+    if path.stat().st_size == 0:
+        raise UserError(f"{path}: this checkpoint is empty; use another one")
+    if about.get("sha256", digest := file_digest(path)) != digest:
+        raise UserError(f"{path}: this checkpoint is damaged: it is not the file that {path.stem}.json describes; "
+                        "use another one")
+    try:
+        values = ms.load_checkpoint(str(path))
+    except Exception as error:  # MindSpore raises what its parsers raise
+        raise UserError(f"{path}: not a MindSpore checkpoint, or a damaged one "
+                        f"({str(error).strip().splitlines()[0]})") from error
+    state = {name: value for name, value in values.items() if name.startswith(STATE_PREFIX)}
+    network = {name: value for name, value in values.items() if name not in state}
+    return Checkpoint(path, network, {name.removeprefix(STATE_PREFIX): value for name, value in state.items()}, about)
+
+
+def write_checkpoint(path: Path, network: Mapping[str, Tensor], state: Mapping[str, Tensor],
+                     about: dict[str, Any]) -> None:
+    """Write a checkpoint, then its JSON, each whole or not at all."""
+    values = {**network, **{STATE_PREFIX + name: value for name, value in state.items()}}
+    with whole_file(path) as temporary:
+        try:
+            ms.save_checkpoint([{"name": name, "data": value} for name, value in values.items()], str(temporary))
+        except RuntimeError as error:
+            raise UserError(f"{path}: cannot write this checkpoint: {str(error).splitlines()[0]}") from error
+        digest = file_digest(temporary)
+    with whole_file(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps({**about, "sha256": digest}, indent=1) + "\n", encoding="utf-8")
+
+
+class CheckpointFolder:
+    """The checkpoints of one run: the latest few, `best` and `last`. It removes none that it did not write."""
+
+    def __init__(self, path: Path, keep: int) -> None:
+        self.path = path
+        self._keep = keep
+        self._written: list[Path] = []
+
+    def set_aside_earlier_run(self) -> None:
+        """Move what an earlier run left here into a folder of the present date."""
+        left = [file for pattern in ("mobilenetv2*-*_*.ckpt", f"{BEST}.ckpt", f"{LAST}.ckpt")
+                for file in self.path.glob(pattern)]
+        left = [file for found in left for file in (found, found.with_suffix(".json")) if file.is_file()]
+        left += [file for file in (self.path / "curves.csv", self.path / "curves.png") if file.is_file()]
+        if not left:
+            return
+        aside = self.path / time.strftime("earlier-%Y%m%d-%H%M%S")
+        try:
+            aside.mkdir()
+            for file in left:
+                file.rename(aside / file.name)
+        except OSError as error:
+            raise UserError(f"{aside}: cannot set an earlier run's checkpoints aside: {error.strerror}") from error
+        print(f"{self.path}: an earlier run's checkpoints are now in {aside.name}/")
+
+    def save(self, name: str, network: Mapping[str, Tensor], state: Mapping[str, Tensor], about: dict[str, Any],
+             best: bool) -> None:
+        """Write a checkpoint as `name` and as `last`, and as `best` if it is; drop the oldest beyond those to keep."""
+        path = self.path / f"{name}.ckpt"
+        write_checkpoint(path, network, state, about)
+        self._written.append(path)
+        for second_name in (LAST, BEST) if best else (LAST,):
+            for file in (path, path.with_suffix(".json")):
+                link_or_copy(file, self.path / f"{second_name}{file.suffix}")
+        while len(self._written) > self._keep:
+            oldest = self._written.pop(0)
+            for file in (oldest, oldest.with_suffix(".json")):
+                file.unlink(missing_ok=True)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") \
+            else hashlib.sha256(file.read()).hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot read what the checkpoint beside it is: {error}") from error
+    if not isinstance(about, dict):
+        raise UserError(f"{path}: not the description of a checkpoint")
+    return about

@@ -1,0 +1,29 @@
+// A chain of convolutions with batch normalisation: one ConvBN, one inverted residual, or the whole backbone.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "layers.h"
+
+// What the chain's plan, an int32 array, says: whether batch statistics are used (else the moving ones), the number of
+// layers, then six numbers a layer: kind, stride, activation, shortcut, in_channels, out_channels (see Layer).
+struct Chain {
+  std::vector<Layer> layers;
+  bool batch_statistics;
+
+  Chain(const int32_t *plan, int pictures, int height, int width);
+  // Points the layers at five arrays of parameters each (weight, gamma, beta, moving mean, moving variance; all
+  // weights first) and at `constants`, epsilon and momentum of each layer.
+  void bind(void *const *parameters, const float *constants);
+
+  const Layer &first() const { return layers.front(); }
+  const Layer &last() const { return layers.back(); }
+  size_t stash_floats() const;
+
+  // `stash` keeps what the backward pass needs. Updates the moving statistics if batch statistics are used.
+  void forward(const float *input, float *features, float *stash) const;
+  // `weights`, `gammas`, `betas`: where the gradients go, one each per layer; `input_gradient` may be null.
+  void backward(const float *input, const float *stash, const float *features_gradient, float *const *weights,
+                float *const *gammas, float *const *betas, float *input_gradient) const;
+};

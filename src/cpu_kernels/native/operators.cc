@@ -1,0 +1,87 @@
+// What Python sees: the operators, in the form that MindSpore's ops.Custom(func_type="aot") calls, and two functions
+// for ctypes. An operator gets pointers to its inputs and outputs, their ranks, shapes and type names, and returns 0.
+#include <cstdint>
+#include <cstdio>
+#include <exception>
+#include <mutex>
+
+#include "chain.h"
+#include "threads.h"
+
+namespace {
+
+// The scratch memory and the pool belong to one operator at a time, whatever threads the framework calls from.
+std::mutex kernel_lock;
+
+template <class F> int guarded(F &&f) {
+  try {
+    const std::lock_guard<std::mutex> lock(kernel_lock);
+    f();
+    return 0;
+  } catch (const std::exception &error) {
+    std::fprintf(stderr, "CPU kernels: %s\n", error.what());
+    return 1;
+  }
+}
+
+// Inputs of every chain operator: plan, constants, images, then five parameters a layer (see Chain::bind).
+enum { PLAN, CONSTANTS, IMAGES, PARAMETERS };
+
+Chain chain_of(void **inputs, int64_t **shapes) {
+  const int64_t *s = shapes[IMAGES];
+  Chain chain(static_cast<const int32_t *>(inputs[PLAN]), static_cast<int>(s[0]), static_cast<int>(s[2]),
+              static_cast<int>(s[3]));
+  chain.bind(inputs + PARAMETERS, static_cast<const float *>(inputs[CONSTANTS]));
+  return chain;
+}
+
+float *floats(void *p) { return static_cast<float *>(p); }
+
+}  // namespace
+
+// Outputs: features, stash.
+extern "C" int chain_forward(int count, void **parameters, int *, int64_t **shapes, const char **, void *, void *) {
+  return guarded([&] {
+    const Chain chain = chain_of(parameters, shapes);
+    float *stash = floats(parameters[count - 1]);
+    prefer_huge_pages(stash, chain.stash_floats() * sizeof(float));
+    chain.forward(floats(parameters[IMAGES]), floats(parameters[count - 2]), stash);
+  });
+}
+
+// Output: features.
+extern "C" int chain_infer(int count, void **parameters, int *, int64_t **shapes, const char **, void *, void *) {
+  return guarded([&] {
+    const Chain chain = chain_of(parameters, shapes);
+    chain.forward(floats(parameters[IMAGES]), floats(parameters[count - 1]),
+                  shared_scratch(Purpose::values, chain.stash_floats()));
+  });
+}
+
+// Further inputs: stash, gradient of the features. Outputs: the gradients of all weights, gammas, betas, and, if there
+// is one more, of the images.
+extern "C" int chain_backward(int count, void **parameters, int *, int64_t **shapes, const char **, void *, void *) {
+  return guarded([&] {
+    const Chain chain = chain_of(parameters, shapes);
+    const size_t layers = chain.layers.size();
+    void **further = parameters + PARAMETERS + 5 * layers;
+    auto **outputs = reinterpret_cast<float **>(further + 2);
+    const bool images_too = parameters + count > further + 2 + 3 * layers;
+    chain.backward(floats(parameters[IMAGES]), floats(further[0]), floats(further[1]), outputs, outputs + layers,
+                   outputs + 2 * layers, images_too ? outputs[3 * layers] : nullptr);
+  });
+}
+
+// Writes the channels, height and width of the features and the floats of the stash for pictures of this size.
+extern "C" void chain_shapes(const int32_t *plan, int pictures, int height, int width, int64_t *out) {
+  const Chain chain(plan, pictures, height, width);
+  out[0] = chain.last().out_channels;
+  out[1] = chain.last().out_height;
+  out[2] = chain.last().out_width;
+  out[3] = static_cast<int64_t>(chain.stash_floats());
+}
+
+extern "C" void use_threads(int count) {
+  const std::lock_guard<std::mutex> lock(kernel_lock);
+  set_thread_count(count);
+}

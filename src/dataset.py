@@ -1,0 +1,156 @@
+"""Pictures to batches, with MindSpore's own C++ operators.
+
+Training: random resized crop, flip, colour jitter, normalise. Evaluation: shorter side to `round(size / 0.875)`, centre
+crop, normalise. Evaluation, export and deployment share the numbers here.
+
+A run's data is an object with `steps_per_epoch` and `epoch(n)`, which gives the batches of epoch n. Everything random
+in epoch n follows from (seed, n), so that a resumed run sees what the uninterrupted one saw.
+"""
+import os
+from collections.abc import Iterator
+from typing import Protocol
+
+import mindspore.dataset as ds
+import numpy as np
+from mindspore import Tensor
+from mindspore.dataset import vision
+
+from src.errors import UserError
+from src.image_folder import ImageFolder
+
+CROP_SHARE = 0.875  # of the shorter side that the evaluation crop keeps
+MEAN = (0.485, 0.456, 0.406)  # RGB, of ImageNet, for pixels of 0 to 1
+STD = (0.229, 0.224, 0.225)
+PADDING = -1  # label of what fills up the last evaluation batch
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Data(Protocol):
+    """What the training loop and the evaluation need of a data source."""
+
+    images: int  # of this rank
+    batch_size: int  # what was asked for, or what there is
+    steps_per_epoch: int
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch (from 0): inputs and int32 labels."""
+
+
+def resize_size(image_size: int) -> int:
+    """The shorter side, in pixels, before the centre crop of evaluation."""
+    return round(image_size / CROP_SHARE)
+
+
+def train_transforms(image_size: int) -> list:
+    """Encoded picture to a random 3 x `image_size` x `image_size` float32 view of it."""
+    return [
+        vision.RandomCropDecodeResize(image_size, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)),
+        vision.RandomHorizontalFlip(0.5),
+        vision.RandomColorAdjust(brightness=0.4, contrast=0.4, saturation=0.4),
+        *_normalise(),
+    ]
+
+
+def eval_transforms(image_size: int) -> list:
+    """Encoded picture to its 3 x `image_size` x `image_size` float32 centre."""
+    return [vision.Decode(), vision.Resize(resize_size(image_size)), vision.CenterCrop(image_size), *_normalise()]
+
+
+def _normalise() -> list:
+    return [vision.Normalize([255 * m for m in MEAN], [255 * s for s in STD]), vision.HWC2CHW()]
+
+
+def usable_workers(num_workers: int) -> int:
+    """`num_workers`, but no more than the cores this process may use: MindSpore refuses more."""
+    return min(num_workers, len(os.sched_getaffinity(0)))
+
+
+def training_order(images: int, seed: int, epoch: int, rank: int = 0, rank_size: int = 1) -> np.ndarray:
+    """Indices of this rank's share of the pictures, in the order of this epoch."""
+    return np.random.default_rng((seed, epoch)).permutation(images)[rank::rank_size]
+
+
+class ImageData:
+    """Batches from an image folder.
+
+    Training drops what does not fill a batch, another part each epoch. Evaluation drops nothing: the last batch is
+    filled up with copies labelled `PADDING`, so that batches keep one shape and no picture counts twice.
+    """
+
+    def __init__(self, folder: ImageFolder, image_size: int, batch_size: int, *, training: bool, seed: int = 0,
+                 num_workers: int = 1, rank: int = 0, rank_size: int = 1) -> None:
+        share = len(range(rank, len(folder), rank_size))
+        smallest_share = len(folder) // rank_size
+        self.images = share
+        self.training = training
+        self.batch_size = max(1, min(batch_size, smallest_share if training else share))
+        self.steps_per_epoch = smallest_share // self.batch_size if training else -(-share // self.batch_size)
+        self._folder, self._image_size, self._workers = folder, image_size, usable_workers(num_workers)
+        self._seed, self._rank, self._rank_size = seed, rank, rank_size
+
+    def epoch(self, epoch: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch: N x 3 x size x size float32 pictures and N int32 labels.
+
+        Raises:
+            UserError: a picture cannot be read.
+        """
+        if self.training:
+            order = training_order(len(self._folder), self._seed, epoch, self._rank, self._rank_size)
+            order = order[:self.steps_per_epoch * self.batch_size]
+        else:
+            order = np.arange(self._rank, len(self._folder), self._rank_size)
+        # The operators take their seeds from here when the pipeline below is built.
+        ds.config.set_seed(int(np.random.default_rng((self._seed, epoch, self._rank)).integers(1, 2 ** 31)))
+        pipeline = self._pipeline(order)
+        try:
+            for images, labels in pipeline.create_tuple_iterator(num_epochs=1, do_copy=False):
+                yield (images, labels) if labels.shape[0] == self.batch_size else self._pad(images, labels)
+        except RuntimeError as error:
+            raise UserError(_pipeline_message(error)) from error
+
+    def _pipeline(self, order: np.ndarray) -> ds.Dataset:
+        pipeline = ds.ImageFolderDataset(str(self._folder.root), num_parallel_workers=self._workers, decode=False,
+                                         sampler=ds.SubsetSampler(self._folder.rows[order].tolist()),
+                                         extensions=list(self._folder.extensions),
+                                         class_indexing={name: i for i, name in enumerate(self._folder.classes)})
+        transforms = (train_transforms if self.training else eval_transforms)(self._image_size)
+        pipeline = pipeline.map(transforms, "image", num_parallel_workers=self._workers)
+        return pipeline.batch(self.batch_size, num_parallel_workers=1)
+
+    def _pad(self, images: Tensor, labels: Tensor) -> Batch:
+        missing = self.batch_size - labels.shape[0]
+        return (Tensor(np.pad(images.asnumpy(), ((0, missing), (0, 0), (0, 0), (0, 0)), mode="edge")),
+                Tensor(np.pad(labels.asnumpy(), (0, missing), constant_values=PADDING)))
+
+
+class FeatureData:
+    """Batches from features in memory, with the same interface and the same order as `ImageData`.
+
+    Args:
+        features: N x C x 1 x 1 float32.
+        labels: N int32.
+    """
+
+    def __init__(self, features: np.ndarray, labels: np.ndarray, batch_size: int, *, training: bool,
+                 seed: int = 0) -> None:
+        self.images = len(labels)
+        self.batch_size = max(1, min(batch_size, len(labels)))
+        self.steps_per_epoch = (len(labels) if training else len(labels) + self.batch_size - 1) // self.batch_size
+        self._features, self._labels, self._training, self._seed = features, labels, training, seed
+
+    def epoch(self, epoch: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch: N x C x 1 x 1 float32 features and N int32 labels."""
+        order = training_order(self.images, self._seed, epoch) if self._training else np.arange(self.images)
+        for step in range(self.steps_per_epoch):
+            chosen = order[step * self.batch_size:(step + 1) * self.batch_size]
+            missing = self.batch_size - len(chosen)
+            labels = np.pad(self._labels[chosen], (0, missing), constant_values=PADDING)
+            yield Tensor(self._features[np.pad(chosen, (0, missing), mode="edge")]), Tensor(labels)
+
+
+def _pipeline_message(error: RuntimeError) -> str:
+    """The line of a MindSpore data error that says what is wrong: the first that is marked as the error."""
+    lines = str(error).splitlines()
+    told = next((line for line in lines if line.startswith("[ERROR]")), lines[0])
+    return f"reading pictures failed: {told.removeprefix('[ERROR]').strip()}"

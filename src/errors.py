@@ -1,0 +1,22 @@
+"""How the commands end when the user can put something right."""
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+
+class UserError(Exception):
+    """A fault for a person to mend. The text is one line: what is wrong, where, and what to do."""
+
+
+def run_command(main: Callable[[], None]) -> NoReturn:
+    """Run an entry script: exit status 0, or 2 and one line on stderr for a `UserError`; other exceptions pass."""
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] - so that a log file is never behind
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)

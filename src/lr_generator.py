@@ -1,0 +1,29 @@
+"""The learning rate of every step: a line up, then half a cosine down."""
+import numpy as np
+
+from src.model_utils.config import Config
+
+
+def get_lr(lr_init: float, lr_max: float, lr_end: float, warmup_epochs: float, total_epochs: int,
+           steps_per_epoch: int) -> np.ndarray:
+    """Learning rates of all steps of a run, float32, `total_epochs * steps_per_epoch` of them.
+
+    The first step of a warm-up has `lr_init`, the first step after it `lr_max`; the last step of the run is the last
+    before the cosine would reach `lr_end` (Loshchilov and Hutter, "SGDR", https://arxiv.org/abs/1608.03983).
+    """
+    total = total_epochs * steps_per_epoch
+    warmup = min(total, round(warmup_epochs * steps_per_epoch))
+    rising = lr_init + (lr_max - lr_init) * np.arange(warmup) / max(1, warmup)
+    progress = np.arange(total - warmup) / max(1, total - warmup)
+    falling = lr_end + (lr_max - lr_end) * (1 + np.cos(np.pi * progress)) / 2
+    return np.concatenate([rising, falling]).astype(np.float32)
+
+
+def run_lr(config: Config, global_batch: int, steps_per_epoch: int) -> np.ndarray:
+    """Learning rates of the steps of a configured run, scaled to its global batch by the linear rule.
+
+    Goyal et al., "Accurate, Large Minibatch SGD", section 2.1, https://arxiv.org/abs/1706.02677.
+    """
+    scale = global_batch / config.lr_base_batch
+    return get_lr(config.lr_init * scale, config.lr_max * scale, config.lr_end * scale, config.warmup_epochs,
+                  config.epoch_size, steps_per_epoch)

@@ -1,0 +1,222 @@
+"""The configuration of a run: YAML files and the command line, checked against one description.
+
+`default_config.yaml` is the base. It has three YAML documents: the values (whose types are the types of the keys),
+the help texts, and the allowed values. On top of it come, the later the stronger: the platform's profile
+(`default_config_cpu.yaml`, ...), the file that `--config_path` names, and the options of the command line.
+"""
+import argparse
+import difflib
+import math
+from collections.abc import Iterator, Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from src.errors import UserError
+
+BASE_FILE = Path(__file__).resolve().parents[2] / "default_config.yaml"
+PROFILES = {platform: BASE_FILE.with_name(f"default_config_{platform.lower()}.yaml") for platform in ("GPU", "CPU")}
+
+# Other names for keys: those of this project's ancestor in MindSpore's model zoo and of its README.
+ALIASES = {
+    "run_distribute": "distribute",
+    "device_target": "platform",
+    "checkpoint": "pretrain_ckpt",
+    "image_height": "image_size",
+    "image_width": "image_size",
+}
+BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+TYPE_NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+
+
+class Config:
+    """The checked values of a run, as attributes. Locked: an unknown key raises, none can be set.
+
+    Args:
+        values: every key with its value.
+        chosen: the keys that the user set, in a file or on the command line.
+    """
+
+    def __init__(self, values: dict[str, Any], chosen: Set[str] = frozenset()) -> None:
+        object.__setattr__(self, "_values", dict(values))
+        object.__setattr__(self, "_chosen", frozenset(chosen))
+
+    def __getattr__(self, key: str) -> Any:  # noqa: ANN401 - each key has its own type
+        try:
+            return object.__getattribute__(self, "_values")[key]
+        except KeyError:
+            raise AttributeError(f"no such configuration key: {key}") from None
+
+    def __setattr__(self, key: str, value: object) -> NoReturn:
+        raise AttributeError(f"the configuration is locked: {key} cannot be set")
+
+    def adopt(self, values: Mapping[str, Any], *keys: str) -> "Config":
+        """A copy with `values` for those of `keys` that the user left alone."""
+        adopted = {key: values[key] for key in keys if key in values and key not in self._chosen}
+        return Config({**self._values, **adopted}, self._chosen)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All keys and values, in the order of the base file."""
+        return dict(self._values)
+
+
+class _Description:
+    """What the base file says of each key: default (and so the type), help text, allowed values."""
+
+    def __init__(self) -> None:
+        documents = list(_read_documents(BASE_FILE))
+        self.defaults, self.help, self.allowed = ({key: value for key, value, _ in document} for document in documents)
+
+    def resolve(self, name: str, where: str) -> str:
+        """The key that `name` stands for."""
+        key = ALIASES.get(name, name)
+        if key not in self.defaults:
+            near = difflib.get_close_matches(name, [*self.defaults, *ALIASES], n=1)
+            hint = f"; did you mean {near[0]}?" if near else "; python train.py --help lists them"
+            raise UserError(f"{where}: unknown key {name}{hint}")
+        return key
+
+    def check(self, key: str, value: object, where: str) -> Any:  # noqa: ANN401 - each key has its own type
+        """`value` in the key's type and within its allowed values."""
+        try:
+            typed = _convert(value, type(self.defaults[key]))
+        except (TypeError, ValueError, OverflowError):
+            wanted = TYPE_NAMES[type(self.defaults[key])]
+            raise UserError(f"{where}: {key} must be {wanted}, not {value!r}") from None
+        allowed = self.allowed.get(key)
+        if isinstance(allowed, list):
+            return self._choose(key, typed, allowed, where)
+        for rule, bound in (allowed or {}).items():
+            if not _RULES[rule][0](typed, bound):
+                raise UserError(f"{where}: {key} must be {_RULES[rule][1]} {bound}, not {typed}")
+        return typed
+
+    @staticmethod
+    def _choose(key: str, value: str, allowed: list[str], where: str) -> str:
+        for choice in allowed:
+            if value.lower() == choice.lower():
+                return choice
+        raise UserError(f"{where}: {key} must be one of {', '.join(allowed)}, not {value!r}")
+
+
+_RULES = {
+    "min": (lambda value, bound: value >= bound, "at least"),
+    "max": (lambda value, bound: value <= bound, "at most"),
+    "below": (lambda value, bound: value < bound, "less than"),
+    "multiple_of": (lambda value, bound: value % bound == 0, "a multiple of"),
+}
+
+
+def get_config(argv: Sequence[str] | None = None) -> Config:
+    """The configuration for a command line (default: this process's).
+
+    Raises:
+        UserError: an unreadable or malformed file, an unknown key, a value of the wrong type or out of bounds; the
+            text names file, line and key.
+    """
+    description = _Description()
+    options = _parse_command_line(description, argv)
+    config_path = options.pop("config_path", None)
+    chosen = _read_values(description, Path(config_path)) if config_path else {}
+    platform = options.get("platform") or chosen.get("platform") or description.defaults["platform"]
+    profile = _read_values(description, PROFILES[platform]) if platform in PROFILES else {}
+    return Config({**description.defaults, **profile, **chosen, **options}, chosen.keys() | options.keys())
+
+
+def _parse_command_line(description: _Description, argv: Sequence[str] | None) -> dict[str, Any]:
+    """The options that were given, under their keys' names, checked."""
+    parser = _Parser(description="MobileNetV2 under MindSpore. Options are the keys of default_config.yaml.",
+                     allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser.add_argument("--config_path", help="YAML file whose values replace the profile's")
+    names = {key: [f"--{key}"] for key in description.defaults}
+    for alias, key in ALIASES.items():
+        names[key].append(f"--{alias}")
+    for key, flags in names.items():
+        allowed = description.allowed.get(key)
+        choices = f" ({', '.join(allowed)})" if isinstance(allowed, list) else ""
+        # A switch may stand alone: --run_eval is --run_eval True.
+        alone: dict[str, Any] = {"nargs": "?", "const": True} if isinstance(description.defaults[key], bool) else {}
+        parser.add_argument(*flags, dest=key, action="append", metavar=key.upper(),
+                            help=description.help[key] + choices, **alone)
+    given, unknown = parser.parse_known_args(argv)
+    if unknown:
+        name = unknown[0].lstrip("-").split("=")[0]
+        if not unknown[0].startswith("--") and name in description.defaults:
+            raise UserError(f"command line: {unknown[0]!r} is not an option; did you mean --{unknown[0]}?")
+        if not unknown[0].startswith("-"):
+            raise UserError(f"command line: {unknown[0]!r} is not an option; options are --key value")
+        description.resolve(name, "command line")
+    options = vars(given)
+    for key in description.defaults.keys() & options.keys():
+        values = {description.check(key, value, "command line") for value in options[key]}
+        if len(values) > 1:
+            raise UserError(f"command line: --{key} is given {len(options[key])} times, with different values")
+        options[key] = values.pop()
+    return options
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"command line: {message}; --help lists the options")
+
+
+def _read_values(description: _Description, path: Path) -> dict[str, Any]:
+    """The checked values of a profile or of a user's file."""
+    documents = list(_read_documents(path))
+    if not documents:
+        return {}
+    values: dict[str, Any] = {}
+    for name, value, line in documents[0]:
+        where = f"{path}, line {line}"
+        key = description.resolve(name, where)
+        checked = description.check(key, value, where)
+        if values.setdefault(key, checked) != checked:
+            raise UserError(f"{where}: {name} contradicts an earlier line; both mean {key}")
+    return values
+
+
+def _read_documents(path: Path) -> Iterator[list[tuple[str, Any, int]]]:
+    """Each YAML document of a file as (key, value, line) triples."""
+    try:
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        while loader.check_node():
+            node = loader.get_node()
+            if not isinstance(node, yaml.MappingNode):
+                raise UserError(f"{path}, line {node.start_mark.line + 1}: expected lines of the form 'key: value'")
+            yield [(str(key.value), loader.construct_object(value, deep=True), key.start_mark.line + 1)
+                   for key, value in node.value]
+    except OSError as error:
+        raise UserError(f"{path}: cannot read this configuration file: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file in UTF-8") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(f"{path}{line}: malformed YAML: {problem}") from None
+
+
+def _convert(value: object, wanted: type) -> Any:  # noqa: ANN401 - as `wanted` says
+    """`value` from YAML or the command line in the wanted type; ValueError or TypeError where that loses meaning."""
+    if wanted is str:
+        if isinstance(value, bool):  # YAML reads a bare on/off as a boolean, where a key means the word
+            return "on" if value else "off"
+        if isinstance(value, dict | list):
+            raise TypeError
+        return "" if value is None else str(value)
+    if wanted is bool:
+        return value if isinstance(value, bool) else BOOLEANS[_word(value)]
+    if isinstance(value, bool):
+        raise TypeError
+    number = wanted(value)
+    if not math.isfinite(number) or (isinstance(value, float) and number != value):
+        raise ValueError
+    return number
+
+
+def _word(value: object) -> str:
+    word = str(value).strip().lower()
+    if word not in BOOLEANS:
+        raise ValueError
+    return word

@@ -1,0 +1,128 @@
+"""The network of a run, its loss, and the log of its training."""
+import time
+from collections.abc import Callable, Sequence
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+
+from src.mobilenetV2 import MobileNetV2
+from src.model_utils.config import Config
+
+EMA_PREFIX = "ema."
+HASH_MULTIPLIERS = (0x7FEB352D, 0x846CA68B - 2 ** 32)  # of "lowbias32", a 32-bit mixing function, as signed numbers
+LOW_BITS = 0xFFFFFF  # 24 bits: what a float32 holds exactly
+
+
+def define_net(config: Config, num_classes: int, rank: int = 0) -> MobileNetV2:
+    """The network that a configuration asks for, with new weights drawn from its seed."""
+    ms.set_seed(config.seed)
+    network = MobileNetV2(num_classes, config.width_mult, config.dropout)
+    if config.platform == "CPU" and config.dropout > 0:
+        network.head.dropout = ResumableDropout(config.dropout, seed=config.seed * 1009 + rank)
+    return network
+
+
+def define_average(config: Config, network: MobileNetV2) -> MobileNetV2 | None:
+    """A second network that starts as a copy of the first, for the moving average of its weights, if one is wanted.
+
+    Its parameters' names begin with `EMA_PREFIX`: two parameters of one graph may not have one name.
+    """
+    if config.ema_decay == 0:
+        return None
+    average = MobileNetV2(network.head.classifier.out_channels, config.width_mult, config.dropout)
+    values = network.parameters_dict()
+    for parameter in average.get_parameters():
+        parameter.set_data(values[parameter.name].value())
+    average.update_parameters_name(EMA_PREFIX)
+    return average
+
+
+class ResumableDropout(nn.Cell):
+    """Dropout whose state is a parameter, so that a resumed run draws what the uninterrupted one would have drawn.
+
+    The generator behind MindSpore's `nn.Dropout` lives in the kernel and cannot be saved. This one hashes the number
+    of the call and of the element (a counter-based generator), with operators that wrap around at 32 bits on CPU.
+    """
+
+    def __init__(self, p: float, seed: int) -> None:
+        super().__init__()
+        self.p = p
+        self.calls = Parameter(Tensor(0, ms.int32), name="calls", requires_grad=False)
+        self.seed = Tensor(seed % 2 ** 31, ms.int32)
+        self.low_bits = Tensor(LOW_BITS, ms.int32)
+        self.multipliers = [Tensor(m, ms.int32) for m in HASH_MULTIPLIERS]
+
+    def construct(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        call = ops.assign_add(self.calls, Tensor(1, ms.int32))
+        bits = self._mix(ops.arange(x.size).astype(ms.int32) + self._mix(self._mix(call) + self.seed))
+        uniform = ops.bitwise_and(bits, self.low_bits).astype(ms.float32) / (LOW_BITS + 1)
+        return x * (uniform >= self.p).astype(x.dtype).reshape(x.shape) / (1 - self.p)
+
+    def _mix(self, bits: Tensor) -> Tensor:
+        for multiplier in self.multipliers:
+            bits = ops.bitwise_xor(bits, ops.bitwise_right_shift(bits, Tensor(16, ms.int32))) * multiplier
+        return ops.bitwise_xor(bits, ops.bitwise_right_shift(bits, Tensor(15, ms.int32)))
+
+
+class CrossEntropyWithLabelSmooth(nn.Cell):
+    """Mean cross entropy of N x C logits and N int32 labels, the target softened to 1 - s + s/C and s/C.
+
+    Szegedy et al., "Rethinking the Inception Architecture", section 7, https://arxiv.org/abs/1512.00567.
+    """
+
+    def __init__(self, smooth_factor: float) -> None:
+        super().__init__()
+        self.smooth_factor = smooth_factor
+
+    def construct(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return ops.cross_entropy(logits.astype(ms.float32), labels, label_smoothing=self.smooth_factor)
+
+
+class Monitor:
+    """Losses and times of a run, as the log lines that users of MindSpore's model zoo know.
+
+    Losses are fetched from the device at a log line only, so that an accelerator is not made to wait for the host.
+    """
+
+    def __init__(self, lr: np.ndarray, epochs: int, steps_per_epoch: int, log_steps: int,
+                 write: Callable[[str], None] = print) -> None:
+        self._lr, self._epochs, self._steps = lr, epochs, steps_per_epoch
+        self._log_steps, self._write = log_steps, write
+        self._losses: list[float] = []
+        self._pending: list[Tensor] = []
+
+    def epoch_begin(self, epoch: int) -> None:
+        """Start the clock of an epoch (from 0)."""
+        self._epoch, self._losses, self._pending = epoch, [], []
+        self._begin = self._line_begin = time.perf_counter()
+
+    def step_end(self, step: int, loss: Tensor) -> None:
+        """Take the loss of a step (from 0); write a line every `log_steps` and at the end of the epoch."""
+        self._pending.append(loss)
+        if (step + 1) % self._log_steps and step + 1 != self._steps:
+            return
+        losses = self.losses()
+        now = time.perf_counter()
+        self._write(f"epoch: [{self._epoch:3d}/{self._epochs:3d}], step:[{step:5d}/{self._steps:5d}], "
+                    f"loss:[{losses[-1]:5.3f}/{np.mean(losses):5.3f}], "
+                    f"time:[{1000 * (now - self._line_begin):5.3f}], "
+                    f"lr:[{self._lr[self._epoch * self._steps + step]:5.3f}]")
+        self._line_begin = now
+
+    def epoch_end(self) -> float:
+        """Write the epoch's line; returns the mean loss of all its steps."""
+        milliseconds = 1000 * (time.perf_counter() - self._begin)
+        losses = self.losses()
+        loss = float(np.mean(losses))
+        self._write(f"epoch time: {milliseconds:5.3f}, per step time: {milliseconds / len(losses):5.3f}, "
+                    f"avg loss: {loss:5.3f}")
+        return loss
+
+    def losses(self) -> Sequence[float]:
+        """Losses of the epoch's steps so far."""
+        self._losses += [float(loss.asnumpy()) for loss in self._pending]
+        self._pending = []
+        return self._losses

@@ -1,0 +1,77 @@
+"""One optimisation step as one compiled graph."""
+import numpy as np
+from mindspore import ParameterTuple, Tensor, amp, nn, ops
+
+from src.model_utils.config import Config
+from src.models import EMA_PREFIX
+from src.utils import network_parameters
+
+
+class TrainStep(nn.Cell):
+    """Forward, backward, update. A step whose gradients are not finite (float16 overflow) changes no weight.
+
+    Args:
+        network: inputs to logits.
+        loss_fn: logits and labels to a scalar loss.
+        optimizer: over the parameters to train, made by `build_optimizer` for the same configuration.
+        config: `amp_level`, `loss_scale` and `ema_decay` count here.
+        average: optional network of the same parameters, their names with `EMA_PREFIX` before them, that follows the
+            trained one as an exponential moving average.
+
+    `step(inputs, labels)` returns the loss, and whether the step was applied.
+    """
+
+    def __init__(self, network: nn.Cell, loss_fn: nn.Cell, optimizer: nn.Optimizer, config: Config,
+                 average: nn.Cell | None = None) -> None:
+        super().__init__(auto_prefix=False)
+        self.network = network if config.amp_level == "O0" else amp.auto_mixed_precision(network, config.amp_level)
+        self.loss_fn, self.optimizer = loss_fn, optimizer
+        self.loss_scale = _loss_scale(config)
+        self.value_and_grad = ops.value_and_grad(self._scaled_loss, None, optimizer.parameters)
+        self.ema_decay = config.ema_decay
+        self.has_average = average is not None
+        if average is not None:
+            trained = network.parameters_dict()
+            self.means = ParameterTuple(average.get_parameters())
+            self.values = ParameterTuple(trained[mean.name.removeprefix(EMA_PREFIX)] for mean in self.means)
+
+    def _scaled_loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        return self.loss_fn(self.network(inputs), labels) * self.loss_scale
+
+    def construct(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        loss, gradients = self.value_and_grad(inputs, labels)
+        finite = amp.all_finite(gradients)
+        if finite:
+            loss = ops.depend(loss, self.optimizer(gradients))
+            if self.has_average:
+                for mean, value in zip(self.means, self.values):  # noqa: B905 - graph mode knows no strict=
+                    ops.assign(mean, mean * self.ema_decay + value * (1 - self.ema_decay))
+        return loss / self.loss_scale, finite
+
+
+def build_optimizer(network: nn.Cell, lr: np.ndarray, config: Config) -> nn.Optimizer:
+    """SGD with momentum over the trainable parameters, a learning rate per step.
+
+    Weight decay leaves out batch norm and biases: all that has one dimension.
+    """
+    parameters = network.trainable_params()
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
+        {"order_params": parameters},
+    ]
+    return nn.Momentum(groups, Tensor(lr), config.momentum, loss_scale=_loss_scale(config))
+
+
+def training_state(train_step: TrainStep) -> dict[str, Tensor]:
+    """What going on with training needs besides the scored network: momenta, counters, and under an average the
+    trained weights themselves.
+    """
+    scored = () if train_step.has_average else network_parameters(train_step.network)
+    return {name: value for name, value in train_step.parameters_dict().items()
+            if name not in scored and name != "learning_rate" and not name.startswith(EMA_PREFIX)}
+
+
+def _loss_scale(config: Config) -> float:
+    """Float32 needs none."""
+    return 1.0 if config.amp_level == "O0" else config.loss_scale
