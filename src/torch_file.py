@@ -1,0 +1,179 @@
+"""Weights out of PyTorch's `.pth` files, without PyTorch.
+
+Such a file is a pickle that describes tensors, and the tensors' raw bytes. A pickle can name any function of any
+module to be called when it is read, so this reader knows four kinds of name (ordered dictionaries, tensors, the types
+of storages and nothing else) and refuses the file at the first other one, as PyTorch's `weights_only=True` does.
+
+The two formats are described by `torch/serialization.py` of PyTorch 2: a zip archive (since 1.6) with `data.pkl` and a
+`data/<key>` for each storage, and the older stream of five pickles followed by the storages.
+"""
+import io
+import math
+import pickle  # noqa: S403 - restricted below
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from src.errors import UserError
+
+OLD_MAGIC = 0x1950A86A20F9469CFC6C
+OLD_VERSION = 1001
+STORAGES = {
+    "DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2", "BFloat16Storage": "bfloat16",
+    "LongStorage": "<i8", "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "i1", "ByteStorage": "u1",
+    "BoolStorage": "?",
+}
+
+
+def read_torch_file(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a state dict saved by `torch.save`, by name; bfloat16 ones become float32.
+
+    Raises:
+        UserError: the file is missing, damaged, holds something other than named tensors, or calls for code.
+    """
+    try:
+        with path.open("rb") as file:
+            read = _read_zip if zipfile.is_zipfile(file) else _read_old
+            file.seek(0)
+            values = read(file)
+    except _RefusedError as error:
+        raise UserError(f"{path}: {error}; save the network's state_dict() alone") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot read this file: {error.strerror or error}") from None
+    except Exception as error:  # a damaged pickle raises whatever the bytes happen to ask for
+        raise UserError(f"{path}: not a PyTorch file, or a damaged one ({type(error).__name__}: {error})") from error
+    if not isinstance(values, dict) or not values or not all(
+            isinstance(name, str) and isinstance(value, np.ndarray) for name, value in values.items()):
+        raise UserError(f"{path}: does not hold named tensors alone; save the network's state_dict()")
+    return dict(values)
+
+
+class _RefusedError(Exception):
+    """The pickle asks for something that weights have no need of."""
+
+
+@dataclass(frozen=True)
+class _StorageType:
+    dtype: str
+
+
+@dataclass
+class _Storage:
+    """The elements of one or more tensors, which the old format gives after the tensors that lie in it."""
+
+    dtype: str
+    size: int
+    values: np.ndarray | None = None
+
+    def fill(self, content: bytes) -> None:
+        width = 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize
+        if len(content) != width * self.size:
+            raise ValueError(f"a storage of {self.size} elements has {len(content)} bytes")
+        if self.dtype == "bfloat16":  # the upper half of a float32
+            self.values = (np.frombuffer(content, "<u2").astype(np.uint32) << 16).view(np.float32)
+        else:
+            self.values = np.frombuffer(content, self.dtype)
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def array(self) -> np.ndarray:
+        """A copy in row-major order. Strides come from the file: nothing outside the storage is touched."""
+        values = self.storage.values
+        if values is None or len(self.shape) != len(self.strides) or min((self.offset, *self.shape, *self.strides)) < 0:
+            raise ValueError("a tensor without a storage, or of an impossible shape")
+        if math.prod(self.shape) == 0:
+            return np.zeros(self.shape, values.dtype)
+        last = self.offset + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True))
+        if last >= len(values):
+            raise ValueError("a tensor reaches beyond its storage")
+        steps = tuple(stride * values.itemsize for stride in self.strides)
+        return np.lib.stride_tricks.as_strided(values[self.offset:], self.shape, steps).copy()
+
+
+def _rebuild_tensor(storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...],
+                    *_rest: object) -> _Tensor:
+    if not isinstance(storage, _Storage):
+        raise TypeError("a tensor of something other than a storage")
+    return _Tensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
+
+
+ALLOWED: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    **{("torch", name): _StorageType(dtype) for name, dtype in STORAGES.items()},
+}
+
+
+class _WeightsUnpickler(pickle.Unpickler):
+    def __init__(self, file: BinaryIO, storage: Callable[[str, str, int], _Storage]) -> None:
+        super().__init__(file, encoding="utf-8")
+        self._storage = storage
+
+    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - what the pickle builds
+        if (module, name) not in ALLOWED:
+            raise _RefusedError(f"asks for {module}.{name}, which weights have no need of, and is not opened")
+        return ALLOWED[module, name]
+
+    def persistent_load(self, pid: Any) -> _Storage:  # noqa: ANN401 - whatever the pickle says
+        kind, storage_type, key, _location, size = pid[:5]
+        if kind != "storage" or not isinstance(storage_type, _StorageType) or size < 0 or any(pid[5:]):
+            raise _RefusedError("refers to something other than a plain storage")
+        return self._storage(str(key), storage_type.dtype, int(size))
+
+
+def _arrays(values: object) -> object:
+    """A dictionary's tensors as arrays."""
+    if not isinstance(values, dict):
+        return values
+    return {name: value.array() if isinstance(value, _Tensor) else value for name, value in values.items()}
+
+
+def _read_zip(file: BinaryIO) -> object:
+    with zipfile.ZipFile(file) as archive:
+        entries = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
+            raise _RefusedError("is compressed, which PyTorch never does")
+        if "byteorder" in entries and archive.read(entries["byteorder"]) != b"little":
+            raise _RefusedError("was written on a big-endian machine")
+        storages: dict[str, _Storage] = {}
+
+        def storage(key: str, dtype: str, size: int) -> _Storage:
+            if key not in storages:
+                storages[key] = _Storage(dtype, size)
+                storages[key].fill(archive.read(entries[f"data/{key}"]))
+            return storages[key]
+
+        return _arrays(_WeightsUnpickler(io.BytesIO(archive.read(entries["data.pkl"])), storage).load())
+
+
+def _read_old(file: BinaryIO) -> object:
+    storages: dict[str, _Storage] = {}
+
+    def storage(key: str, dtype: str, size: int) -> _Storage:
+        return storages.setdefault(key, _Storage(dtype, size))
+
+    def load() -> Any:  # noqa: ANN401 - whatever was pickled
+        return _WeightsUnpickler(file, storage).load()
+
+    if (load(), load()) != (OLD_MAGIC, OLD_VERSION):
+        raise ValueError("neither a zip archive nor the older format")
+    load()  # facts about the machine that wrote it
+    values = load()
+    for key in load():
+        size = int.from_bytes(file.read(8), "little")
+        known = storages[str(key)]
+        if size != known.size:
+            raise ValueError(f"a storage of {known.size} elements has {size}")
+        known.fill(file.read(size * (2 if known.dtype == "bfloat16" else np.dtype(known.dtype).itemsize)))
+    return _arrays(values)
