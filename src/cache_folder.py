@@ -1,0 +1,50 @@
+"""Where the project keeps what it can make again: built kernels, features of a frozen backbone."""
+import getpass
+import os
+import tempfile
+from pathlib import Path
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def cache_folder(name: str) -> Path:
+    """The existing, writable cache folder for one subject.
+
+    It lies in `$MOBILENETV2_CACHE`, else in `$XDG_CACHE_HOME/mobilenetv2-mindspore`, else in
+    `~/.cache/mobilenetv2-mindspore`; if that cannot be written, in a folder of the user's own, closed to others, in
+    the directory for temporary files.
+
+    Args:
+        name: the subject, a relative path such as "kernels".
+
+    Raises:
+        OSError: the temporary folder cannot be written either, or it belongs to someone else.
+    """
+    given = os.environ.get("MOBILENETV2_CACHE")
+    if given:
+        root = Path(given).expanduser()
+    else:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mobilenetv2-mindspore"
+    if _writable(root / name):
+        return root / name
+    private = Path(tempfile.gettempdir()) / f"mobilenetv2-mindspore-{_user()}"
+    private.mkdir(mode=0o700, exist_ok=True)
+    if private.is_symlink() or private.stat().st_uid != os.getuid():
+        raise PermissionError(f"{private} belongs to someone else; set MOBILENETV2_CACHE to a folder of your own")
+    folder = private / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in many containers
+        return str(os.getuid())

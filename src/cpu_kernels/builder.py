@@ -1,0 +1,80 @@
+"""Compiles the C++ kernels into a shared library, once per source, compiler and processor."""
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from src.cache_folder import cache_folder
+
+SOURCE_FOLDER = Path(__file__).parent / "native"
+# No option that lets the compiler treat NaN, infinity or the order of sums as it likes.
+FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared", "-pthread")
+
+
+class KernelsUnavailable(RuntimeError):
+    """The accelerated kernels cannot run here; the message says why in one line."""
+
+
+def find_compiler() -> list[str]:
+    """The C++ compiler as the first words of a command: `$CXX`, which may hold options, else g++, else clang++.
+
+    Raises:
+        KernelsUnavailable: there is none.
+    """
+    candidates = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
+    for candidate in candidates:
+        words = shlex.split(candidate)
+        if words and shutil.which(words[0]):
+            return words
+    raise KernelsUnavailable(f"no C++ compiler found (looked for {', '.join(candidates)}; install g++)")
+
+
+def _processor() -> str:
+    """What -march=native depends on: the processor's instruction sets, or its name where the kernel lists none."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+
+
+def _run(command: list[str]) -> str:
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    except OSError as error:
+        raise KernelsUnavailable(f"the compiler {command[0]} cannot be started: {error}") from error
+    if result.returncode != 0:
+        message = (result.stderr or result.stdout).strip() or f"exit code {result.returncode}"
+        raise KernelsUnavailable(f"{shlex.join(command)} failed:\n{message}")
+    return result.stdout
+
+
+def build() -> Path:
+    """The shared library, compiled unless the cache holds it already.
+
+    Several processes may build at the same time: each compiles under a name of its own and renames it to the final
+    one, which replaces an equal file.
+
+    Raises:
+        KernelsUnavailable: no compiler, a failed compilation (with the compiler's message), or no place to write.
+    """
+    compiler = find_compiler()
+    sources = sorted(SOURCE_FOLDER.glob("*.cc"))
+    key = hashlib.sha256("\0".join([*compiler, *FLAGS, _run([*compiler, "--version"]), _processor()]).encode())
+    for path in [*sources, *sorted(SOURCE_FOLDER.glob("*.h"))]:
+        key.update(path.name.encode() + b"\0" + path.read_bytes())
+    try:
+        library = cache_folder("kernels") / f"kernels-{key.hexdigest()[:20]}.so"
+        if library.exists():
+            return library
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+            built = Path(folder) / library.name
+            _run([*compiler, *FLAGS, *map(str, sources), "-o", str(built)])
+            built.replace(library)
+    except OSError as error:
+        raise KernelsUnavailable(f"the kernels cannot be stored: {error}") from error
+    return library

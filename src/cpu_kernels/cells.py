@@ -1,0 +1,237 @@
+"""Swaps the network's cells for cells that run the C++ kernels on the very same parameters."""
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from src.cpu_kernels.builder import KernelsUnavailable, build
+from src.cpu_kernels.threads import thread_count
+from src.mobilenetV2 import ConvBN, InvertedResidual, MobileNetV2Backbone
+
+# As in native/chain.h: what a layer is, and the shortcut of a layer that has none.
+POINTWISE, DEPTHWISE, FULL = range(3)
+NO_SHORTCUT = -1
+
+Shape = tuple[int, ...] | list[int]
+
+
+def _kind(cell: ConvBN) -> int | None:
+    """Which kernel computes a ConvBN; None if none does."""
+    conv, bn = cell.conv, cell.bn
+    if (conv.weight.dtype != ms.float32 or bn.use_batch_statistics is not None or conv.stride not in ((1, 1), (2, 2))):
+        return None
+    if conv.kernel_size == (1, 1) and conv.group == 1 and conv.stride == (1, 1):
+        return POINTWISE
+    if conv.kernel_size != (3, 3):
+        return None
+    if conv.group == conv.in_channels == conv.out_channels:
+        return DEPTHWISE
+    return FULL if conv.group == 1 else None
+
+
+class _Plan:
+    """A chain of convolutions: the ConvBN cells in the order of computation, and a row of numbers for each."""
+
+    def __init__(self, cell: nn.Cell) -> None:
+        self.cells: list[ConvBN] = []
+        self.rows: list[list[int]] = []
+        self.complete = True
+        self._add(cell)
+        # The kernels read plain pictures only at the start of a chain.
+        self.complete &= all(row[0] != FULL for row in self.rows[1:])
+
+    def _add(self, cell: nn.Cell) -> None:
+        if isinstance(cell, ConvBN):
+            kind = _kind(cell)
+            if kind is None:
+                self.complete = False
+                return
+            self.cells.append(cell)
+            self.rows.append([kind, cell.conv.stride[0], int(cell.activation is not None), NO_SHORTCUT,
+                              cell.conv.in_channels, cell.conv.out_channels])
+        elif isinstance(cell, InvertedResidual):
+            start = len(self.rows)
+            for part in (cell.expand, cell.depthwise, cell.project):
+                if part is not None:
+                    self._add(part)
+            if cell.use_shortcut:
+                self.rows[-1][3] = start
+        else:
+            for part in (cell.stem, *cell.blocks, cell.last):
+                self._add(part)
+
+
+class _Chain(nn.Cell):
+    """The operators of one chain, for one kind of batch normalisation.
+
+    They are called with the pictures, the weights, gammas and betas of all layers, and their moving means and
+    variances. Forward operators write the new moving statistics into the parameters themselves; the framework orders
+    them by `side_effect_mem`.
+    """
+
+    def __init__(self, library: Path, plan: _Plan, batch_statistics: bool) -> None:
+        super().__init__()
+        shapes_of = ctypes.CDLL(str(library)).chain_shapes
+        numbers = np.array([batch_statistics, len(plan.rows), *np.ravel(plan.rows)], np.int32)
+        self.plan = Tensor(numbers)
+        self.constants = Tensor([[cell.bn.eps, cell.bn.momentum] for cell in plan.cells], ms.float32)
+        layers = len(plan.rows)
+        self.separate_images_gradient = plan.rows[0][0] == FULL
+
+        def features_and_stash(*shapes: Shape) -> tuple[list[int], list[int]]:
+            pictures, _, height, width = shapes[2]
+            out = (ctypes.c_int64 * 4)()
+            shapes_of(ctypes.c_void_p(numbers.ctypes.data), pictures, height, width, out)
+            return [pictures, *out[:3]], [out[3]]
+
+        def features(*shapes: Shape) -> list[int]:
+            return features_and_stash(*shapes)[0]
+
+        def weights(*shapes: Shape) -> tuple[Shape, ...]:
+            return tuple(shapes[3:3 + 3 * layers])
+
+        def weights_and_images(*shapes: Shape) -> tuple[Shape, ...]:
+            return *weights(*shapes), shapes[2]
+
+        def custom(function: str, shape: Any, outputs: int) -> ops.Custom:
+            dtype = (ms.float32,) * outputs if outputs > 1 else ms.float32
+            return ops.Custom(f"{library}:{function}", shape, dtype, "aot")
+
+        self.forward = custom("chain_forward", features_and_stash, 2)
+        if batch_statistics:
+            self.forward.add_prim_attr("side_effect_mem", True)
+        self.infer = custom("chain_infer", features, 1)
+        self.backward = custom("chain_backward", weights, 3 * layers)
+        self.backward_with_images = custom("chain_backward", weights_and_images, 3 * layers + 1)
+
+    def gradients(self, images: Tensor, weights: tuple, statistics: tuple, stash: Tensor, gradient: Tensor) -> tuple:
+        """The gradients of all inputs of `construct`.
+
+        The pictures' own gradient, which training does not use, is an operator of its own at the start of a network:
+        the framework then drops it. Statistics have none; the bprop must name something of their shape.
+        """
+        inputs = (self.plan, self.constants, images, *weights, *statistics, stash, gradient)
+        if self.separate_images_gradient:
+            return self.backward_with_images(*inputs)[-1], self.backward(*inputs), statistics
+        outputs = self.backward_with_images(*inputs)
+        return outputs[-1], outputs[:-1], statistics
+
+
+class _TrainingChain(_Chain):
+    """With the statistics of the batch. Returns the features and what the backward pass needs."""
+
+    def __init__(self, library: Path, plan: _Plan) -> None:
+        super().__init__(library, plan, batch_statistics=True)
+
+    def construct(self, images: Tensor, weights: tuple, statistics: tuple) -> tuple[Tensor, Tensor]:
+        return self.forward(self.plan, self.constants, images, *weights, *statistics)
+
+    def bprop(self, images: Tensor, weights: tuple, statistics: tuple, out: tuple, dout: tuple) -> tuple:
+        """Called by the framework."""
+        return self.gradients(images, weights, statistics, out[1], dout[0])
+
+
+class _EvaluationChain(_Chain):
+    """With the moving statistics. Keeps nothing: whoever wants gradients pays for a second forward pass."""
+
+    def __init__(self, library: Path, plan: _Plan) -> None:
+        super().__init__(library, plan, batch_statistics=False)
+
+    def construct(self, images: Tensor, weights: tuple, statistics: tuple) -> Tensor:
+        return self.infer(self.plan, self.constants, images, *weights, *statistics)
+
+    def bprop(self, images: Tensor, weights: tuple, statistics: tuple, out: Tensor, dout: Tensor) -> tuple:
+        """Called by the framework."""
+        stash = self.forward(self.plan, self.constants, images, *weights, *statistics)[1]
+        return self.gradients(images, weights, statistics, stash, dout)
+
+
+class _Accelerated(nn.Cell):
+    """Mixed into a stock cell: the same parameters, names and children, another `construct`."""
+
+    def adopt(self, library: Path, plan: _Plan) -> None:
+        """Called once, on a cell that was made by the stock class."""
+        self.training_chain, self.evaluation_chain = _TrainingChain(library, plan), _EvaluationChain(library, plan)
+        # Plain tuples: a ParameterTuple would register, and so rename, the parameters a second time.
+        convs, norms = [cell.conv for cell in plan.cells], [cell.bn for cell in plan.cells]
+        self.chain_weights = (*(conv.weight for conv in convs), *(bn.gamma for bn in norms), *(bn.beta for bn in norms))
+        self.chain_statistics = (*(bn.moving_mean for bn in norms), *(bn.moving_variance for bn in norms))
+
+    def construct(self, x: Tensor) -> Tensor:
+        if self.training:
+            return self.training_chain(x, self.chain_weights, self.chain_statistics)[0]
+        return self.evaluation_chain(x, self.chain_weights, self.chain_statistics)
+
+
+class AcceleratedConvBN(_Accelerated, ConvBN):
+    """A ConvBN as one operator."""
+
+
+class AcceleratedInvertedResidual(_Accelerated, InvertedResidual):
+    """An inverted residual as one operator."""
+
+
+class AcceleratedBackbone(_Accelerated, MobileNetV2Backbone):
+    """The whole backbone as one operator: its inner tensors never take the framework's layout."""
+
+
+_ACCELERATED: dict[type[nn.Cell], type[_Accelerated]] = {
+    MobileNetV2Backbone: AcceleratedBackbone,
+    InvertedResidual: AcceleratedInvertedResidual,
+    ConvBN: AcceleratedConvBN,
+}
+
+
+def _swap(cell: nn.Cell, library: Path) -> int:
+    """Swaps the largest chains at and below a cell in place; returns their number."""
+    accelerated = _ACCELERATED.get(type(cell))
+    if accelerated is not None:
+        plan = _Plan(cell)
+        if plan.complete:
+            # Changing the class keeps the object, which the caller and its parent cell hold, and all that is in it.
+            cell.__class__ = accelerated
+            cell.adopt(library, plan)
+            return 1
+    return sum(_swap(child, library) for child in cell.cells())
+
+
+def accelerate(network: nn.Cell, cpu_kernels: str) -> str:
+    """Makes `ConvBN`, `InvertedResidual` and `MobileNetV2Backbone` cells in a network run C++ kernels, in place.
+
+    Parameters, their names and the cells' order stay as they are, so checkpoints fit either way; `set_train` chooses
+    between batch and moving statistics as before. Call it before the network is compiled. A network that is to be
+    exported must not be accelerated.
+
+    Args:
+        network: any tree of cells, or one such cell itself; float32, on CPU.
+        cpu_kernels: "auto" falls back to the stock cells where the kernels cannot run, "on" does not, "off" leaves
+            the network alone.
+
+    Returns:
+        What was done, for the user.
+
+    Raises:
+        KernelsUnavailable: "on", and they cannot run here.
+        ValueError: `cpu_kernels` is none of the three.
+    """
+    if cpu_kernels not in ("auto", "on", "off"):
+        raise ValueError(f"cpu_kernels must be auto, on or off, not {cpu_kernels!r}")
+    if cpu_kernels == "off":
+        return "CPU kernels: off"
+    try:
+        platform = ms.get_current_device().device_target
+        if platform != "CPU":
+            raise KernelsUnavailable(f"they are for the CPU, not for {platform}")
+        library, threads = build(), thread_count()
+        swapped = _swap(network, library)
+        if swapped == 0:
+            raise KernelsUnavailable("the network has no float32 cell that they know")
+        ctypes.CDLL(str(library)).use_threads(threads)
+    except KernelsUnavailable as reason:
+        if cpu_kernels == "on":
+            raise
+        return f"CPU kernels: off: {reason}"
+    return f"CPU kernels: on, {threads} thread{'s' if threads > 1 else ''}"
