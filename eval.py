@@ -7,7 +7,6 @@ Image size and width are those that the checkpoint was trained with, unless opti
 from pathlib import Path
 
 from src.checkpoint import read_checkpoint
-from src.cpu_kernels import accelerate
 from src.dataset import ImageData
 from src.device import setup_device
 from src.errors import UserError, run_command
@@ -28,14 +27,13 @@ def main() -> None:
     if not config.pretrain_ckpt:
         raise UserError("no model named: give --pretrain_ckpt CHECKPOINT")
     checkpoint = read_checkpoint(Path(config.pretrain_ckpt))
-    config = config.adopt(checkpoint.config, "image_size", "width_mult")
+    config = config.adopt(checkpoint.config, "image_size", "width_mult", "boost_mode")
     folder = ImageFolder.scan(eval_root(config.dataset_path))
     check_classes(checkpoint.classes, folder.classes, folder.root)
 
     # ---- network
     network = define_net(config, config.num_classes or len(folder.classes))
     load_weights(network, checkpoint)
-    print(accelerate(network, config.cpu_kernels))
 
     # ---- score
     data = ImageData(folder, config.image_size, config.batch_size, training=False, num_workers=config.num_workers,

@@ -12,7 +12,6 @@ from mindspore import nn
 from tqdm import tqdm
 
 from src.checkpoint import CheckpointFolder, read_checkpoint
-from src.cpu_kernels import accelerate
 from src.dataset import Data, FeatureData, ImageData
 from src.device import World, setup_device
 from src.errors import UserError, run_command
@@ -51,7 +50,6 @@ def main() -> None:
     if pretrained:
         load_weights(network, pretrained, filter_head=config.filter_head or frozen)
     average = define_average(config, network)
-    print(accelerate(network, config.cpu_kernels))
 
     # ---- what is trained on what: the whole network on pictures, or the head on what the backbone makes of them
     trained, scored = network, average or network

@@ -1,4 +1,5 @@
 """How the commands end when the user can put something right."""
+import io
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -10,7 +11,8 @@ class UserError(Exception):
 
 def run_command(main: Callable[[], None]) -> NoReturn:
     """Run an entry script: exit status 0, or 2 and one line on stderr for a `UserError`; other exceptions pass."""
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] - so that a log file is never behind
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # so that a log file is never behind
     try:
         main()
     except UserError as error:

@@ -6,6 +6,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from src.cpu_kernels import accelerate
 from src.mobilenetV2 import MobileNetV2
 from src.model_utils.config import Config
 
@@ -15,11 +16,15 @@ LOW_BITS = 0xFFFFFF  # 24 bits: what a float32 holds exactly
 
 
 def define_net(config: Config, num_classes: int, rank: int = 0) -> MobileNetV2:
-    """The network that a configuration asks for, with new weights drawn from its seed."""
+    """The network that a configuration asks for, with new weights drawn from its seed, made fast for its platform."""
     ms.set_seed(config.seed)
     network = MobileNetV2(num_classes, config.width_mult, config.dropout)
-    if config.platform == "CPU" and config.dropout > 0:
-        network.head.dropout = ResumableDropout(config.dropout, seed=config.seed * 1009 + rank)
+    if config.boost_mode == "O1":
+        network.set_boost("less_bn")  # MindSpore leaves out batch norms that it finds unneeded: stock cells only
+    if config.platform == "CPU":
+        if config.dropout > 0:
+            network.head.dropout = ResumableDropout(config.dropout, seed=config.seed * 1009 + rank)
+        print(accelerate(network, "off" if config.boost_mode == "O1" else config.cpu_kernels))
     return network
 
 
