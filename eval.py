@@ -38,7 +38,9 @@ def main() -> None:
     # ---- score
     data = ImageData(folder, config.image_size, config.batch_size, training=False, num_workers=config.num_workers,
                      rank=world.rank, rank_size=world.rank_size)
-    score = evaluate(network, data)
+    score = evaluate(network, data, world)
+    if not world.is_first:
+        return
     print(f"result: {score} ckpt={config.pretrain_ckpt}")
     if config.confusion_matrix:
         write_confusion(score.confusion, folder.classes, Path(config.confusion_matrix))

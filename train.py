@@ -12,6 +12,7 @@ from mindspore import nn
 from tqdm import tqdm
 
 from src.checkpoint import CheckpointFolder, read_checkpoint
+from src.collectives import average_parameters, broadcast_parameters
 from src.dataset import Data, FeatureData, ImageData
 from src.device import World, setup_device
 from src.errors import UserError, run_command
@@ -22,7 +23,7 @@ from src.lr_generator import run_lr
 from src.model_utils.config import Config, get_config
 from src.models import CrossEntropyWithLabelSmooth, Monitor, define_average, define_net
 from src.report import History, write_curves
-from src.train_step import TrainStep, build_optimizer, training_state
+from src.train_step import TrainStep, batch_norm_statistics, build_optimizer, training_state
 from src.utils import check_classes, load_weights, scored_parameters
 
 
@@ -65,16 +66,19 @@ def main() -> None:
     lr = run_lr(config, train_data.batch_size * world.rank_size, steps)
     optimizer = build_optimizer(trained, lr, config)
     train_step = TrainStep(trained, CrossEntropyWithLabelSmooth(config.label_smooth), optimizer, config,
-                           scored if average else None)
+                           scored if average else None, world.rank_size)
     train_step.set_train()
+    broadcast_parameters(train_step.get_parameters(), world)
 
     # ---- the loop
     checkpoints = CheckpointFolder(Path(config.save_checkpoint_path), config.keep_checkpoint_max)
-    checkpoints.set_aside_earlier_run()
+    if world.is_first:
+        checkpoints.set_aside_earlier_run()
     stem = "mobilenetv2_head" if frozen else "mobilenetv2"
     history: History = []
     best = -1.0
-    bar = tqdm(total=config.epoch_size * steps, unit="step", disable=None, dynamic_ncols=True)
+    bar = tqdm(total=config.epoch_size * steps, unit="step", dynamic_ncols=True,
+               disable=None if world.is_first else True)
     monitor = Monitor(lr, config.epoch_size, steps, config.log_steps, write=bar.write)
     for epoch in range(1, config.epoch_size + 1):
         monitor.epoch_begin(epoch - 1)
@@ -84,13 +88,17 @@ def main() -> None:
             bar.update()
         row = {"epoch": epoch, "loss": monitor.epoch_end(), "lr": float(lr[epoch * steps - 1])}
         name = f"{stem}-{epoch}_{steps}"
+        average_parameters(batch_norm_statistics(train_step), world)
         if eval_data:
-            score = evaluate(scored, eval_data)
-            bar.write(f"result: {score} ckpt={checkpoints.path / name}.ckpt")
+            score = evaluate(scored, eval_data, world)
+            if world.is_first:
+                bar.write(f"result: {score} ckpt={checkpoints.path / name}.ckpt")
             row |= {"val_loss": score.loss, "top1": score.top1, "top5": score.top5}
         history.append(row)
         is_best = row.get("top1", -1.0) > best
         best = max(best, row.get("top1", -1.0))
+        if not world.is_first:
+            continue
         if config.save_checkpoint and (is_best or epoch % config.save_checkpoint_epochs == 0
                                        or epoch == config.epoch_size):
             about = {"config": config.as_dict(), "classes": classes, "epoch": epoch, "step": epoch * steps,
@@ -103,8 +111,9 @@ def main() -> None:
 def data_source(config: Config, world: World, folder: ImageFolder, backbone: nn.Cell, training: bool) -> Data:
     """Batches of a folder: pictures, or the frozen backbone's features of them."""
     if config.freeze_layer == "backbone":
-        features = pooled_features(backbone, folder, config.image_size, config.batch_size, config.num_workers)
-        return FeatureData(features, folder.labels, config.batch_size, training=training, seed=config.seed)
+        features = pooled_features(backbone, folder, config.image_size, config.batch_size, config.num_workers, world)
+        return FeatureData(features, folder.labels, config.batch_size, training=training, seed=config.seed,
+                           rank=world.rank, rank_size=world.rank_size)
     return ImageData(folder, config.image_size, config.batch_size, training=training, seed=config.seed,
                      num_workers=config.num_workers, rank=world.rank, rank_size=world.rank_size)
 

@@ -80,12 +80,8 @@ class ImageData:
 
     def __init__(self, folder: ImageFolder, image_size: int, batch_size: int, *, training: bool, seed: int = 0,
                  num_workers: int = 1, rank: int = 0, rank_size: int = 1) -> None:
-        share = len(range(rank, len(folder), rank_size))
-        smallest_share = len(folder) // rank_size
-        self.images = share
+        self.images, self.batch_size, self.steps_per_epoch = _share(len(folder), batch_size, training, rank, rank_size)
         self.training = training
-        self.batch_size = max(1, min(batch_size, smallest_share if training else share))
-        self.steps_per_epoch = smallest_share // self.batch_size if training else -(-share // self.batch_size)
         self._folder, self._image_size, self._workers = folder, image_size, usable_workers(num_workers)
         self._seed, self._rank, self._rank_size = seed, rank, rank_size
 
@@ -100,6 +96,8 @@ class ImageData:
             order = order[:self.steps_per_epoch * self.batch_size]
         else:
             order = np.arange(self._rank, len(self._folder), self._rank_size)
+        if len(order) == 0:
+            return  # more ranks than pictures to score
         # The operators take their seeds from here when the pipeline below is built.
         ds.config.set_seed(int(np.random.default_rng((self._seed, epoch, self._rank)).integers(1, 2 ** 31)))
         pipeline = self._pipeline(order)
@@ -128,25 +126,43 @@ class FeatureData:
     """Batches from features in memory, with the same interface and the same order as `ImageData`.
 
     Args:
-        features: N x C x 1 x 1 float32.
+        features: N x C x 1 x 1 float32, of all ranks' pictures.
         labels: N int32.
     """
 
     def __init__(self, features: np.ndarray, labels: np.ndarray, batch_size: int, *, training: bool,
-                 seed: int = 0) -> None:
-        self.images = len(labels)
-        self.batch_size = max(1, min(batch_size, len(labels)))
-        self.steps_per_epoch = (len(labels) if training else len(labels) + self.batch_size - 1) // self.batch_size
+                 seed: int = 0, rank: int = 0, rank_size: int = 1) -> None:
+        self.images, self.batch_size, self.steps_per_epoch = _share(len(labels), batch_size, training, rank, rank_size)
         self._features, self._labels, self._training, self._seed = features, labels, training, seed
+        self._rank, self._rank_size = rank, rank_size
 
     def epoch(self, epoch: int = 0) -> Iterator[Batch]:
         """The batches of an epoch: N x C x 1 x 1 float32 features and N int32 labels."""
-        order = training_order(self.images, self._seed, epoch) if self._training else np.arange(self.images)
+        if self._training:
+            order = training_order(len(self._labels), self._seed, epoch, self._rank, self._rank_size)
+        else:
+            order = np.arange(self._rank, len(self._labels), self._rank_size)
         for step in range(self.steps_per_epoch):
             chosen = order[step * self.batch_size:(step + 1) * self.batch_size]
             missing = self.batch_size - len(chosen)
             labels = np.pad(self._labels[chosen], (0, missing), constant_values=PADDING)
             yield Tensor(self._features[np.pad(chosen, (0, missing), mode="edge")]), Tensor(labels)
+
+
+def _share(images: int, batch_size: int, training: bool, rank: int, rank_size: int) -> tuple[int, int, int]:
+    """What a rank has of `images` pictures: how many, in batches of what size, and in how many of them.
+
+    In training every rank takes as many steps, of batches of one size: those that the smallest share fills.
+    """
+    share = len(range(rank, images, rank_size))
+    if not training:
+        batch_size = max(1, min(batch_size, share))
+        return share, batch_size, -(-share // batch_size)
+    smallest_share = images // rank_size
+    if smallest_share == 0:
+        raise UserError(f"{images} training pictures are too few for {rank_size} processes")
+    batch_size = min(batch_size, smallest_share)
+    return share, batch_size, smallest_share // batch_size
 
 
 def _pipeline_message(error: RuntimeError) -> str:

@@ -1,10 +1,14 @@
 """What a process runs on, and its place among the processes of a run."""
+import os
 from dataclasses import dataclass
 
 import mindspore as ms
+from mindspore import communication
 
 from src.errors import UserError
 from src.model_utils.config import Config
+
+LAUNCHERS = "bash scripts/run_train.sh, bash scripts/run_eval.sh, or msrun"
 
 
 @dataclass(frozen=True)
@@ -14,19 +18,55 @@ class World:
     rank: int = 0
     rank_size: int = 1
 
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the rank that prints results and writes files."""
+        return self.rank == 0
+
 
 def setup_device(config: Config) -> World:
-    """Choose the device and graph mode. To be called before anything is computed.
+    """Choose the device and graph mode, and join the other ranks. To be called before anything is computed.
 
     Raises:
-        UserError: the platform is not there, or does not do what the configuration asks.
+        UserError: the platform is not there, or does not do what the configuration asks; or the launcher and the
+            configuration disagree on how many processes there are.
     """
+    _check_launch(config)
     ms.set_context(mode=ms.GRAPH_MODE)
     try:
-        ms.set_device(config.platform)
+        # msrun's processes settle among themselves who takes which device.
+        ms.set_device(config.platform, None if "MS_ROLE" in os.environ else _device_id(config))
     except (RuntimeError, ValueError) as error:
         raise UserError(f"platform {config.platform} is not available on this machine "
                         f"({str(error).split('.')[0]}); use --platform CPU, or install its driver") from error
     if config.platform == "CPU" and config.amp_level != "O0":
         raise UserError(f"amp_level {config.amp_level}: on CPU MindSpore trains in float32 only; use --amp_level O0")
-    return World()
+    return _join_ranks() if config.distribute else World()
+
+
+def _join_ranks() -> World:
+    """The scheduler, which msrun starts from this same script, ends within `init`."""
+    try:
+        communication.init()
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"could not join the other ranks: {str(error).strip().splitlines()[0]}") from error
+    world = World(communication.get_rank(), communication.get_group_size())
+    ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True,
+                                 device_num=world.rank_size)
+    return world
+
+
+def _check_launch(config: Config) -> None:
+    """MindSpore's own words for these two are a page long, or there are none and each process trains for itself."""
+    launched = "MS_ROLE" in os.environ or {"RANK_ID", "RANK_TABLE_FILE"} <= os.environ.keys()
+    if config.distribute and not launched:
+        raise UserError(f"distribute is True, but this process was started alone; start it with {LAUNCHERS}")
+    ranks = os.environ.get("MS_WORKER_NUM" if "MS_ROLE" in os.environ else "RANK_SIZE", "1")
+    if launched and not config.distribute and ranks != "1":
+        raise UserError(f"this is one of {ranks} processes, but distribute is False; add --distribute True")
+
+
+def _device_id(config: Config) -> int | None:
+    """The card that the environment names, as a start from a rank table does."""
+    name = os.environ.get("DEVICE_ID", "")
+    return int(name) if config.platform != "CPU" and name.isdigit() else None

@@ -6,29 +6,43 @@ from mindspore import nn
 from tqdm import tqdm
 
 from src.cache_folder import cache_folder
+from src.collectives import sum_counts, sum_floats
 from src.dataset import CROP_SHARE, MEAN, PADDING, STD, ImageData
+from src.device import World
 from src.files import whole_file
 from src.image_folder import ImageFolder
 from src.utils import network_parameters
 
+EXCHANGED = 4096  # pictures whose features the ranks exchange at a time
+
 
 def pooled_features(backbone: nn.Cell, folder: ImageFolder, image_size: int, batch_size: int,
-                    num_workers: int) -> np.ndarray:
+                    num_workers: int, world: World) -> np.ndarray:
     """N x C x 1 x 1 float32: the backbone's output for each picture of a folder, in its order, averaged over the map.
 
     Pictures go through the evaluation transform. The cache is keyed by the weights, the transform and the pictures.
+    Each rank computes its share of them, and all ranks get them all.
     """
     path = cache_folder("features") / f"{_key(backbone, folder, image_size)}.npy"
-    if path.is_file():
-        return np.load(path, allow_pickle=False)
-    data = ImageData(folder, image_size, batch_size, training=False, num_workers=num_workers)
+    # Ranks may be on machines with caches of their own: they either all load or all compute.
+    if sum_counts(np.array([not path.is_file()], np.int64), world)[0] == 0:
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))  # processes share the memory
+    data = ImageData(folder, image_size, batch_size, training=False, num_workers=num_workers, rank=world.rank,
+                     rank_size=world.rank_size)
     backbone.set_train(False)
-    features = []
-    for images, labels in tqdm(data.epoch(), total=data.steps_per_epoch, desc="features", disable=None, leave=False):
-        features.append(backbone(images).asnumpy().mean(axis=(2, 3), keepdims=True)[labels.asnumpy() != PADDING])
-    result = np.concatenate(features)
-    with whole_file(path) as temporary, temporary.open("wb") as file:
-        np.save(file, result, allow_pickle=False)
+    result = np.zeros((len(folder), backbone.out_channels, 1, 1), np.float32)
+    done = 0
+    for images, labels in tqdm(data.epoch(), total=data.steps_per_epoch, desc="features", leave=False,
+                               disable=None if world.is_first else True):
+        pooled = backbone(images).asnumpy().mean(axis=(2, 3), keepdims=True)[labels.asnumpy() != PADDING]
+        rows = world.rank + world.rank_size * np.arange(done, done + len(pooled))
+        result[rows] = pooled
+        done += len(pooled)
+    for rows in np.array_split(np.arange(len(result)), -(-len(result) // EXCHANGED)):
+        result[rows] = sum_floats(result[rows], world)  # the other ranks' are zero here
+    if not path.is_file():
+        with whole_file(path) as temporary, temporary.open("wb") as file:
+            np.save(file, result, allow_pickle=False)
     return result
 
 

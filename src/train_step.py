@@ -1,6 +1,6 @@
 """One optimisation step as one compiled graph."""
 import numpy as np
-from mindspore import ParameterTuple, Tensor, amp, nn, ops
+from mindspore import Parameter, ParameterTuple, Tensor, amp, nn, ops
 
 from src.model_utils.config import Config
 from src.models import EMA_PREFIX
@@ -17,17 +17,22 @@ class TrainStep(nn.Cell):
         config: `amp_level`, `loss_scale` and `ema_decay` count here.
         average: optional network of the same parameters, their names with `EMA_PREFIX` before them, that follows the
             trained one as an exponential moving average.
+        rank_size: ranks that train together: gradients and loss are means over them, so all take the same step.
 
     `step(inputs, labels)` returns the loss, and whether the step was applied.
     """
 
     def __init__(self, network: nn.Cell, loss_fn: nn.Cell, optimizer: nn.Optimizer, config: Config,
-                 average: nn.Cell | None = None) -> None:
+                 average: nn.Cell | None = None, rank_size: int = 1) -> None:
         super().__init__(auto_prefix=False)
         self.network = network if config.amp_level == "O0" else amp.auto_mixed_precision(network, config.amp_level)
         self.loss_fn, self.optimizer = loss_fn, optimizer
         self.loss_scale = _loss_scale(config)
         self.value_and_grad = ops.value_and_grad(self._scaled_loss, None, optimizer.parameters)
+        self.rank_size = rank_size
+        if rank_size > 1:
+            self.all_reduce = ops.AllReduce()
+            self.mean_gradients = nn.DistributedGradReducer(optimizer.parameters, mean=True, degree=rank_size)
         self.ema_decay = config.ema_decay
         self.has_average = average is not None
         if average is not None:
@@ -40,7 +45,10 @@ class TrainStep(nn.Cell):
 
     def construct(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         loss, gradients = self.value_and_grad(inputs, labels)
-        finite = amp.all_finite(gradients)
+        if self.rank_size > 1:
+            loss = self.all_reduce(loss) / self.rank_size
+            gradients = self.mean_gradients(gradients)
+        finite = amp.all_finite(gradients)  # after the mean, which one rank's overflow spoils for all
         if finite:
             loss = ops.depend(loss, self.optimizer(gradients))
             if self.has_average:
@@ -70,6 +78,12 @@ def training_state(train_step: TrainStep) -> dict[str, Tensor]:
     scored = () if train_step.has_average else network_parameters(train_step.network)
     return {name: value for name, value in train_step.parameters_dict().items()
             if name not in scored and name != "learning_rate" and not name.startswith(EMA_PREFIX)}
+
+
+def batch_norm_statistics(cell: nn.Cell) -> list[Parameter]:
+    """The moving means and variances at and below a cell, which follow the pictures and not the gradients."""
+    return [parameter for parameter in cell.get_parameters()
+            if parameter.name.endswith((".moving_mean", ".moving_variance"))]
 
 
 def _loss_scale(config: Config) -> float:
