@@ -1,0 +1,105 @@
+"""What the tests share: a device, a cache of their own, pictures, and data that a user need not have."""
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from src.model_utils.config import Config, get_config  # noqa: E402 - needs the path
+
+COLOURS = ((220, 40, 40), (40, 200, 60), (50, 60, 230), (230, 210, 40), (200, 60, 210), (60, 210, 210))
+
+Pictures = Callable[..., Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def device() -> None:
+    """Graph mode on CPU, once, before anything is computed."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    ms.set_device("CPU")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder of this test run alone, also for the processes that tests start."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["MOBILENETV2_CACHE"] = str(folder)
+    yield folder
+    del os.environ["MOBILENETV2_CACHE"]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The developers' folder of weights and photos beside the repository."""
+    folder = ROOT.parent / "shared"
+    if not (folder / "weights").is_dir():
+        pytest.skip("needs ../shared with ImageNet weights, which users of this project do not have")
+    return folder
+
+
+def make_pictures(root: Path, counts: dict[str, int], size: tuple[int, int] = (48, 40), ending: str = ".jpg",
+                  seed: int = 0) -> Path:
+    """Write `counts["train/cat"]` pictures to root/train/cat and so on, a colour with noise for each class name."""
+    generator = np.random.default_rng(seed)
+    names = sorted({folder.rpartition("/")[2] for folder in counts})
+    for folder, count in counts.items():
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        colour = np.array(COLOURS[names.index(folder.rpartition("/")[2]) % len(COLOURS)])
+        for number in range(count):
+            pixels = np.clip(colour + generator.integers(-40, 40, (*size[::-1], 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / folder / f"{number:03d}{ending}")
+    return root
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Pictures:
+    """A factory: `pictures({"train/cat": 3, "val/cat": 1})` makes real files and returns their root."""
+    def make(counts: dict[str, int], name: str = "pictures", **options: object) -> Path:
+        return make_pictures(tmp_path / name, counts, **options)  # type: ignore[arg-type]
+    return make
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of different sizes to train and validate on; not to be changed."""
+    counts = {"train/blue": 8, "train/green": 7, "train/red": 6, "val/blue": 3, "val/green": 4, "val/red": 2}
+    return make_pictures(tmp_path_factory.mktemp("photos"), counts)
+
+
+def config_for(*argv: object) -> Config:
+    """The CPU profile with options."""
+    return get_config(["--platform", "CPU", *map(str, argv)])
+
+
+def run_script(*argv: object, timeout: float = 300) -> subprocess.CompletedProcess:
+    """Run a command of the repository as a user would, from the repository."""
+    return subprocess.run([sys.executable, *map(str, argv)], cwd=ROOT, capture_output=True, text=True, timeout=timeout,
+                          check=False)
+
+
+def assert_one_clear_line(run: subprocess.CompletedProcess, *mentions: str) -> None:
+    """The command failed with one line on stderr that names the culprits, and no traceback."""
+    lines = [line for line in run.stderr.splitlines() if line.strip()]
+    assert run.returncode == 2, run.stderr
+    assert len(lines) == 1, run.stderr
+    assert lines[0].startswith("error: ")
+    for mention in mentions:
+        assert mention in lines[0]
+
+
+@pytest.fixture(autouse=True)
+def same_randomness() -> None:
+    """Every test starts from the same state of the global generators."""
+    random.seed(0)
+    np.random.seed(0)
+    ms.set_seed(0)

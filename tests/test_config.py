@@ -1,0 +1,274 @@
+"""The configuration: types, other names, layers, and errors that name file, line and key."""
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, assert_one_clear_line, config_for, run_script
+
+from src.errors import UserError
+from src.model_utils.config import ALIASES, BASE_FILE, Config, get_config
+
+VALUES, HELP, ALLOWED = yaml.safe_load_all(BASE_FILE.read_text(encoding="utf-8"))
+KEYS = sorted(VALUES)
+
+Write = Callable[[str], Path]
+
+
+@pytest.fixture
+def yaml_file(tmp_path: Path) -> Write:
+    def write(text: str) -> Path:
+        path = tmp_path / "mine.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+    return write
+
+
+def refusal(*argv: object) -> str:
+    """The text of the error that a command line ends in; one line."""
+    with pytest.raises(UserError) as error:
+        get_config([str(word) for word in argv])
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+# ---- layers
+
+def test_base_values_are_the_defaults() -> None:
+    assert get_config([]).as_dict() == VALUES
+
+
+@pytest.mark.parametrize("profile", ["gpu", "cpu"])
+def test_platform_chooses_its_profile(profile: str) -> None:
+    stated = yaml.safe_load((ROOT / f"default_config_{profile}.yaml").read_text(encoding="utf-8"))
+    assert get_config(["--platform", profile.upper()]).as_dict() == {**VALUES, **stated}
+
+
+@pytest.mark.parametrize("profile", ["gpu", "cpu", "boost"])
+def test_profiles_state_only_what_differs(profile: str) -> None:
+    stated = yaml.safe_load((ROOT / f"default_config_{profile}.yaml").read_text(encoding="utf-8"))
+    assert [key for key, value in stated.items() if value == VALUES[key]] == []
+
+
+def test_command_line_beats_file_beats_profile_beats_base(yaml_file: Write) -> None:
+    path = yaml_file("platform: CPU\nbatch_size: 7\nepoch_size: 9\n")
+    config = get_config(["--config_path", str(path), "--epoch_size", "3"])
+    cpu = yaml.safe_load((ROOT / "default_config_cpu.yaml").read_text(encoding="utf-8"))
+    assert (config.epoch_size, config.batch_size, config.platform) == (3, 7, "CPU")
+    assert config.lr_max == cpu["lr_max"]
+    assert config.weight_decay == VALUES["weight_decay"]
+
+
+def test_platform_of_the_command_line_chooses_the_profile_below_a_file(yaml_file: Write) -> None:
+    config = get_config(["--platform", "CPU", "--config_path", str(yaml_file("platform: GPU\nseed: 4\n"))])
+    assert (config.platform, config.seed, config.amp_level) == ("CPU", 4, "O0")
+
+
+def test_empty_file_changes_nothing(yaml_file: Write) -> None:
+    assert get_config(["--config_path", str(yaml_file(""))]).as_dict() == VALUES
+
+
+# ---- types and spellings
+
+@pytest.mark.parametrize("word", ["True", "true", "YES", "on", "1"])
+def test_booleans_in_any_usual_spelling(word: str, yaml_file: Write) -> None:
+    assert get_config(["--filter_head", word]).filter_head is True
+    assert get_config([f"--filter_head={word}"]).filter_head is True
+    assert get_config(["--config_path", str(yaml_file(f"filter_head: {word}\n"))]).filter_head is True
+
+
+@pytest.mark.parametrize("word", ["False", "false", "No", "off", "0"])
+def test_false_in_any_usual_spelling(word: str, yaml_file: Write) -> None:
+    assert get_config(["--run_eval", word]).run_eval is False
+    assert get_config(["--config_path", str(yaml_file(f"run_eval: {word}\n"))]).run_eval is False
+
+
+def test_a_switch_may_stand_alone() -> None:
+    assert get_config(["--filter_head", "--epoch_size", "2"]).filter_head is True
+
+
+def test_numbers(yaml_file: Write) -> None:
+    assert get_config(["--warmup_epochs", "0.5"]).warmup_epochs == 0.5
+    assert get_config(["--warmup_epochs", "2"]).warmup_epochs == 2.0
+    assert get_config(["--weight_decay", "4e-5"]).weight_decay == 4e-5
+    # YAML 1.1 reads 1e-4 as text and 8.0 as a fraction
+    config = get_config(["--config_path", str(yaml_file("weight_decay: 1e-4\nepoch_size: 8.0\n"))])
+    assert config.weight_decay == 1e-4
+    assert config.epoch_size == 8
+    assert isinstance(config.epoch_size, int)
+
+
+def test_on_and_off_of_a_choice_are_words(yaml_file: Write) -> None:
+    assert get_config(["--config_path", str(yaml_file("cpu_kernels: off\n"))]).cpu_kernels == "off"
+    assert get_config(["--cpu_kernels", "ON"]).cpu_kernels == "on"
+
+
+def test_choices_take_any_case() -> None:
+    assert get_config(["--platform", "ascend"]).platform == "Ascend"
+
+
+@pytest.mark.parametrize(("alias", "key"), sorted(ALIASES.items()))
+def test_other_names(alias: str, key: str, yaml_file: Write) -> None:
+    value = {"distribute": True, "platform": "CPU", "image_size": 96}.get(key, "k.ckpt")
+    assert getattr(get_config([f"--{alias}", str(value)]), key) == value
+    assert getattr(get_config(["--config_path", str(yaml_file(f"{alias}: {value}\n"))]), key) == value
+
+
+@pytest.mark.parametrize(("key", "value", "says"), [
+    ("epoch_size", "many", "a whole number"), ("epoch_size", "1.5", "a whole number"), ("epoch_size", "", "a whole"),
+    ("lr_max", "fast", "a number"), ("lr_max", "nan", "a number"), ("lr_max", "inf", "a number"),
+    ("run_eval", "perhaps", "True or False"), ("run_eval", "2", "True or False"),
+    ("platform", "TPU", "one of Ascend, GPU, CPU"), ("freeze_layer", "head", "one of none, backbone"),
+    ("image_size", "100", "a multiple of 32"), ("image_size", "0", "at least 32"), ("batch_size", "0", "at least 1"),
+    ("width_mult", "2", "at most 1.4"), ("dropout", "1", "less than 1"), ("seed", "-1", "at least 0"),
+])
+def test_wrong_values_on_the_command_line(key: str, value: str, says: str) -> None:
+    text = refusal(f"--{key}={value}")
+    assert text.startswith(f"command line: {key} must be {says}")
+    assert value in text
+
+
+@pytest.mark.parametrize(("line", "says"), [
+    ("epoch_size: [1, 2]", "epoch_size must be a whole number"), ("epoch_size: true", "epoch_size must be a whole"),
+    ("lr_max: yes", "lr_max must be a number"), ("lr_max:", "lr_max must be a number"),
+    ("dataset_path: {a: 1}", "dataset_path must be a text"), ("run_eval: 3.5", "run_eval must be True or False"),
+    ("epoch_size: 1.5", "epoch_size must be a whole number"), ("epoch_size: .inf", "epoch_size must be a whole"),
+])
+def test_wrong_values_in_a_file_name_file_and_line(line: str, says: str, yaml_file: Write) -> None:
+    path = yaml_file(f"seed: 1\n{line}\n")
+    assert refusal("--config_path", path).startswith(f"{path}, line 2: {says}")
+
+
+# ---- unknown and contradicting keys
+
+@pytest.mark.parametrize(("argument", "near"), [("--epochsize=3", "epoch_size"), ("--datset_path=x", "dataset_path"),
+                                                ("--run_distribut", "run_distribute"), ("--lrmax=1", "lr_max")])
+def test_unknown_options_are_refused_with_the_nearest(argument: str, near: str) -> None:
+    name = argument.lstrip("-").partition("=")[0]
+    assert refusal(argument) == f"command line: unknown key {name}; did you mean {near}?"
+
+
+def test_unknown_option_like_no_other() -> None:
+    assert "unknown key zzzz" in refusal("--zzzz", "1")
+    assert "--help" in refusal("--zzzz", "1")
+
+
+def test_abbreviations_are_unknown() -> None:
+    assert "unknown key epoch;" in refusal("--epoch", "3")
+
+
+@pytest.mark.parametrize(("argument", "says"), [("distribute=True", "did you mean --distribute=True?"),
+                                                ("stray", "'stray' is not an option")])
+def test_arguments_without_dashes(argument: str, says: str) -> None:
+    assert says in refusal(argument)
+
+
+def test_an_option_without_its_value() -> None:
+    assert "epoch_size" in refusal("--epoch_size")
+
+
+def test_unknown_key_in_a_file(yaml_file: Write) -> None:
+    path = yaml_file("seed: 1\n\nepochsize: 3\n")
+    assert refusal("--config_path", path) == f"{path}, line 3: unknown key epochsize; did you mean epoch_size?"
+
+
+def test_contradicting_lines(yaml_file: Write) -> None:
+    path = yaml_file("device_target: CPU\nplatform: GPU\n")
+    assert refusal("--config_path", path) == (f"{path}, line 2: platform contradicts an earlier line; "
+                                              "both mean platform")
+    assert get_config(["--config_path", str(yaml_file("device_target: CPU\nplatform: cpu\n"))]).platform == "CPU"
+
+
+def test_contradicting_options() -> None:
+    assert "--image_size is given 2 times" in refusal("--image_height=96", "--image_width=128")
+    assert get_config(["--image_height=96", "--image_width=96"]).image_size == 96
+
+
+# ---- files that cannot be read
+
+@pytest.mark.parametrize(("text", "line"), [("a: [1\nb: 2\n", "2"), ("seed: 1\n  x: 2\n", "2"), ("seed: 'x\n", "2"),
+                                            ("seed: 1\n\tx: 2\n", "2"), ("seed: @\n", "1")])
+def test_malformed_yaml(text: str, line: str, yaml_file: Write) -> None:
+    path = yaml_file(text)
+    assert re.match(rf"{re.escape(str(path))}, line {line}: malformed YAML: .+", refusal("--config_path", path))
+
+
+def test_a_file_that_is_no_mapping(yaml_file: Write) -> None:
+    path = yaml_file("- 1\n- 2\n")
+    assert refusal("--config_path", path) == f"{path}, line 1: expected lines of the form 'key: value'"
+
+
+def test_yaml_that_calls_for_code_is_refused(yaml_file: Write) -> None:
+    path = yaml_file("seed: !!python/object/apply:os.getpid []\n")
+    assert refusal("--config_path", path).startswith(f"{path}, line 1: malformed YAML")
+
+
+def test_missing_and_binary_files(tmp_path: Path) -> None:
+    missing = tmp_path / "none.yaml"
+    assert refusal("--config_path", missing).startswith(f"{missing}: cannot read this configuration file: No such file")
+    assert "Is a directory" in refusal("--config_path", tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00seed")
+    assert "not a text file in UTF-8" in refusal("--config_path", tmp_path / "binary.yaml")
+
+
+# ---- the object
+
+def test_the_configuration_is_locked() -> None:
+    config = get_config([])
+    with pytest.raises(AttributeError, match="locked"):
+        config.seed = 2
+    with pytest.raises(AttributeError, match="no such configuration key: sede"):
+        config.sede  # noqa: B018 - the access is the test
+    config.as_dict()["seed"] = 99
+    assert config.seed == VALUES["seed"]
+
+
+def test_adopt_respects_what_the_user_chose(yaml_file: Write) -> None:
+    config = get_config(["--image_size", "64", "--config_path", str(yaml_file("dropout: 0.3\n"))])
+    adopted = config.adopt({"image_size": 96, "dropout": 0.5, "width_mult": 0.5, "seed": 8}, "image_size", "dropout",
+                           "width_mult", "resume")
+    assert (adopted.image_size, adopted.dropout, adopted.width_mult) == (64, 0.3, 0.5)
+    assert adopted.seed == VALUES["seed"]  # not among the keys
+    assert config.width_mult == VALUES["width_mult"]  # a copy
+    assert isinstance(adopted, Config)
+
+
+# ---- nothing dead, nothing undescribed
+
+def test_every_key_has_help_and_every_rule_a_key() -> None:
+    assert set(HELP) == set(VALUES)
+    assert set(ALLOWED) <= set(VALUES)
+    assert all(str(text).strip() for text in HELP.values())
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_key_is_read_by_some_code(key: str) -> None:
+    code = [*ROOT.glob("*.py"), *(ROOT / "src").rglob("*.py"), *(ROOT / "tools").rglob("*.py")]
+    readers = [path.name for path in code
+               if re.search(rf"\bconfig\.{key}\b|adopt\([^)]*\"{key}\"", path.read_text(encoding="utf-8"))]
+    assert readers, f"no code reads {key}"
+
+
+@pytest.mark.parametrize("key", sorted(ALLOWED))
+def test_defaults_keep_the_rules(key: str) -> None:
+    assert getattr(config_for(f"--{key}", VALUES[key], "--platform", "CPU") if key != "platform"
+                   else get_config(["--platform", VALUES[key]]), key) == VALUES[key]
+
+
+def test_importing_parses_nothing() -> None:
+    code = "import sys; sys.argv = ['x', '--nonsense']; import train, eval, src.model_utils.config"
+    run = run_script("-c", code)
+    assert (run.returncode, run.stdout) == (0, "")
+
+
+def test_help_lists_every_key() -> None:
+    run = run_script("train.py", "--help")
+    assert run.returncode == 0
+    for key in KEYS:
+        assert f"--{key} " in run.stdout
+
+
+def test_a_wrong_option_of_a_command_is_one_line() -> None:
+    assert_one_clear_line(run_script("eval.py", "--batchsize", "3"), "batchsize", "batch_size")
