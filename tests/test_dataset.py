@@ -1,0 +1,223 @@
+"""Batches: the exact transforms, every picture once in evaluation, and an order that follows from seed and epoch."""
+from pathlib import Path
+
+import mindspore.dataset as ds
+import numpy as np
+import pytest
+from conftest import Pictures
+from mindspore.dataset import vision
+from PIL import Image
+
+from src.dataset import (
+    MEAN,
+    PADDING,
+    STD,
+    Batch,
+    FeatureData,
+    ImageData,
+    eval_transforms,
+    resize_size,
+    train_transforms,
+    training_order,
+    usable_workers,
+)
+from src.errors import UserError
+from src.image_folder import ImageFolder
+
+
+def batches(data: ImageData | FeatureData, epoch: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
+    def arrays(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        return batch[0].asnumpy().copy(), batch[1].asnumpy().copy()
+    return [arrays(batch) for batch in data.epoch(epoch)]
+
+
+def transformed(path: Path, size: int) -> np.ndarray:
+    pipeline = ds.NumpySlicesDataset([str(path)], ["path"], shuffle=False)
+    pipeline = pipeline.map(lambda name: np.fromfile(str(name), np.uint8), "path").map(eval_transforms(size), "path")
+    return next(pipeline.create_tuple_iterator(output_numpy=True))[0]
+
+
+# ---- the transforms
+
+@pytest.mark.parametrize(("size", "shorter"), [(224, 256), (192, 219), (96, 110), (64, 73), (32, 37)])
+def test_shorter_side_before_the_crop(size: int, shorter: int) -> None:
+    assert resize_size(size) == shorter
+
+
+@pytest.mark.parametrize("shape", [(200, 100), (100, 200), (90, 90)])
+def test_evaluation_keeps_proportions(shape: tuple[int, int], tmp_path: Path) -> None:
+    """A square in the middle of a photo stays a square: it is the shorter side that is resized."""
+    height, width = shape
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[height // 2 - 20:height // 2 + 20, width // 2 - 20:width // 2 + 20] = 255
+    Image.fromarray(pixels).save(tmp_path / "square.png")
+    plane = transformed(tmp_path / "square.png", 64)[0] > 0
+    assert plane.shape == (64, 64)
+    rows, columns = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
+    side = 40 * 73 / min(shape)
+    assert len(rows) == pytest.approx(side, abs=2)
+    assert len(columns) == pytest.approx(side, abs=2)
+    assert rows.mean() == pytest.approx(31.5, abs=1)
+    assert columns.mean() == pytest.approx(31.5, abs=1)
+
+
+def test_evaluation_normalises_rgb(tmp_path: Path) -> None:
+    colour = (200, 100, 50)
+    Image.new("RGB", (50, 40), colour).save(tmp_path / "plain.png")
+    picture = transformed(tmp_path / "plain.png", 32)
+    assert picture.shape == (3, 32, 32)
+    assert picture.dtype == np.float32
+    expected = (np.array(colour) / 255 - MEAN) / STD
+    np.testing.assert_allclose(picture, np.broadcast_to(expected[:, None, None], picture.shape), atol=1e-5)
+
+
+def test_training_transform_is_the_published_one() -> None:
+    crop, flip, colour, normalise, _ = train_transforms(64)
+    assert isinstance(crop, vision.RandomCropDecodeResize)
+    assert (crop.size, crop.scale, crop.ratio) == ((64, 64), (0.08, 1.0), (3 / 4, 4 / 3))
+    assert flip.prob == 0.5
+    assert isinstance(colour, vision.RandomColorAdjust)
+    np.testing.assert_allclose(normalise.mean, [255 * m for m in MEAN])
+    np.testing.assert_allclose(normalise.std, [255 * s for s in STD])
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK", "I;16"])
+def test_pictures_of_every_mode_have_three_channels(mode: str, pictures: Pictures) -> None:
+    root = pictures({"cat": 1, "dog": 1})
+    Image.new(mode, (40, 40), 60 if mode in {"L", "I;16"} else None).save(
+        root / "cat" / ("b.jpg" if mode == "CMYK" else "b.png"))
+    data = ImageData(ImageFolder.scan(root), 32, 3, training=False)
+    (images, labels), = batches(data)
+    assert images.shape == (3, 3, 32, 32)
+    assert labels.tolist() == [0, 0, 1]
+
+
+# ---- evaluation batches
+
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 9, 400])
+def test_evaluation_shows_every_picture_once_in_order(batch_size: int, photos: Path) -> None:
+    folder = ImageFolder.scan(photos / "val")
+    data = ImageData(folder, 32, batch_size, training=False)
+    found = batches(data)
+    labels = np.concatenate([labels for _, labels in found])
+    assert len(found) == data.steps_per_epoch == -(-9 // min(batch_size, 9))
+    assert {images.shape for images, _ in found} == {(data.batch_size, 3, 32, 32)}
+    assert labels[labels != PADDING].tolist() == folder.labels.tolist()
+    assert labels[:9].tolist() == folder.labels.tolist()  # padding comes last
+    images = np.concatenate([images for images, _ in found])[:9]
+    (reference, _), = batches(ImageData(folder, 32, 9, training=False))
+    np.testing.assert_array_equal(images, reference)
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_ranks_share_the_evaluation_pictures_without_repeats(ranks: int, photos: Path) -> None:
+    folder = ImageFolder.scan(photos / "val")
+    shares = [ImageData(folder, 32, 2, training=False, rank=rank, rank_size=ranks) for rank in range(ranks)]
+    assert sum(share.images for share in shares) == 9
+    counts = np.zeros(3, int)
+    for share in shares:
+        labels = np.concatenate([labels for _, labels in batches(share)])
+        assert (labels != PADDING).sum() == share.images
+        counts += np.bincount(labels[labels != PADDING], minlength=3)
+    assert counts.tolist() == np.bincount(folder.labels).tolist()
+
+
+def test_hidden_pictures_shift_no_label(pictures: Pictures) -> None:
+    root = pictures({"a": 2, "b": 2, "c": 2}, ending=".png")
+    whole = batches(ImageData(ImageFolder.scan(root), 32, 6, training=False))
+    (root / "a" / ".0.png").write_bytes((root / "c" / "000.png").read_bytes())
+    (root / "b" / ".DS_Store").write_bytes(b"x")
+    (root / "aa").mkdir()
+    (root / ".b").mkdir()
+    (root / ".b" / "0.png").write_bytes((root / "c" / "000.png").read_bytes())
+    again = batches(ImageData(ImageFolder.scan(root), 32, 6, training=False))
+    np.testing.assert_array_equal(whole[0][0], again[0][0])
+    assert again[0][1].tolist() == [0, 0, 1, 1, 2, 2]
+
+
+# ---- training batches
+
+def test_training_drops_what_fills_no_batch(photos: Path) -> None:
+    data = ImageData(ImageFolder.scan(photos / "train"), 32, 4, training=True)
+    found = batches(data)
+    assert len(found) == data.steps_per_epoch == 21 // 4
+    assert {images.shape for images, _ in found} == {(4, 3, 32, 32)}
+    assert all((labels != PADDING).all() for _, labels in found)
+
+
+def test_fewer_pictures_than_a_batch_make_one_smaller_batch(photos: Path) -> None:
+    data = ImageData(ImageFolder.scan(photos / "train"), 32, 256, training=True)
+    assert (data.batch_size, data.steps_per_epoch) == (21, 1)
+    (images, labels), = batches(data)
+    assert images.shape[0] == 21
+    assert np.bincount(labels).tolist() == [8, 7, 6]
+
+
+def test_same_seed_and_epoch_give_the_same_batches(photos: Path) -> None:
+    folder = ImageFolder.scan(photos / "train")
+
+    def content(seed: int, epoch: int) -> np.ndarray:
+        return np.concatenate([images for images, _ in batches(
+            ImageData(folder, 32, 7, training=True, seed=seed), epoch)])
+
+    reference = content(3, 5)
+    np.testing.assert_array_equal(content(3, 5), reference)
+    assert not np.array_equal(content(3, 6), reference)
+    assert not np.array_equal(content(4, 5), reference)
+
+
+def test_orders_are_permutations_and_ranks_share_them() -> None:
+    whole = training_order(23, seed=1, epoch=2)
+    assert sorted(whole) == list(range(23))
+    shares = [training_order(23, 1, 2, rank, 3) for rank in range(3)]
+    assert sorted(np.concatenate(shares)) == list(range(23))
+    assert not np.array_equal(whole, training_order(23, 1, 3))
+
+
+def test_every_rank_makes_the_same_number_of_steps(photos: Path) -> None:
+    folder = ImageFolder.scan(photos / "train")
+    shares = [ImageData(folder, 32, 3, training=True, rank=rank, rank_size=2) for rank in range(2)]
+    assert [share.steps_per_epoch for share in shares] == [3, 3]
+    assert [len(batches(share)) for share in shares] == [3, 3]
+
+
+# ---- what goes wrong
+
+@pytest.mark.parametrize("content", [b"", b"this is a text", b"\xff\xd8\xff\xe0 broken"])
+@pytest.mark.parametrize("training", [False, True])
+def test_an_unreadable_picture_is_named_in_one_line(content: bytes, training: bool, pictures: Pictures,
+                                                    monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = pictures({"cat": 3, "dog": 3})
+    (root / "dog" / "bad.jpg").write_bytes(content)
+    with pytest.raises(UserError) as error:
+        batches(ImageData(ImageFolder.scan(root), 32, 7, training=training))
+    assert "\n" not in str(error.value)
+    assert "bad.jpg" in str(error.value)
+
+
+def test_workers_are_capped_at_the_cores(photos: Path) -> None:
+    assert usable_workers(1) == 1
+    cores = usable_workers(10_000)
+    assert 1 <= cores < 10_000
+    data = ImageData(ImageFolder.scan(photos / "val"), 32, 9, training=False, num_workers=10_000)
+    assert len(batches(data)) == 1
+
+
+# ---- features in memory
+
+def test_features_keep_the_interface_and_the_order_of_pictures(photos: Path) -> None:
+    folder = ImageFolder.scan(photos / "train")
+    features = np.arange(21, dtype=np.float32).reshape(21, 1, 1, 1) * np.ones((1, 5, 1, 1), np.float32)
+    for training in (True, False):
+        pictures_data = ImageData(folder, 32, 4, training=training, seed=2)
+        data = FeatureData(features, folder.labels, 4, training=training, seed=2)
+        assert (data.images, data.batch_size, data.steps_per_epoch) == (
+            pictures_data.images, pictures_data.batch_size, pictures_data.steps_per_epoch)
+        found = batches(data, 1)
+        assert [labels.tolist() for _, labels in found] == [labels.tolist() for _, labels in batches(pictures_data, 1)]
+        for values, labels in found:
+            assert values.shape == (4, 5, 1, 1)
+            rows = values[:, 0, 0, 0].astype(int)
+            real = labels != PADDING
+            assert folder.labels[rows][real].tolist() == labels[real].tolist()
