@@ -23,6 +23,8 @@ struct Chain {
 
   // `stash` keeps what the backward pass needs. Updates the moving statistics if batch statistics are used.
   void forward(const float *input, float *features, float *stash) const;
+  // The same with the moving statistics, fast, and keeping nothing.
+  void infer(const float *input, float *features) const;
   // `weights`, `gammas`, `betas`: where the gradients go, one each per layer; `input_gradient` may be null.
   void backward(const float *input, const float *stash, const float *features_gradient, float *const *weights,
                 float *const *gammas, float *const *betas, float *input_gradient) const;

@@ -3,57 +3,12 @@
 #include <algorithm>
 #include <cstring>
 
+#include "depthwise.h"
+#include "loads.h"
 #include "product.h"
 #include "threads.h"
 
 namespace {
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Views
-// ---------------------------------------------------------------------------------------------------------------------
-
-void load_value(const View &view, int block, size_t first, size_t stride, size_t count, float *out) {
-  const float *in = view.data + (block * stride + first) * LANES;
-  if (view.norm == nullptr) {
-    std::memcpy(out, in, count * LANES * sizeof(float));
-    return;
-  }
-  const Vec scale = load(view.norm->scale + block * LANES), shift = load(view.norm->shift + block * LANES);
-  if (view.activation) {
-    for (size_t i = 0; i < count * LANES; i += LANES) store(out + i, relu6(load(in + i) * scale + shift));
-  } else {
-    for (size_t i = 0; i < count * LANES; i += LANES) store(out + i, load(in + i) * scale + shift);
-  }
-}
-
-void load_gradient(const RawGradient &gradient, int block, size_t first, size_t stride, size_t count, float *out) {
-  const float *g = gradient.g + (block * stride + first) * LANES, *y = gradient.y + (block * stride + first) * LANES;
-  const Vec a = load(gradient.a + block * LANES), b = load(gradient.b + block * LANES);
-  const Vec c = load(gradient.c + block * LANES);
-  for (size_t i = 0; i < count * LANES; i += LANES) store(out + i, a * load(g + i) + (b * load(y + i) + c));
-}
-
-// The 3x3 patches around output pixels first ... first + count as a tile of 9 * C channels: the full convolution is
-// then a 1x1 convolution.
-void load_patches(const Layer &l, const float *image, size_t first, int count, int tile, float *out) {
-  const size_t plane = static_cast<size_t>(l.height) * l.width, out_plane = static_cast<size_t>(l.out_height) * l.out_width;
-  for (int t = 0; t < count; ++t) {
-    const size_t picture = (first + t) / out_plane, pixel = (first + t) % out_plane;
-    const int y0 = static_cast<int>(pixel / l.out_width) * l.stride - 1;
-    const int x0 = static_cast<int>(pixel % l.out_width) * l.stride - 1;
-    const float *in = image + picture * l.in_channels * plane;
-    int k = 0;
-    for (int c = 0; c < l.in_channels; ++c) {
-      for (int y = y0; y < y0 + 3; ++y) {
-        for (int x = x0; x < x0 + 3; ++x, ++k) {
-          const bool inside = y >= 0 && y < l.height && x >= 0 && x < l.width;
-          out[(static_cast<size_t>(k / LANES) * tile + t) * LANES + k % LANES] =
-              inside ? in[c * plane + static_cast<size_t>(y) * l.width + x] : 0.0f;
-        }
-      }
-    }
-  }
-}
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Parts of a tensor and the sums over them
@@ -103,7 +58,7 @@ float *sums_of(Parts &parts, int part, int blocks, int block) {
 
 // The running sums of one channel block.
 struct Moments {
-  Vec pivot, sum = {}, squares = {};
+  Vec pivot = {}, sum = {}, squares = {};
   void add(Vec y) {
     const Vec d = y - pivot;
     sum += d;
@@ -151,29 +106,6 @@ struct Closing {
 // ---------------------------------------------------------------------------------------------------------------------
 // 1x1 convolutions, and the full 3x3 convolution on patches
 // ---------------------------------------------------------------------------------------------------------------------
-
-// Panels of weight(row k, output channel); `row` and `column` are its strides.
-void pack_panels(const float *weight, int k, size_t row_stride, int channels, size_t column_stride, float *out) {
-  for_panels(blocks_of(channels), [&](auto width, int first) {
-    constexpr int N = decltype(width)::value * LANES;
-    float *panel = out + static_cast<size_t>(first) * LANES * k;
-    const int start = first * LANES;
-    for (int j = 0; j < N; ++j) {
-      const float *in = weight + (start + j) * column_stride;
-      const bool inside = start + j < channels;
-      for (int i = 0; i < k; ++i) panel[static_cast<size_t>(i) * N + j] = inside ? in[i * row_stride] : 0.0f;
-    }
-  });
-}
-
-void load_input(const Layer &l, const View &value, const float *image, size_t first, int count, int tile, float *out) {
-  if (l.kind == Kind::full) {
-    load_patches(l, image, first, count, tile, out);
-    return;
-  }
-  for (int b = 0; b < l.in_blocks(); ++b)
-    load_value(value, b, first, l.in_pixels(), count, out + static_cast<size_t>(b) * tile * LANES);
-}
 
 void matrix_forward(const Layer &l, const View &value, const float *image, float *y, Parts &parts) {
   const Split split(l.out_pixels(), FORWARD_PARTS);
@@ -263,62 +195,27 @@ void matrix_backward(const Layer &l, const View &value, const float *image, cons
 // Depthwise 3x3 convolutions: one task is one picture's plane of sixteen channels
 // ---------------------------------------------------------------------------------------------------------------------
 
-void load_taps(const Layer &l, int block, Vec (&taps)[9]) {
-  for (int t = 0; t < 9; ++t) {
-    taps[t] = Vec{};
-    for (int j = 0; j < std::min(LANES, l.out_channels - block * LANES); ++j)
-      taps[t][j] = l.weight[(block * LANES + j) * 9 + t];
-  }
-}
-
-// The last four rows of a plane, with a border of zeros around it: row(y), y from -1 to height.
-class Rows {
- public:
-  static size_t floats(int width) { return static_cast<size_t>(width + 2) * LANES * 5; }
-
-  Rows(float *memory, int height, int width) : memory_(memory), height_(height), pitch_((width + 2) * LANES) {
-    std::memset(memory, 0, floats(width) * sizeof(float));
-  }
-  // Where row y goes; columns start at 0.
-  float *place(int y) { return memory_ + (y & 3) * pitch_ + LANES; }
-  const float *row(int y) const {
-    return memory_ + (y < 0 || y >= height_ ? 4 : y & 3) * pitch_ + LANES;
-  }
-
- private:
-  float *memory_;
-  int height_;
-  size_t pitch_;
-};
-
 template <int S> void depthwise_forward(const Layer &l, const View &value, float *y, Parts &parts) {
   const int blocks = l.out_blocks();
   prepare(parts, l.pictures, blocks);
   std::fill(parts.pixels.begin(), parts.pixels.end(), l.out_height * l.out_width);
   parallel(l.pictures * blocks, [&](int task) {
     const int block = task / l.pictures, picture = task % l.pictures;
-    Rows rows(thread_scratch(Rows::floats(l.width)), l.height, l.width);
     Vec w[9];
     load_taps(l, block, w);
     float *out = y + (block * l.out_pixels() + static_cast<size_t>(picture) * l.out_height * l.out_width) * LANES;
     Moments moments;
-    int loaded = 0;
-    for (int oy = 0; oy < l.out_height; ++oy) {
-      for (; loaded < std::min(oy * S + 2, l.height); ++loaded)
-        load_value(value, block, (static_cast<size_t>(picture) * l.height + loaded) * l.width, l.in_pixels(), l.width,
-                   rows.place(loaded));
-      const float *r0 = rows.row(oy * S - 1), *r1 = rows.row(oy * S), *r2 = rows.row(oy * S + 1);
-      for (int ox = 0; ox < l.out_width; ++ox, out += LANES) {
-        const int x = (ox * S - 1) * LANES;
-        const Vec s0 = w[0] * load(r0 + x) + w[1] * load(r0 + x + LANES) + w[2] * load(r0 + x + 2 * LANES);
-        const Vec s1 = w[3] * load(r1 + x) + w[4] * load(r1 + x + LANES) + w[5] * load(r1 + x + 2 * LANES);
-        const Vec s2 = w[6] * load(r2 + x) + w[7] * load(r2 + x + LANES) + w[8] * load(r2 + x + 2 * LANES);
-        const Vec sum = s0 + s1 + s2;
-        if (oy == 0 && ox == 0) moments.pivot = sum;
-        moments.add(sum);
-        store(out, sum);
-      }
-    }
+    depthwise_plane<S>(
+        l, w, 0, l.out_height, thread_scratch(Rows::floats(l.width)),
+        [&](int row, float *to) {
+          load_value(value, block, (static_cast<size_t>(picture) * l.height + row) * l.width, l.in_pixels(), l.width, to);
+        },
+        [&](int oy, int ox, Vec sum) {
+          if (oy == 0 && ox == 0) moments.pivot = sum;
+          moments.add(sum);
+          store(out, sum);
+          out += LANES;
+        });
     moments.keep(sums_of(parts, picture, blocks, block));
   });
 }

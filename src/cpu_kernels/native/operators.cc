@@ -52,9 +52,7 @@ extern "C" int chain_forward(int count, void **parameters, int *, int64_t **shap
 // Output: features.
 extern "C" int chain_infer(int count, void **parameters, int *, int64_t **shapes, const char **, void *, void *) {
   return guarded([&] {
-    const Chain chain = chain_of(parameters, shapes);
-    chain.forward(floats(parameters[IMAGES]), floats(parameters[count - 1]),
-                  shared_scratch(Purpose::values, chain.stash_floats()));
+    chain_of(parameters, shapes).infer(floats(parameters[IMAGES]), floats(parameters[count - 1]));
   });
 }
 

@@ -51,16 +51,17 @@ template <int R, int V> inline void add_product(Sums<R, V> &sums, const float *a
 }
 
 // For each panel of `vectors` vectors and each group of rows of the tile `a` (`k` channels, `tile` pixels apart):
-// finish(first pixel, first vector, sums) gets the sums over k of a[pixel][k] * b[k][output channel].
+// finish(first pixel, first vector, sums) gets the sums over k of a[pixel][k] * b[k][output channel]. The last group
+// may reach beyond `rows`: those sums mean nothing, but the tile's memory must reach as far.
 template <class Finish>
-inline void product(const float *a, int tile, int rows, const float *b, int k, int vectors, Finish &&finish) {
+inline void product(const float *a, size_t tile, int rows, const float *b, int k, int vectors, Finish &&finish) {
   for_panels(vectors, [&](auto width, int first) {
     constexpr int V = decltype(width)::value, R = ROWS<V>;
     for (int row = 0; row < rows; row += R) {
       Sums<R, V> sums = {};
       const float *x = a + row * LANES, *w = b + static_cast<size_t>(first) * LANES * k;
       int rest = k;
-      for (; rest >= LANES; rest -= LANES, x += static_cast<size_t>(tile) * LANES)
+      for (; rest >= LANES; rest -= LANES, x += tile * LANES)
 #pragma GCC unroll 4
         for (int j = 0; j < LANES; ++j, w += V * LANES) add_product(sums, x + j, w);
       for (int j = 0; j < rest; ++j, w += V * LANES) add_product(sums, x + j, w);
