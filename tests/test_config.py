@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, assert_one_clear_line, config_for, run_script
+from conftest import ROOT, assert_one_clear_line, run_script
 
 from src.errors import UserError
 from src.model_utils.config import ALIASES, BASE_FILE, Config, get_config
@@ -253,8 +253,7 @@ def test_every_key_is_read_by_some_code(key: str) -> None:
 
 @pytest.mark.parametrize("key", sorted(ALLOWED))
 def test_defaults_keep_the_rules(key: str) -> None:
-    assert getattr(config_for(f"--{key}", VALUES[key], "--platform", "CPU") if key != "platform"
-                   else get_config(["--platform", VALUES[key]]), key) == VALUES[key]
+    assert getattr(get_config([f"--{key}", str(VALUES[key])]), key) == VALUES[key]
 
 
 def test_importing_parses_nothing() -> None:
