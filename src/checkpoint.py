@@ -96,7 +96,9 @@ class CheckpointFolder:
         left += [file for file in (self.path / "curves.csv", self.path / "curves.png") if file.is_file()]
         if not left:
             return
-        aside = self.path / time.strftime("earlier-%Y%m%d-%H%M%S")
+        date = time.strftime("earlier-%Y%m%d-%H%M%S")
+        names = (date, *(f"{date}-{n}" for n in range(2, 100)))  # several runs may begin in one second
+        aside = next(folder for name in names if not (folder := self.path / name).exists())
         try:
             aside.mkdir()
             for file in left:

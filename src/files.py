@@ -27,7 +27,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"{path}: cannot write this file: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where nothing could be written there is nothing to remove
+            temporary.unlink()
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -1,0 +1,181 @@
+"""Checkpoints: round trip, digest, faults in one line, and a folder that deletes nothing of others."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from src.checkpoint import CheckpointFolder, file_digest, read_checkpoint, write_checkpoint
+from src.errors import UserError
+
+NETWORK = {"backbone.w": np.arange(6, dtype=np.float32).reshape(2, 3), "head.b": np.ones(4, np.float32)}
+STATE = {"global_step": np.array([7], np.int32), "moments.backbone.w": np.zeros((2, 3), np.float32)}
+ABOUT = {"config": {"width_mult": 0.5, "image_size": 64}, "classes": ["cat", "dög"], "epoch": 3}
+
+
+def tensors(values: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    return {name: Tensor(value) for name, value in values.items()}
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "run" / "mobilenetv2-3_10.ckpt"
+    write_checkpoint(path, tensors(NETWORK), tensors(STATE), ABOUT)
+    return path
+
+
+def fault_of(path: Path) -> str:
+    with pytest.raises(UserError) as error:
+        read_checkpoint(path)
+    text = str(error.value)
+    assert "\n" not in text
+    assert text.startswith(str(path.with_suffix("")))
+    return text
+
+
+# ---- round trip
+
+def test_round_trip(saved: Path) -> None:
+    checkpoint = read_checkpoint(saved)
+    assert set(checkpoint.network) == set(NETWORK)
+    assert set(checkpoint.state) == set(STATE)
+    for name, value in {**NETWORK, **STATE}.items():
+        found = {**checkpoint.network, **checkpoint.state}[name].asnumpy()
+        np.testing.assert_array_equal(found, value)
+        assert found.dtype == value.dtype
+    assert checkpoint.config == ABOUT["config"]
+    assert checkpoint.classes == ("cat", "dög")
+
+
+def test_json_beside_it_holds_the_digest(saved: Path) -> None:
+    about = json.loads(saved.with_suffix(".json").read_text(encoding="utf-8"))
+    assert about == {**ABOUT, "sha256": file_digest(saved)}
+
+
+def test_files_can_be_read_by_others(saved: Path) -> None:
+    assert saved.stat().st_mode & 0o777 == saved.with_suffix(".json").stat().st_mode & 0o777 != 0o400
+
+
+def test_without_json_nothing_is_known_but_the_weights(saved: Path) -> None:
+    saved.with_suffix(".json").unlink()
+    checkpoint = read_checkpoint(saved)
+    assert (checkpoint.config, checkpoint.classes) == ({}, None)
+    assert set(checkpoint.network) == set(NETWORK)
+
+
+# ---- faults
+
+def test_missing(tmp_path: Path) -> None:
+    assert fault_of(tmp_path / "none.ckpt").endswith("none.ckpt: no such checkpoint")
+
+
+def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
+    assert "no such checkpoint" in fault_of(tmp_path)
+
+
+@pytest.mark.parametrize("with_json", [True, False])
+def test_empty(saved: Path, with_json: bool) -> None:
+    saved.write_bytes(b"")
+    if not with_json:
+        saved.with_suffix(".json").unlink()
+    assert "is empty" in fault_of(saved)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_truncated_anywhere(saved: Path, share: float) -> None:
+    content = saved.read_bytes()
+    saved.write_bytes(content[:int(share * len(content))])
+    assert "is damaged" in fault_of(saved)
+
+
+def test_truncated_at_a_parameter_is_seen(saved: Path, tmp_path: Path) -> None:
+    """MindSpore loads such a file silently, with fewer parameters."""
+    shorter = tmp_path / "shorter.ckpt"
+    write_checkpoint(shorter, tensors({"backbone.w": NETWORK["backbone.w"]}), {}, {})
+    whole, part = saved.read_bytes(), shorter.read_bytes()
+    assert whole.startswith(part)
+    saved.write_bytes(part)
+    assert "is damaged" in fault_of(saved)
+
+
+def test_one_flipped_bit(saved: Path) -> None:
+    content = bytearray(saved.read_bytes())
+    content[len(content) // 2] ^= 1
+    saved.write_bytes(content)
+    assert "is damaged" in fault_of(saved)
+
+
+@pytest.mark.parametrize("content", [b"this is a text\n", b"\x00" * 100, b"PK\x03\x04" + b"\x11" * 50])
+def test_something_else_under_that_name(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "other.ckpt"
+    path.write_bytes(content)
+    assert "not a MindSpore checkpoint" in fault_of(path)
+
+
+@pytest.mark.parametrize(("text", "says"), [("{not json", "cannot read what the checkpoint beside it is"),
+                                            ("[1]", "not the description of a checkpoint")])
+def test_a_broken_json(saved: Path, text: str, says: str) -> None:
+    saved.with_suffix(".json").write_text(text)
+    assert says in fault_of(saved)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        write_checkpoint(tmp_path / "file" / "k.ckpt", tensors(NETWORK), {}, {})
+
+
+# ---- the folder of a run
+
+def save(folder: CheckpointFolder, epoch: int, best: bool = False) -> None:
+    network = tensors({"head.b": np.full(2, epoch, np.float32)})
+    folder.save(f"mobilenetv2-{epoch}_5", network, {}, {"epoch": epoch}, best)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_keeps_the_latest_and_best_and_last(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, keep=2)
+    for epoch in range(1, 6):
+        save(folder, epoch, best=epoch == 2)
+    stems = ["best", "last", "mobilenetv2-4_5", "mobilenetv2-5_5"]
+    assert names(tmp_path) == sorted(f"{stem}.{ending}" for stem in stems for ending in ("ckpt", "json"))
+    for stem, epoch in (("best", 2), ("last", 5), ("mobilenetv2-4_5", 4)):
+        checkpoint = read_checkpoint(tmp_path / f"{stem}.ckpt")
+        assert checkpoint.about["epoch"] == epoch
+        assert checkpoint.network["head.b"].asnumpy().tolist() == [epoch, epoch]
+
+
+def test_an_earlier_run_is_moved_aside_whole(tmp_path: Path) -> None:
+    earlier = CheckpointFolder(tmp_path, keep=3)
+    for epoch in (1, 2):
+        save(earlier, epoch, best=True)
+    (tmp_path / "curves.csv").write_text("epoch\n")
+    (tmp_path / "curves.png").write_bytes(b"png")
+    (tmp_path / "mobilenetv2_head-9_5.ckpt").write_bytes(b"of a frozen run, without JSON")
+    (tmp_path / "notes.txt").write_text("the user's own")
+    (tmp_path / "resnet.ckpt").write_bytes(b"the user's own")
+    contents = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    CheckpointFolder(tmp_path, keep=3).set_aside_earlier_run()
+    aside, = (path for path in tmp_path.iterdir() if path.is_dir())
+    assert names(tmp_path) == sorted([aside.name, "notes.txt", "resnet.ckpt"])
+    found = {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == contents  # nothing lost, nothing changed
+    assert read_checkpoint(aside / "best.ckpt").about["epoch"] == 2
+
+
+def test_nothing_to_set_aside_makes_no_folder(tmp_path: Path) -> None:
+    CheckpointFolder(tmp_path / "new", keep=1).set_aside_earlier_run()
+    assert names(tmp_path) == []
+
+
+def test_runs_in_quick_succession_are_both_kept(tmp_path: Path) -> None:
+    for epoch in (1, 2, 3):
+        folder = CheckpointFolder(tmp_path, keep=1)
+        folder.set_aside_earlier_run()
+        save(folder, epoch)
+    kept = {read_checkpoint(path).about["epoch"] for path in tmp_path.rglob("last.ckpt")}
+    assert kept == {1, 2, 3}
