@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from src.checkpoint import CheckpointFolder, read_checkpoint
 from src.collectives import average_parameters, broadcast_parameters
-from src.dataset import Data, FeatureData, ImageData
+from src.dataset import Augmentation, Data, FeatureData, ImageData
 from src.device import World, setup_device
 from src.errors import UserError, run_command
 from src.evaluation import evaluate
@@ -115,6 +115,7 @@ def data_source(config: Config, world: World, folder: ImageFolder, backbone: nn.
         return FeatureData(features, folder.labels, config.batch_size, training=training, seed=config.seed,
                            rank=world.rank, rank_size=world.rank_size)
     return ImageData(folder, config.image_size, config.batch_size, training=training, seed=config.seed,
+                     augmentation=Augmentation(config.crop_scale, config.flip, config.color_jitter),
                      num_workers=config.num_workers, rank=world.rank, rank_size=world.rank_size)
 
 

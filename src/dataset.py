@@ -6,8 +6,10 @@ crop, normalise. Evaluation, export and deployment share the numbers here.
 A run's data is an object with `steps_per_epoch` and `epoch(n)`, which gives the batches of epoch n. Everything random
 in epoch n follows from (seed, n), so that a resumed run sees what the uninterrupted one saw.
 """
+import itertools
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import mindspore.dataset as ds
@@ -33,8 +35,8 @@ class Data(Protocol):
     batch_size: int  # what was asked for, or what there is
     steps_per_epoch: int
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch (from 0): inputs and int32 labels."""
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch (from 0), from a step on: inputs and int32 labels."""
 
 
 def resize_size(image_size: int) -> int:
@@ -42,12 +44,22 @@ def resize_size(image_size: int) -> int:
     return round(image_size / CROP_SHARE)
 
 
-def train_transforms(image_size: int) -> list:
+@dataclass(frozen=True)
+class Augmentation:
+    """How far training views stray from a picture: the defaults are those of ImageNet training."""
+
+    crop_scale: float = 0.08  # least share of the picture's area that a crop keeps
+    flip: float = 0.5  # probability of a mirrored view
+    color_jitter: float = 0.4  # brightness, contrast and saturation change by a factor of up to 1 +- this
+
+
+def train_transforms(image_size: int, augmentation: Augmentation = Augmentation()) -> list:
     """Encoded picture to a random 3 x `image_size` x `image_size` float32 view of it."""
+    jitter = augmentation.color_jitter
     return [
-        vision.RandomCropDecodeResize(image_size, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)),
-        vision.RandomHorizontalFlip(0.5),
-        vision.RandomColorAdjust(brightness=0.4, contrast=0.4, saturation=0.4),
+        vision.RandomCropDecodeResize(image_size, scale=(augmentation.crop_scale, 1.0), ratio=(3 / 4, 4 / 3)),
+        vision.RandomHorizontalFlip(augmentation.flip),
+        vision.RandomColorAdjust(brightness=jitter, contrast=jitter, saturation=jitter),
         *_normalise(),
     ]
 
@@ -79,14 +91,18 @@ class ImageData:
     """
 
     def __init__(self, folder: ImageFolder, image_size: int, batch_size: int, *, training: bool, seed: int = 0,
-                 num_workers: int = 1, rank: int = 0, rank_size: int = 1) -> None:
+                 augmentation: Augmentation = Augmentation(), num_workers: int = 1, rank: int = 0,
+                 rank_size: int = 1) -> None:
         self.images, self.batch_size, self.steps_per_epoch = _share(len(folder), batch_size, training, rank, rank_size)
         self.training = training
-        self._folder, self._image_size, self._workers = folder, image_size, usable_workers(num_workers)
+        self._transforms = train_transforms(image_size, augmentation) if training else eval_transforms(image_size)
+        self._folder, self._workers = folder, usable_workers(num_workers)
         self._seed, self._rank, self._rank_size = seed, rank, rank_size
 
-    def epoch(self, epoch: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int = 0, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch: N x 3 x size x size float32 pictures and N int32 labels.
+
+        Those before `first_step` are made and dropped, so that the random operators come to where they were.
 
         Raises:
             UserError: a picture cannot be read.
@@ -102,7 +118,8 @@ class ImageData:
         ds.config.set_seed(int(np.random.default_rng((self._seed, epoch, self._rank)).integers(1, 2 ** 31)))
         pipeline = self._pipeline(order)
         try:
-            for images, labels in pipeline.create_tuple_iterator(num_epochs=1, do_copy=False):
+            batches = pipeline.create_tuple_iterator(num_epochs=1, do_copy=False)
+            for images, labels in itertools.islice(batches, first_step, None):
                 yield (images, labels) if labels.shape[0] == self.batch_size else self._pad(images, labels)
         except RuntimeError as error:
             raise UserError(_pipeline_message(error)) from error
@@ -112,8 +129,7 @@ class ImageData:
                                          sampler=ds.SubsetSampler(self._folder.rows[order].tolist()),
                                          extensions=list(self._folder.extensions),
                                          class_indexing={name: i for i, name in enumerate(self._folder.classes)})
-        transforms = (train_transforms if self.training else eval_transforms)(self._image_size)
-        pipeline = pipeline.map(transforms, "image", num_parallel_workers=self._workers)
+        pipeline = pipeline.map(self._transforms, "image", num_parallel_workers=self._workers)
         return pipeline.batch(self.batch_size, num_parallel_workers=1)
 
     def _pad(self, images: Tensor, labels: Tensor) -> Batch:
@@ -136,13 +152,13 @@ class FeatureData:
         self._features, self._labels, self._training, self._seed = features, labels, training, seed
         self._rank, self._rank_size = rank, rank_size
 
-    def epoch(self, epoch: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int = 0, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch: N x C x 1 x 1 float32 features and N int32 labels."""
         if self._training:
             order = training_order(len(self._labels), self._seed, epoch, self._rank, self._rank_size)
         else:
             order = np.arange(self._rank, len(self._labels), self._rank_size)
-        for step in range(self.steps_per_epoch):
+        for step in range(first_step, self.steps_per_epoch):
             chosen = order[step * self.batch_size:(step + 1) * self.batch_size]
             missing = self.batch_size - len(chosen)
             labels = np.pad(self._labels[chosen], (0, missing), constant_values=PADDING)
