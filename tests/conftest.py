@@ -17,7 +17,7 @@ if str(ROOT) not in sys.path:
 
 from src.model_utils.config import Config, get_config  # noqa: E402 - needs the path
 
-COLOURS = ((220, 40, 40), (40, 200, 60), (50, 60, 230), (230, 210, 40), (200, 60, 210), (60, 210, 210))
+COLOURS = ((50, 60, 230), (40, 200, 60), (220, 40, 40), (230, 210, 40), (200, 60, 210), (60, 210, 210))
 
 Pictures = Callable[..., Path]
 

@@ -1,0 +1,130 @@
+"""Counting: every image once, against a naive loop; the same counts at any batch size."""
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import config_for
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from mindspore import Tensor, nn
+
+from src.dataset import FeatureData, ImageData
+from src.device import World
+from src.evaluation import Score, count, evaluate
+from src.image_folder import ImageFolder
+from src.mobilenetV2 import MobileNetV2, MobileNetV2Head
+from src.models import define_net
+
+# Few distinct values, so that ties are common.
+LOGITS = st.integers(1, 20).flatmap(lambda n: st.integers(1, 8).flatmap(lambda classes: st.tuples(
+    arrays(np.float32, (n, classes), elements=st.sampled_from([-2.0, 0.0, 0.5, 3.0])),
+    arrays(np.int32, n, elements=st.integers(0, classes - 1)))))
+
+
+def naive(logits: np.ndarray, labels: np.ndarray) -> tuple[int, int, float, np.ndarray]:
+    top1 = top5 = 0
+    loss = 0.0
+    confusion = np.zeros((logits.shape[1], logits.shape[1]), int)
+    for row, label in zip(logits.astype(float), labels, strict=True):
+        ranking = sorted(range(len(row)), key=lambda c: (-row[c], c))  # noqa: B023 - used within the turn
+        top1 += ranking[0] == label
+        top5 += label in ranking[:5]
+        loss += np.log(np.exp(row).sum()) - row[label]
+        confusion[label, ranking[0]] += 1
+    return top1, top5, loss / len(labels), confusion
+
+
+@given(LOGITS)
+def test_count_is_the_naive_loop(case: tuple[np.ndarray, np.ndarray]) -> None:
+    logits, labels = case
+    score = count(logits, labels)
+    top1, top5, loss, confusion = naive(logits, labels)
+    assert (score.correct1, score.correct5, score.images) == (top1, top5, len(labels))
+    assert score.loss == pytest.approx(loss, abs=1e-5)
+    np.testing.assert_array_equal(score.confusion, confusion)
+    assert np.trace(score.confusion) == score.correct1
+    assert (score.top1, score.top5) == (top1 / len(labels), top5 / len(labels))
+
+
+def test_a_network_that_gives_nan_is_never_right() -> None:
+    logits = np.array([[np.nan, 0, 0], [np.nan, np.nan, np.nan], [0, 1, 0]], np.float32)
+    score = count(logits, np.array([0, 0, 1]))
+    assert (score.correct1, score.correct5, score.images) == (1, 1, 3)
+
+
+def test_result_line() -> None:
+    score = Score(35988, 45000, 50000, 1.0, np.zeros((2, 2)))
+    assert str(score) == "{'acc': 0.71976, 'top5': 0.9, 'images': 50000}"
+
+
+class Brightness(nn.Cell):
+    """Logits that are the means of the three colour planes: small, but different for every picture."""
+
+    def construct(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3))
+
+
+@pytest.fixture(scope="module")
+def trained_like() -> MobileNetV2:
+    network = define_net(config_for("--width_mult", 0.35), 3)
+    weight = network.head.classifier.weight
+    weight.set_data(Tensor(np.random.default_rng(0).standard_normal(weight.shape).astype(np.float32)))
+    return network
+
+
+def counts(score: Score) -> tuple:
+    return score.correct1, score.correct5, score.images, score.confusion.tolist()
+
+
+@pytest.mark.parametrize("which", ["brightness", "mobilenet"])
+def test_same_counts_at_any_batch_size(which: str, photos: Path, trained_like: MobileNetV2) -> None:
+    network = Brightness() if which == "brightness" else trained_like
+    folder = ImageFolder.scan(photos / "train")
+    scores = [evaluate(network, ImageData(folder, 32, size, training=False), World()) for size in (1, 7, 32, 400)]
+    assert [counts(score) for score in scores] == [counts(scores[0])] * 4
+    assert scores[0].images == 21
+    assert scores[0].confusion.sum(axis=1).tolist() == [8, 7, 6]
+    for score in scores:
+        assert score.loss == pytest.approx(scores[0].loss, rel=1e-4)
+
+
+def test_the_right_classes_are_counted(photos: Path) -> None:
+    """Brightness takes the strongest plane: blue, green, red are classes 0, 1, 2, planes 2, 1, 0."""
+    score = evaluate(Brightness(), ImageData(ImageFolder.scan(photos / "val"), 32, 4, training=False), World())
+    assert score.confusion.tolist() == [[0, 0, 3], [0, 4, 0], [2, 0, 0]]
+    assert (score.correct1, score.images) == (4, 9)
+
+
+def test_evaluation_is_repeatable_and_leaves_the_mode(trained_like: MobileNetV2, photos: Path) -> None:
+    data = ImageData(ImageFolder.scan(photos / "val"), 32, 4, training=False)
+    before = {p.name: p.asnumpy().copy() for p in trained_like.get_parameters()}
+    for mode in (True, False):
+        trained_like.set_train(mode)
+        first, second = evaluate(trained_like, data, World()), evaluate(trained_like, data, World())
+        assert counts(first) == counts(second)
+        assert first.loss == second.loss  # no dropout
+        assert trained_like.training is mode
+    for parameter in trained_like.get_parameters():  # no batch norm statistics moved
+        np.testing.assert_array_equal(parameter.asnumpy(), before[parameter.name])
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 100])
+def test_features_are_counted_once_too(batch_size: int) -> None:
+    random = np.random.default_rng(1)
+    features = random.standard_normal((11, 6, 1, 1)).astype(np.float32)
+    labels = random.integers(0, 3, 11).astype(np.int32)
+    head = MobileNetV2Head(6, 3)
+    score = evaluate(head, FeatureData(features, labels, batch_size, training=False), World())
+    logits = features[:, :, 0, 0] @ head.classifier.weight.asnumpy().T + head.classifier.bias.asnumpy()
+    assert counts(score) == counts(count(logits, labels))
+
+
+def test_a_data_source_that_loses_images_is_noticed() -> None:
+    class Loses(FeatureData):
+        def epoch(self, epoch: int = 0, first_step: int = 0):  # type: ignore[no-untyped-def]  # noqa: ANN202
+            yield from list(super().epoch(epoch))[:-1]
+
+    data = Loses(np.zeros((4, 6, 1, 1), np.float32), np.zeros(4, np.int32), 2, training=False)
+    with pytest.raises(AssertionError, match="2 images were scored of 4"):
+        evaluate(MobileNetV2Head(6, 3), data, World())

@@ -1,0 +1,49 @@
+"""Curves and the confusion matrix."""
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from src.report import History, write_confusion, write_curves
+
+HISTORY: History = [{"epoch": 1, "loss": 2.0, "lr": 0.1, "val_loss": 1.5, "top1": 0.5, "top5": 0.9},
+                    {"epoch": 2, "loss": 1.0, "lr": 0.05, "val_loss": 1.0, "top1": 0.75, "top5": 1.0}]
+
+
+def read_table(path: Path) -> list[dict[str, float]]:
+    with path.open(newline="") as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def test_curves_as_a_table_and_a_picture(tmp_path: Path) -> None:
+    write_curves(HISTORY, tmp_path)
+    assert read_table(tmp_path / "curves.csv") == HISTORY
+    with Image.open(tmp_path / "curves.png") as picture:
+        picture.load()
+        assert picture.format == "PNG"
+        assert picture.width > 2 * picture.height  # three plots side by side
+        assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 10
+
+
+def test_curves_without_validation(tmp_path: Path) -> None:
+    write_curves([{"epoch": 1, "loss": 2.0, "lr": 0.1}], tmp_path)
+    assert read_table(tmp_path / "curves.csv") == [{"epoch": 1, "loss": 2.0, "lr": 0.1}]
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("classes", [2, 60])
+def test_confusion_matrix(classes: int, tmp_path: Path) -> None:
+    confusion = np.eye(classes, dtype=np.int64) * 3
+    confusion[0, 1] = 2
+    write_confusion(confusion, [f"class {i}" for i in range(classes)], tmp_path / "plots" / "confusion.png")
+    with Image.open(tmp_path / "plots" / "confusion.png") as picture:
+        assert picture.format == "PNG"
+        blue = (np.asarray(picture.convert("RGB")).astype(int) * [-1, 0, 1]).sum(axis=2) > 50
+    assert blue.mean() > 0.5 / classes * 0.3  # the diagonal is dark blue
+
+
+def test_a_class_without_images_does_no_harm(tmp_path: Path) -> None:
+    write_confusion(np.array([[2, 0], [0, 0]]), ["a", "b"], tmp_path / "c.png")
+    assert (tmp_path / "c.png").stat().st_size > 1000
