@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-GRACE_SECONDS=20          # that a process has to end by itself before it is killed
+GRACE_SECONDS=${GRACE_SECONDS:-20}  # that a process has to end by itself before it is killed
 PORT_TRIES=5
 LOG_LINES=20              # of the log of a failed rank that are shown
 
@@ -74,11 +74,11 @@ check_devices() {
     if [ -z "${1:-}" ] || [ -z "${2:-}" ]; then wrong_usage "DEVICE_NUM and DEVICES are missing"; fi
     positive_number DEVICE_NUM "$1"
     [ "$1" -le 8 ] || wrong_usage "DEVICE_NUM must be 1 to 8, the cards of one machine, not $1"
-    [[ $2 =~ ^[0-9]{1,3}(,[0-9]{1,3})*$ ]] || wrong_usage "DEVICES must be card numbers as in 0,1,2,3, not '$2'"
+    [[ $2 =~ ^(0|[1-9][0-9]?)(,(0|[1-9][0-9]?))*$ ]] || wrong_usage "DEVICES must be card numbers as in 0,1,2,3, not '$2'"
     local devices twice
     IFS=, read -ra devices <<<"$2"
     [ "${#devices[@]}" -eq "$1" ] || wrong_usage "DEVICE_NUM is $1, but DEVICES names ${#devices[@]} ($2)"
-    twice=$(printf '%d\n' "${devices[@]/#/10#}" | sort | uniq -d | head -n 1)
+    twice=$(printf '%s\n' "${devices[@]}" | sort | uniq -d | head -n 1)
     [ -z "$twice" ] || wrong_usage "DEVICES names card $twice twice ($2)"
 }
 
@@ -243,7 +243,7 @@ start_alone() {
     local visible=()
     [ -z "$DEVICES" ] || visible=("$(visible_variable)=$DEVICES")
     [ "$PLATFORM" != Ascend ] || visible+=(DEVICE_ID=0 RANK_ID=0 RANK_SIZE=1)
-    run_rank 0 "$LOG" "${visible[@]}" "$@" &
+    run_rank 0 "$LOG" "${visible[@]}" "$@" 2>/dev/null & # where bash says that a process was ended
 }
 
 # The vendor's start without msrun: https://www.mindspore.cn/tutorials/en/r2.6.0/parallel/rank_table.html
@@ -253,7 +253,7 @@ start_from_rank_table() {
     for i in "${!devices[@]}"; do
         rank=$((FIRST_RANK + i))
         run_rank "$rank" "$RUN_FOLDER/rank$rank/log$rank.log" RANK_TABLE_FILE="$RANK_TABLE" RANK_ID="$rank" \
-            RANK_SIZE="$RANKS" DEVICE_ID="${devices[i]}" "$@" &
+            RANK_SIZE="$RANKS" DEVICE_ID="${devices[i]}" "$@" 2>/dev/null &
     done
 }
 
