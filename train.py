@@ -6,15 +6,17 @@
 
 Every key of default_config.yaml is an option. Checkpoints, `curves.csv` and `curves.png` go to --save_checkpoint_path.
 """
+import sys
 from pathlib import Path
 
 from mindspore import nn
 from tqdm import tqdm
 
-from src.checkpoint import CheckpointFolder, read_checkpoint
-from src.collectives import average_parameters, broadcast_parameters
+from src.checkpoint import read_checkpoint
+from src.collectives import any_rank, average_parameters
 from src.dataset import Augmentation, Data, FeatureData, ImageData
 from src.device import World, setup_device
+from src.divergence import Divergence
 from src.errors import UserError, run_command
 from src.evaluation import evaluate
 from src.features import pooled_features
@@ -22,9 +24,11 @@ from src.image_folder import ImageFolder, train_root, validation_root
 from src.lr_generator import run_lr
 from src.model_utils.config import Config, get_config
 from src.models import CrossEntropyWithLabelSmooth, Monitor, define_average, define_net
-from src.report import History, write_curves
-from src.train_step import TrainStep, batch_norm_statistics, build_optimizer, training_state
-from src.utils import check_classes, load_weights, scored_parameters
+from src.recorder import Recorder
+from src.resume import Run
+from src.signals import StopRequest
+from src.train_step import TrainStep, batch_norm_statistics, build_optimizer
+from src.utils import check_classes, load_weights
 
 
 def main() -> None:
@@ -44,12 +48,13 @@ def main() -> None:
     if frozen and not config.pretrain_ckpt:
         raise UserError("--freeze_layer backbone trains a classifier on a trained backbone: name one, "
                         "--pretrain_ckpt CHECKPOINT")
-    pretrained = read_checkpoint(Path(config.pretrain_ckpt)) if config.pretrain_ckpt else None
-    if pretrained:
+    if config.pretrain_ckpt:
+        pretrained = read_checkpoint(Path(config.pretrain_ckpt))
         config = config.adopt(pretrained.config, "width_mult")
-    network = define_net(config, len(classes), world.rank)
-    if pretrained:
+        network = define_net(config, len(classes), world.rank)
         load_weights(network, pretrained, filter_head=config.filter_head or frozen)
+    else:
+        network = define_net(config, len(classes), world.rank)
     average = define_average(config, network)
 
     # ---- what is trained on what: the whole network on pictures, or the head on what the backbone makes of them
@@ -68,44 +73,50 @@ def main() -> None:
     train_step = TrainStep(trained, CrossEntropyWithLabelSmooth(config.label_smooth), optimizer, config,
                            scored if average else None, world.rank_size)
     train_step.set_train()
-    broadcast_parameters(train_step.get_parameters(), world)
+
+    # ---- where to begin: this run's last checkpoint, else the start
+    run = Run(config, classes, train_folder.digest(), world.rank_size, steps)
+    recorder = Recorder(run, train_step, network, average, world)
+    recorder.begin()
+    progress = recorder.progress
+    divergence = Divergence(config, batch_norm_statistics(train_step), recorder.roll_back)
 
     # ---- the loop
-    checkpoints = CheckpointFolder(Path(config.save_checkpoint_path), config.keep_checkpoint_max)
-    if world.is_first:
-        checkpoints.set_aside_earlier_run()
-    stem = "mobilenetv2_head" if frozen else "mobilenetv2"
-    history: History = []
-    best = -1.0
-    bar = tqdm(total=config.epoch_size * steps, unit="step", dynamic_ncols=True,
+    bar = tqdm(total=run.total_steps, initial=progress.step, unit="step", dynamic_ncols=True,
                disable=None if world.is_first else True)
-    monitor = Monitor(lr, config.epoch_size, steps, config.log_steps, write=bar.write)
-    for epoch in range(1, config.epoch_size + 1):
-        monitor.epoch_begin(epoch - 1)
-        for step, batch in enumerate(train_data.epoch(epoch - 1)):
-            loss, _ = train_step(*batch)
-            monitor.step_end(step, loss)
-            bar.update()
-        row = {"epoch": epoch, "loss": monitor.epoch_end(), "lr": float(lr[epoch * steps - 1])}
-        name = f"{stem}-{epoch}_{steps}"
-        average_parameters(batch_norm_statistics(train_step), world)
-        if eval_data:
-            score = evaluate(scored, eval_data, world)
-            if world.is_first:
-                bar.write(f"result: {score} ckpt={checkpoints.path / name}.ckpt")
-            row |= {"val_loss": score.loss, "top1": score.top1, "top5": score.top5}
-        history.append(row)
-        is_best = row.get("top1", -1.0) > best
-        best = max(best, row.get("top1", -1.0))
-        if not world.is_first:
-            continue
-        if config.save_checkpoint and (is_best or epoch % config.save_checkpoint_epochs == 0
-                                       or epoch == config.epoch_size):
-            about = {"config": config.as_dict(), "classes": classes, "epoch": epoch, "step": epoch * steps,
-                     "metrics": row, "best_top1": best, "history": history}
-            checkpoints.save(name, scored_parameters(network, average), training_state(train_step), about, is_best)
-        write_curves(history, checkpoints.path)
-    bar.close()
+    monitor = Monitor(lr, config, steps, write=bar.write)
+    with StopRequest() as stop, bar:
+        while progress.step < run.total_steps:
+            epoch, first_step = divmod(progress.step, steps)
+            monitor.epoch_begin(epoch, progress.losses)
+            for step, batch in enumerate(stop.heeding(train_data.epoch(epoch, first_step)), first_step):
+                monitor.step_end(step, *train_step(*batch))
+                divergence.check(monitor.bad_steps,
+                                 f"step {step} of epoch {epoch}, learning rate {lr[progress.step]:g}")
+                progress.step += 1
+                bar.update()
+                if step + 1 == steps:
+                    break
+                stopping = monitor.is_fetched and any_rank(stop.is_wanted, world)
+                if stopping or (config.save_checkpoint_steps and (step + 1) % config.save_checkpoint_steps == 0):
+                    recorder.save_within_epoch(monitor)
+                if stopping:
+                    recorder.end()
+                    sys.exit(stop.exit_status)
+
+            row = {"epoch": epoch + 1, "loss": monitor.epoch_end(), "lr": float(lr[progress.step - 1])}
+            average_parameters(batch_norm_statistics(train_step), world)
+            if eval_data:
+                score = evaluate(scored, eval_data, world)
+                row |= {"val_loss": score.loss, "top1": score.top1, "top5": score.top5}
+                if world.is_first:
+                    bar.write(f"result: {score} ckpt={recorder.path}")
+            stopping = any_rank(stop.is_wanted, world)
+            recorder.save_epoch(row, always=stopping)
+            if stopping and progress.step < run.total_steps:
+                recorder.end()
+                sys.exit(stop.exit_status)
+    recorder.end()
 
 
 def data_source(config: Config, world: World, folder: ImageFolder, backbone: nn.Cell, training: bool) -> Data:

@@ -6,6 +6,7 @@ and the digest of the checkpoint.
 """
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -50,7 +51,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
-    about = _read_json(path.with_suffix(".json"))
+    about = read_about(path)
     if path.stat().st_size == 0:
         raise UserError(f"{path}: this checkpoint is empty; use another one")
     if about.get("sha256", digest := file_digest(path)) != digest:
@@ -80,13 +81,36 @@ def write_checkpoint(path: Path, network: Mapping[str, Tensor], state: Mapping[s
         temporary.write_text(json.dumps({**about, "sha256": digest}, indent=1) + "\n", encoding="utf-8")
 
 
-class CheckpointFolder:
-    """The checkpoints of one run: the latest few, `best` and `last`. It removes none that it did not write."""
+@dataclass(frozen=True)
+class Retention:
+    """Which numbered checkpoints of a run are kept."""
 
-    def __init__(self, path: Path, keep: int) -> None:
+    latest: int  # the newest so many
+    best: int = 0  # those of the best so many epochs
+    every: int = 0  # those of every so manieth epoch; 0 for none
+
+
+class CheckpointFolder:
+    """The checkpoints of one run: numbered ones, `best` and `last`. It removes none but this run's own.
+
+    Args:
+        path: the folder.
+        retention: what to keep besides `best` and `last`.
+    """
+
+    def __init__(self, path: Path, retention: Retention) -> None:
         self.path = path
-        self._keep = keep
-        self._written: list[Path] = []
+        self._retention = retention
+        self._written: list[tuple[Path, dict[str, Any]]] = []  # oldest first, with what their JSON says
+
+    def go_on_from(self, checkpoint: Checkpoint) -> None:
+        """Take over the checkpoints of the run that this one is of; mend `best` and `last`, which are written last."""
+        run = checkpoint.about["run"]
+        found = [(path, about) for path in self.path.glob("mobilenetv2*-*_*.ckpt")
+                 if (about := _about_or_nothing(path)).get("run") == run and about["step"] <= checkpoint.about["step"]]
+        self._written = sorted(found, key=lambda entry: entry[1]["step"])
+        if checkpoint.path in {path for path, _ in found}:
+            self._name_latest(checkpoint.path, checkpoint.about)
 
     def set_aside_earlier_run(self) -> None:
         """Move what an earlier run left here into a folder of the present date."""
@@ -107,19 +131,40 @@ class CheckpointFolder:
             raise UserError(f"{aside}: cannot set an earlier run's checkpoints aside: {error.strerror}") from error
         print(f"{self.path}: an earlier run's checkpoints are now in {aside.name}/")
 
-    def save(self, name: str, network: Mapping[str, Tensor], state: Mapping[str, Tensor], about: dict[str, Any],
-             best: bool) -> None:
-        """Write a checkpoint as `name` and as `last`, and as `best` if it is; drop the oldest beyond those to keep."""
+    def save(self, name: str, network: Mapping[str, Tensor], state: Mapping[str, Tensor],
+             about: dict[str, Any]) -> bool:
+        """Write a checkpoint as `name` and as `last`, and as `best` if its JSON says so; drop what is not to be kept.
+
+        Returns whether that was possible: a full disk costs this checkpoint, but none before it.
+        """
         path = self.path / f"{name}.ckpt"
-        write_checkpoint(path, network, state, about)
-        self._written.append(path)
-        for second_name in (LAST, BEST) if best else (LAST,):
+        try:
+            write_checkpoint(path, network, state, about)
+            self._name_latest(path, about)
+        except UserError as error:
+            print(f"warning: no checkpoint this time, training goes on: {error}", file=sys.stderr)
+            return False
+        self._written = [entry for entry in self._written if entry[0] != path] + [(path, about)]
+        keep = self._kept()
+        for old, _ in self._written:
+            if old not in keep:
+                for file in (old, old.with_suffix(".json")):
+                    file.unlink(missing_ok=True)
+        self._written = [entry for entry in self._written if entry[0] in keep]
+        return True
+
+    def _name_latest(self, path: Path, about: Mapping[str, Any]) -> None:
+        for second_name in (LAST, BEST) if about["is_best"] else (LAST,):
             for file in (path, path.with_suffix(".json")):
                 link_or_copy(file, self.path / f"{second_name}{file.suffix}")
-        while len(self._written) > self._keep:
-            oldest = self._written.pop(0)
-            for file in (oldest, oldest.with_suffix(".json")):
-                file.unlink(missing_ok=True)
+
+    def _kept(self) -> set[Path]:
+        whole = [(path, about) for path, about in self._written if about["whole_epoch"]]
+        by_score = sorted(whole, key=lambda entry: entry[1]["metrics"].get("top1", -1.0), reverse=True)
+        every = self._retention.every
+        kept = [self._written[-1], *whole[-self._retention.latest:], *by_score[:self._retention.best],
+                *((path, about) for path, about in whole if every and about["epoch"] % every == 0)]
+        return {path for path, _ in kept}
 
 
 def file_digest(path: Path) -> str:
@@ -129,13 +174,26 @@ def file_digest(path: Path) -> str:
             else hashlib.sha256(file.read()).hexdigest()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_about(path: Path) -> dict[str, Any]:
+    """The JSON beside a checkpoint; empty if there is none.
+
+    Raises:
+        UserError: it cannot be read or is no description of a checkpoint.
+    """
+    path = path.with_suffix(".json")
     if not path.is_file():
         return {}
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot read what the checkpoint beside it is: {error}") from error
     if not isinstance(about, dict):
         raise UserError(f"{path}: not the description of a checkpoint")
     return about
+
+
+def _about_or_nothing(path: Path) -> dict[str, Any]:
+    try:
+        return read_about(path)
+    except UserError:
+        return {}

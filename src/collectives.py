@@ -41,12 +41,35 @@ def average_parameters(parameters: Iterable[Parameter], world: World) -> None:
 
 
 def broadcast_parameters(parameters: Iterable[Parameter], world: World) -> None:
-    """Give every rank the values that rank 0 has of the float32 parameters."""
-    chosen = [parameter for parameter in parameters if parameter.dtype == ms.float32]
+    """Give every rank the values that rank 0 has of parameters of float32 or of counts."""
+    chosen = list(parameters)
+    floats = [parameter for parameter in chosen if parameter.dtype == ms.float32]
     if world.rank_size == 1 or not chosen:
         return
-    values = Tensor(np.concatenate([parameter.asnumpy().ravel() for parameter in chosen]))
-    _set_values(chosen, ops.Broadcast(0)((values,))[0].asnumpy())
+    if floats:
+        values = Tensor(np.concatenate([parameter.asnumpy().ravel() for parameter in floats]))
+        _set_values(floats, ops.Broadcast(0)((values,))[0].asnumpy())
+    for parameter in chosen:
+        if parameter.dtype != ms.float32:
+            counts = broadcast_counts(parameter.asnumpy().astype(np.int64), world)
+            parameter.set_data(Tensor(counts.astype(parameter.asnumpy().dtype)))
+
+
+def broadcast_counts(counts: np.ndarray, world: World) -> np.ndarray:
+    """The int64 array that rank 0 has, of 0 to 2^48 - 1 each; the others' values do not matter."""
+    return sum_counts(counts if world.is_first else np.zeros_like(counts), world)
+
+
+def gather_rows(values: np.ndarray, world: World) -> np.ndarray:
+    """R x n float32: each rank's n values, in the order of the ranks, on every rank."""
+    rows = np.zeros((world.rank_size, len(values)), np.float32)
+    rows[world.rank] = values
+    return sum_floats(rows, world)
+
+
+def any_rank(condition: bool, world: World) -> bool:
+    """Whether a condition holds on at least one rank."""
+    return bool(sum_floats(np.array([condition], np.float32), world)[0])
 
 
 def _set_values(parameters: list[Parameter], values: np.ndarray) -> None:

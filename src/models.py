@@ -1,4 +1,5 @@
 """The network of a run, its loss, and the log of its training."""
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -89,45 +90,60 @@ class CrossEntropyWithLabelSmooth(nn.Cell):
 class Monitor:
     """Losses and times of a run, as the log lines that users of MindSpore's model zoo know.
 
-    Losses are fetched from the device at a log line only, so that an accelerator is not made to wait for the host.
+    Losses are fetched from the device at a log line only, so that an accelerator is not made to wait for the host; on
+    CPU after every step. A step is bad if its update was left out because the gradients were not finite.
     """
 
-    def __init__(self, lr: np.ndarray, epochs: int, steps_per_epoch: int, log_steps: int,
+    def __init__(self, lr: np.ndarray, config: Config, steps_per_epoch: int,
                  write: Callable[[str], None] = print) -> None:
-        self._lr, self._epochs, self._steps = lr, epochs, steps_per_epoch
-        self._log_steps, self._write = log_steps, write
-        self._losses: list[float] = []
-        self._pending: list[Tensor] = []
+        self._lr, self._epochs, self._steps = lr, config.epoch_size, steps_per_epoch
+        self._log_steps, self._write = config.log_steps, write
+        self._fetch_steps = 1 if config.platform == "CPU" else config.log_steps
+        self.losses: list[float] = []  # of the epoch's steps that were fetched
+        self.bad_steps: list[int] = []  # of those, the ones whose update was left out
+        self._pending: list[tuple[Tensor, Tensor]] = []
 
-    def epoch_begin(self, epoch: int) -> None:
-        """Start the clock of an epoch (from 0)."""
-        self._epoch, self._losses, self._pending = epoch, [], []
+    def epoch_begin(self, epoch: int, losses: Sequence[float] = ()) -> None:
+        """Start the clock of an epoch (from 0), of which a resumed run may have done some steps."""
+        self._epoch, self.losses, self.bad_steps, self._pending = epoch, list(losses), [], []
         self._begin = self._line_begin = time.perf_counter()
+        self._steps_before = len(self.losses)
 
-    def step_end(self, step: int, loss: Tensor) -> None:
-        """Take the loss of a step (from 0); write a line every `log_steps` and at the end of the epoch."""
-        self._pending.append(loss)
-        if (step + 1) % self._log_steps and step + 1 != self._steps:
+    def step_end(self, step: int, loss: Tensor, applied: Tensor) -> None:
+        """Take what a step (from 0) returned; write a line every `log_steps` and at the end of the epoch."""
+        self._pending.append((loss, applied))
+        done = step + 1
+        if done % self._fetch_steps == 0 or done == self._steps:
+            self.fetch()
+        if done % self._log_steps and done != self._steps:
             return
-        losses = self.losses()
         now = time.perf_counter()
         self._write(f"epoch: [{self._epoch:3d}/{self._epochs:3d}], step:[{step:5d}/{self._steps:5d}], "
-                    f"loss:[{losses[-1]:5.3f}/{np.mean(losses):5.3f}], "
+                    f"loss:[{self.losses[-1]:5.3f}/{np.mean(self.losses):5.3f}], "
                     f"time:[{1000 * (now - self._line_begin):5.3f}], "
                     f"lr:[{self._lr[self._epoch * self._steps + step]:5.3f}]")
         self._line_begin = now
 
+    @property
+    def is_fetched(self) -> bool:
+        """Whether the values of all steps so far are here, so that asking for more costs no waiting."""
+        return not self._pending
+
+    def fetch(self) -> None:
+        """Take the pending steps' values from the device."""
+        for loss, applied in self._pending:
+            if not applied.asnumpy():
+                self.bad_steps.append(len(self.losses))
+            self.losses.append(float(loss.asnumpy()))
+        self._pending = []
+
     def epoch_end(self) -> float:
         """Write the epoch's line; returns the mean loss of all its steps."""
         milliseconds = 1000 * (time.perf_counter() - self._begin)
-        losses = self.losses()
-        loss = float(np.mean(losses))
-        self._write(f"epoch time: {milliseconds:5.3f}, per step time: {milliseconds / len(losses):5.3f}, "
+        loss = float(np.mean([loss for loss in self.losses if math.isfinite(loss)] or [math.nan]))
+        self._write(f"epoch time: {milliseconds:5.3f}, "
+                    f"per step time: {milliseconds / (len(self.losses) - self._steps_before):5.3f}, "
                     f"avg loss: {loss:5.3f}")
+        if self.bad_steps:
+            self._write(f"{len(self.bad_steps)} steps of this epoch left out: their gradients were not finite")
         return loss
-
-    def losses(self) -> Sequence[float]:
-        """Losses of the epoch's steps so far."""
-        self._losses += [float(loss.asnumpy()) for loss in self._pending]
-        self._pending = []
-        return self._losses

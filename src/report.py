@@ -11,13 +11,17 @@ from src.files import whole_file
 History = list[dict[str, Any]]  # a row per epoch: epoch, loss, lr and, where validated, val_loss, top1, top5
 
 
-def write_curves(history: History, folder: Path) -> None:
-    """`curves.csv`, a row per epoch, and `curves.png`: loss, learning rate and validation."""
+def write_table(history: History, path: Path) -> None:
+    """The curves as CSV, a row per epoch."""
     columns = list(dict.fromkeys(column for row in history for column in row))
-    with whole_file(folder / "curves.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, columns)
         table.writeheader()
         table.writerows(history)
+
+
+def draw_curves(history: History, path: Path) -> None:
+    """Loss, learning rate and validation accuracy over the epochs, as a picture."""
     figure, (left, middle, right) = _subplots(3, (13, 3.6))
     _line(left, history, "loss", "training")
     _line(left, history, "val_loss", "validation")
@@ -30,7 +34,7 @@ def write_curves(history: History, folder: Path) -> None:
     for axes in (left, right):
         if axes.lines:
             axes.legend()
-    _save(figure, folder / "curves.png")
+    _save(figure, path)
 
 
 def write_confusion(confusion: np.ndarray, classes: Sequence[str], path: Path) -> None:

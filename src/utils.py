@@ -19,7 +19,11 @@ def load_weights(network: nn.Cell, checkpoint: Checkpoint, filter_head: bool = F
     Raises:
         UserError: a parameter is missing, unexpected or of another shape; `network` is unchanged.
     """
-    wanted = network_parameters(network)
+    load_parameters(network_parameters(network), checkpoint, filter_head)
+
+
+def load_parameters(wanted: Mapping[str, Tensor], checkpoint: Checkpoint, filter_head: bool = False) -> None:
+    """As `load_weights`, into parameters by the names that they have in a checkpoint."""
     offered: Mapping[str, Tensor] = checkpoint.network
     if filter_head:
         wanted, offered = ({name: value for name, value in side.items() if not name.startswith(HEAD_PREFIX)}

@@ -1,0 +1,58 @@
+"""Steps whose loss or gradients are not finite. `TrainStep` leaves the weights as they were; this does the rest."""
+from collections.abc import Callable
+
+from mindspore import Parameter, Tensor
+
+from src.errors import UserError
+from src.model_utils.config import Config
+
+ROLLBACKS = 3  # to one checkpoint; a run that comes no further than that is lost
+
+
+class Divergence:
+    """Does as `on_nan` says: stop, skip the step, or roll back to the last checkpoint.
+
+    Under float16 such a step is an overflow, to be expected now and then, and skipped whatever `on_nan` says.
+
+    Args:
+        config: `on_nan` and `amp_level` count here.
+        statistics: batch norm statistics; the forward pass of a skipped step may have spoiled them.
+        roll_back: sets weights and momenta back to the last checkpoint; returns False if there is none.
+    """
+
+    def __init__(self, config: Config, statistics: list[Parameter], roll_back: Callable[[], bool]) -> None:
+        self._choice = config.on_nan if config.amp_level == "O0" else "overflow"
+        self._statistics = statistics
+        self._roll_back = roll_back
+        self._seen = 0
+        self._rollbacks = 0
+        self._good_statistics = self._copy()
+
+    def checkpoint_saved(self) -> None:
+        """The run got somewhere: rolling back may be tried again."""
+        self._rollbacks = 0
+
+    def check(self, bad_steps: list[int], where: str) -> None:
+        """Act on the steps of the present epoch that were left out; `where` describes the latest for people.
+
+        Raises:
+            UserError: the run is to stop, or cannot be rolled back.
+        """
+        new, self._seen = len(bad_steps) > self._seen, len(bad_steps)
+        if not new:
+            self._good_statistics = self._copy()
+        elif self._choice == "stop":
+            raise UserError(f"the loss or its gradients are not finite at {where}; the last checkpoint is good: lower "
+                            "--lr_max, or see --on_nan")
+        elif self._choice == "skip":
+            for parameter, value in zip(self._statistics, self._good_statistics, strict=True):
+                parameter.set_data(value)
+        elif self._choice == "rollback":
+            self._rollbacks += 1
+            if self._rollbacks > ROLLBACKS or not self._roll_back():
+                raise UserError(f"the loss or its gradients are not finite at {where}, and "
+                                + (f"{ROLLBACKS} returns to the last checkpoint did not help" if self._rollbacks > 1
+                                   else "there is no checkpoint to go back to") + "; lower --lr_max")
+
+    def _copy(self) -> list[Tensor]:
+        return [Tensor(parameter.asnumpy()) for parameter in self._statistics] if self._choice == "skip" else []

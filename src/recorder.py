@@ -1,0 +1,152 @@
+"""The record of a run on disk: checkpoints and curves, and the way back from them.
+
+Rank 0 alone reads and writes files; the other ranks take part where values of all ranks are needed.
+"""
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mindspore import Tensor, nn
+
+from src.checkpoint import LAST, Checkpoint, CheckpointFolder, Retention, read_checkpoint
+from src.collectives import broadcast_counts, broadcast_parameters, gather_rows, sum_floats
+from src.device import World
+from src.errors import UserError
+from src.models import Monitor
+from src.report import draw_curves, write_table
+from src.resume import Progress, Run, find_checkpoint, lock_folder
+from src.train_step import TrainStep, batch_norm_statistics, training_state
+from src.utils import load_parameters, load_weights, scored_parameters
+
+RANKS_STATISTICS = "batch_norm_of_ranks"  # R x n float32: between validations each rank has statistics of its own
+
+
+class Recorder:
+    """Saves a run and brings it back.
+
+    Args:
+        run: what the run is; it goes on only from a checkpoint of the same run.
+        network: the whole network, of which `train_step` trains all or the head.
+        average: the moving average of `network`, if the run keeps one.
+    """
+
+    def __init__(self, run: Run, train_step: TrainStep, network: nn.Cell, average: nn.Cell | None,
+                 world: World) -> None:
+        config = run.config
+        self.progress = Progress()
+        self.folder = Path(config.save_checkpoint_path)
+        self._run, self._world = run, world
+        self._train_step, self._network, self._average = train_step, network, average
+        self._checkpoints = CheckpointFolder(self.folder, Retention(
+            config.keep_checkpoint_max, config.keep_checkpoint_best, config.keep_checkpoint_every))
+        self._last_is_written = True
+
+    def begin(self) -> None:
+        """Go on from this run's last checkpoint, or set aside what an earlier run left; make all ranks equal."""
+        checkpoint = None
+        if self._world.is_first:
+            lock_folder(self.folder)
+            checkpoint = find_checkpoint(self._run, self.folder)
+            if checkpoint:
+                self.progress = Progress.of(checkpoint.about)
+                self._checkpoints.go_on_from(checkpoint)
+                print(f"resuming from {checkpoint.path}: {self.progress.step} of {self._run.total_steps} steps done")
+            else:
+                self._checkpoints.set_aside_earlier_run()
+        self.progress.step = int(broadcast_counts(np.array([self.progress.step]), self._world)[0])
+        self._restore(checkpoint)
+
+    def roll_back(self) -> bool:
+        """Set weights, momenta and statistics, but no counters, back to the last checkpoint; False if there is none."""
+        last = self.folder / f"{LAST}.ckpt"
+        found = bool(broadcast_counts(np.array([int(last.is_file())]), self._world)[0])
+        if found:
+            counters = {name: value.asnumpy() for name, value in training_state(self._train_step).items()
+                        if np.issubdtype(value.asnumpy().dtype, np.integer)}
+            self._restore(read_checkpoint(last) if self._world.is_first else None)
+            for name, value in training_state(self._train_step).items():
+                if name in counters:
+                    value.set_data(Tensor(counters[name]))
+        return found
+
+    @property
+    def path(self) -> Path:
+        """Where the present checkpoint goes: `mobilenetv2-<epoch>_<step in it>.ckpt`, both from 1."""
+        head = "_head" if self._run.config.freeze_layer == "backbone" else ""
+        epoch, step = divmod(self.progress.step - 1, self._run.steps_per_epoch)
+        return self.folder / f"mobilenetv2{head}-{epoch + 1}_{step + 1}.ckpt"
+
+    def save_epoch(self, row: dict[str, Any], always: bool = False) -> None:
+        """Take the figures of a finished epoch; write the table and, if it is time or `always`, a checkpoint."""
+        config, progress = self._run.config, self.progress
+        is_best = row.get("top1", -1.0) > progress.best_top1
+        progress.best_top1 = max(progress.best_top1, row.get("top1", -1.0))
+        progress.losses = []
+        progress.history.append(row)
+        if config.save_checkpoint and (always or is_best or row["epoch"] % config.save_checkpoint_epochs == 0
+                                       or row["epoch"] == config.epoch_size):
+            self._save(row, whole_epoch=True, is_best=is_best)
+        if self._world.is_first:
+            write_table(progress.history, self.folder / "curves.csv")
+
+    def save_within_epoch(self, monitor: Monitor) -> None:
+        """Write a checkpoint between two steps of an epoch, whose losses so far `monitor` has."""
+        monitor.fetch()
+        self.progress.losses = list(monitor.losses)
+        if self._run.config.save_checkpoint:
+            self._save({}, whole_epoch=False, is_best=False)
+
+    def end(self) -> None:
+        """Draw the curves.
+
+        Raises:
+            UserError: the last checkpoint could not be written.
+        """
+        if self._world.is_first and self.progress.history:
+            draw_curves(self.progress.history, self.folder / "curves.png")
+        if not self._last_is_written:
+            raise UserError(f"{self.folder}: the last checkpoint could not be written; make room, and start again to "
+                            "go on from the one before it")
+
+    def _save(self, metrics: dict[str, Any], whole_epoch: bool, is_best: bool) -> None:
+        state = training_state(self._train_step)
+        if self._world.rank_size > 1:
+            state[RANKS_STATISTICS] = Tensor(gather_rows(self._statistics(), self._world))
+        if self._world.is_first:
+            progress = asdict(self.progress)
+            about = {**self._run.about(), "epoch": self.progress.step // self._run.steps_per_epoch, **progress,
+                     "metrics": metrics, "whole_epoch": whole_epoch, "is_best": is_best}
+            self._last_is_written = self._checkpoints.save(
+                self.path.stem, scored_parameters(self._network, self._average), state, about)
+
+    def _restore(self, checkpoint: Checkpoint | None) -> None:
+        """Load a checkpoint, if rank 0 found one, and give all ranks what rank 0 has."""
+        rows = np.zeros((self._world.rank_size, len(self._statistics())), np.float32)
+        if checkpoint:
+            load_weights(self._network, checkpoint)
+            load_parameters(scored_parameters(self._network, self._average), checkpoint)
+            state = dict(checkpoint.state)
+            if self._world.rank_size > 1:
+                rows = state.pop(RANKS_STATISTICS).asnumpy()
+            wanted = training_state(self._train_step)
+            if differing := sorted(wanted.keys() ^ state.keys()):
+                raise UserError(f"{checkpoint.path}: cannot resume from this checkpoint: {len(differing)} parts of the "
+                                f"training state differ, like {differing[0]}")
+            for name, value in wanted.items():
+                value.set_data(state[name].astype(value.dtype))
+        if self._world.rank_size == 1:
+            return
+        broadcast_parameters(self._network.get_parameters(), self._world)
+        broadcast_parameters(self._train_step.get_parameters(), self._world)
+        loaded = broadcast_counts(np.array([int(checkpoint is not None)]), self._world)[0]
+        mine = sum_floats(rows, self._world)[self._world.rank]
+        if loaded:
+            ends = np.cumsum([parameter.size for parameter in batch_norm_statistics(self._train_step)])[:-1]
+            for parameter, part in zip(batch_norm_statistics(self._train_step), np.split(mine, ends), strict=True):
+                parameter.set_data(Tensor(part.reshape(parameter.shape)))
+
+    def _statistics(self) -> np.ndarray:
+        """This rank's batch norm statistics, one after the other."""
+        parts = [parameter.asnumpy().ravel() for parameter in batch_norm_statistics(self._train_step)]
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
