@@ -1,21 +1,15 @@
 """Network of a run, loss, dropout with a state, and the log lines."""
-import re
 from collections.abc import Callable
 
 import mindspore as ms
 import numpy as np
 import pytest
-from conftest import config_for
+from conftest import EPOCH_LINE, STEP_LINE, config_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mindspore import Tensor, nn, ops
 
 from src.models import EMA_PREFIX, CrossEntropyWithLabelSmooth, Monitor, ResumableDropout, define_average, define_net
-
-# The mission's forms.
-STEP_LINE = re.compile(r"epoch: \[\s*\d+/\s*\d+\], step:\[\s*\d+/\s*\d+\], loss:\[\s*[\d.]+/\s*[\d.]+\], "
-                       r"time:\[\s*[\d.]+\], lr:\[\s*[\d.]+\]")
-EPOCH_LINE = re.compile(r"epoch time: [\d.]+, per step time: [\d.]+, avg loss: \s*[\d.]+")
 
 
 def weights_of(network: nn.Cell) -> dict[str, np.ndarray]:
