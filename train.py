@@ -15,8 +15,10 @@ from tqdm import tqdm
 from src.checkpoint import read_checkpoint
 from src.collectives import any_rank, average_parameters
 from src.dataset import Augmentation, Data, FeatureData, ImageData
+from src.dataset_cache import dataset_cache
 from src.device import World, setup_device
 from src.divergence import Divergence
+from src.dry_run import describe_run
 from src.errors import UserError, run_command
 from src.evaluation import evaluate
 from src.features import pooled_features
@@ -48,6 +50,10 @@ def main() -> None:
     if frozen and not config.pretrain_ckpt:
         raise UserError("--freeze_layer backbone trains a classifier on a trained backbone: name one, "
                         "--pretrain_ckpt CHECKPOINT")
+    if config.dry_run:
+        if world.is_first:
+            print(describe_run(config, world, train_folder, eval_folder))
+        return
     if config.pretrain_ckpt:
         pretrained = read_checkpoint(Path(config.pretrain_ckpt))
         config = config.adopt(pretrained.config, "width_mult")
@@ -127,7 +133,8 @@ def data_source(config: Config, world: World, folder: ImageFolder, backbone: nn.
                            rank=world.rank, rank_size=world.rank_size)
     return ImageData(folder, config.image_size, config.batch_size, training=training, seed=config.seed,
                      augmentation=Augmentation(config.crop_scale, config.flip, config.color_jitter),
-                     num_workers=config.num_workers, rank=world.rank, rank_size=world.rank_size)
+                     num_workers=config.num_workers, rank=world.rank, rank_size=world.rank_size,
+                     cache=dataset_cache(config))
 
 
 def validation_folder(config: Config, train_folder: ImageFolder) -> ImageFolder | None:

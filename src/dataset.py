@@ -92,12 +92,12 @@ class ImageData:
 
     def __init__(self, folder: ImageFolder, image_size: int, batch_size: int, *, training: bool, seed: int = 0,
                  augmentation: Augmentation = Augmentation(), num_workers: int = 1, rank: int = 0,
-                 rank_size: int = 1) -> None:
-        self.images, self.batch_size, self.steps_per_epoch = _share(len(folder), batch_size, training, rank, rank_size)
+                 rank_size: int = 1, cache: ds.DatasetCache | None = None) -> None:
+        self.images, self.batch_size, self.steps_per_epoch = share(len(folder), batch_size, training, rank, rank_size)
         self.training = training
         self._transforms = train_transforms(image_size, augmentation) if training else eval_transforms(image_size)
         self._folder, self._workers = folder, usable_workers(num_workers)
-        self._seed, self._rank, self._rank_size = seed, rank, rank_size
+        self._seed, self._rank, self._rank_size, self._cache = seed, rank, rank_size, cache
 
     def epoch(self, epoch: int = 0, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch: N x 3 x size x size float32 pictures and N int32 labels.
@@ -127,7 +127,7 @@ class ImageData:
     def _pipeline(self, order: np.ndarray) -> ds.Dataset:
         pipeline = ds.ImageFolderDataset(str(self._folder.root), num_parallel_workers=self._workers, decode=False,
                                          sampler=ds.SubsetSampler(self._folder.rows[order].tolist()),
-                                         extensions=list(self._folder.extensions),
+                                         extensions=list(self._folder.extensions), cache=self._cache,
                                          class_indexing={name: i for i, name in enumerate(self._folder.classes)})
         pipeline = pipeline.map(self._transforms, "image", num_parallel_workers=self._workers)
         return pipeline.batch(self.batch_size, num_parallel_workers=1)
@@ -148,7 +148,7 @@ class FeatureData:
 
     def __init__(self, features: np.ndarray, labels: np.ndarray, batch_size: int, *, training: bool,
                  seed: int = 0, rank: int = 0, rank_size: int = 1) -> None:
-        self.images, self.batch_size, self.steps_per_epoch = _share(len(labels), batch_size, training, rank, rank_size)
+        self.images, self.batch_size, self.steps_per_epoch = share(len(labels), batch_size, training, rank, rank_size)
         self._features, self._labels, self._training, self._seed = features, labels, training, seed
         self._rank, self._rank_size = rank, rank_size
 
@@ -165,7 +165,7 @@ class FeatureData:
             yield Tensor(self._features[np.pad(chosen, (0, missing), mode="edge")]), Tensor(labels)
 
 
-def _share(images: int, batch_size: int, training: bool, rank: int, rank_size: int) -> tuple[int, int, int]:
+def share(images: int, batch_size: int, training: bool, rank: int, rank_size: int) -> tuple[int, int, int]:
     """What a rank has of `images` pictures: how many, in batches of what size, and in how many of them.
 
     In training every rank takes as many steps, of batches of one size: those that the smallest share fills.

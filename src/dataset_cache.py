@@ -1,0 +1,23 @@
+"""The cache server of MindSpore's data engine: it keeps the encoded pictures of a slow file system in memory.
+
+`scripts/run_train_nfs_cache.sh` starts it and makes a session. Host and port are those of MS_CACHE_HOST and
+MS_CACHE_PORT, which MindSpore itself reads.
+"""
+import mindspore.dataset as ds
+
+from src.errors import UserError
+from src.model_utils.config import Config
+
+
+def dataset_cache(config: Config) -> ds.DatasetCache | None:
+    """The cache for one image folder, or None if no cache is wanted.
+
+    Raises:
+        UserError: a cache is wanted, but no session is named.
+    """
+    if not config.enable_cache:
+        return None
+    if config.cache_session_id == 0:
+        raise UserError("enable_cache is True, but there is no session: give --cache_session_id (dataset-cache -g "
+                        "makes one), or start with bash scripts/run_train_nfs_cache.sh, which does all that")
+    return ds.DatasetCache(session_id=config.cache_session_id, size=0)  # 0: as much as the server has
