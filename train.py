@@ -95,7 +95,7 @@ def main() -> None:
         while progress.step < run.total_steps:
             epoch, first_step = divmod(progress.step, steps)
             monitor.epoch_begin(epoch, progress.losses)
-            for step, batch in enumerate(stop.heeding(train_data.epoch(epoch, first_step)), first_step):
+            for step, batch in enumerate(train_data.epoch(epoch, first_step), first_step):
                 monitor.step_end(step, *train_step(*batch))
                 divergence.check(monitor.bad_steps,
                                  f"step {step} of epoch {epoch}, learning rate {lr[progress.step]:g}")

@@ -1,45 +1,41 @@
 """Ctrl-C and SIGTERM: finish the step, save, then end."""
+import ctypes
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+import threading
 from types import FrameType, TracebackType
-from typing import TypeVar
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-Item = TypeVar("Item")
+SIGACTION_BYTES = 256  # more than a `struct sigaction` has on any Linux
+KEEP_SECONDS = 0.02
 
 
 class StopRequest:
-    """While entered, the first SIGINT or SIGTERM is noted; a second one ends the process at once."""
+    """While entered, the first SIGINT or SIGTERM is noted; a second one ends the process at once.
+
+    MindSpore puts a SIGINT handler of its own in place whenever a graph runs, which turns SIGINT into SIGTERM. A thread
+    puts this one back, so that Ctrl-C is told from a termination.
+    """
 
     def __init__(self) -> None:
-        self.signal: int | None = None
+        self._signal: int | None = None
+        self._left = threading.Event()
 
     def __enter__(self) -> "StopRequest":
-        self._previous = {number: signal.getsignal(number) for number in SIGNALS}
-        self._listen()
+        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        threading.Thread(target=self._keep_handler, daemon=True).start()
         return self
-
-    def heeding(self, batches: Iterable[Item]) -> Iterator[Item]:
-        """`batches`, with the signals heard in between: each MindSpore pipeline that starts takes SIGINT for itself."""
-        for batch in batches:
-            self._listen()
-            yield batch
-
-    def _listen(self) -> None:
-        for number in SIGNALS:
-            signal.signal(number, self._note)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
+        self._left.set()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     @property
     def is_wanted(self) -> bool:
         """Whether a signal came."""
-        return self.signal is not None
+        return self._signal is not None
 
     @property
     def exit_status(self) -> int:
@@ -47,10 +43,17 @@ class StopRequest:
 
         A rank that stops because another one got a signal ends like that of SIGTERM.
         """
-        return 128 + (self.signal or signal.SIGTERM)
+        return 128 + (self._signal or signal.SIGTERM)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
+        if self._signal is not None:
             os._exit(128 + number)
-        self.signal = number
+        self._signal = number
         print(f"{signal.Signals(number).name}: stopping after this step; once more to stop at once", file=sys.stderr)
+
+    def _keep_handler(self) -> None:
+        sigaction = ctypes.CDLL(None).sigaction
+        ours = ctypes.create_string_buffer(SIGACTION_BYTES)
+        sigaction(signal.SIGINT, None, ours)
+        while not self._left.wait(KEEP_SECONDS):
+            sigaction(signal.SIGINT, ours, None)
