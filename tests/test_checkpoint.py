@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from src.checkpoint import CheckpointFolder, file_digest, read_checkpoint, write_checkpoint
+from src.checkpoint import CheckpointFolder, Retention, file_digest, read_checkpoint, write_checkpoint
 from src.errors import UserError
 
 NETWORK = {"backbone.w": np.arange(6, dtype=np.float32).reshape(2, 3), "head.b": np.ones(4, np.float32)}
@@ -128,9 +128,11 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 # ---- the folder of a run
 
-def save(folder: CheckpointFolder, epoch: int, best: bool = False) -> None:
+def save(folder: CheckpointFolder, epoch: int, best: bool = False, top1: float = 0.0, step: int = 5) -> None:
+    about = {"epoch": epoch, "step": step, "metrics": {"top1": top1} if step == 5 else {}, "whole_epoch": step == 5,
+             "is_best": best}
     network = tensors({"head.b": np.full(2, epoch, np.float32)})
-    folder.save(f"mobilenetv2-{epoch}_5", network, {}, {"epoch": epoch}, best)
+    assert folder.save(f"mobilenetv2-{epoch}_{step}", network, {}, about)
 
 
 def names(folder: Path) -> list[str]:
@@ -138,7 +140,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_keeps_the_latest_and_best_and_last(tmp_path: Path) -> None:
-    folder = CheckpointFolder(tmp_path, keep=2)
+    folder = CheckpointFolder(tmp_path, Retention(latest=2))
     for epoch in range(1, 6):
         save(folder, epoch, best=epoch == 2)
     stems = ["best", "last", "mobilenetv2-4_5", "mobilenetv2-5_5"]
@@ -149,8 +151,42 @@ def test_keeps_the_latest_and_best_and_last(tmp_path: Path) -> None:
         assert checkpoint.network["head.b"].asnumpy().tolist() == [epoch, epoch]
 
 
+def test_keeps_the_best_and_every_so_manieth_too(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, Retention(latest=1, best=2, every=3))
+    scores = [0.9, 0.1, 0.2, 0.8, 0.3, 0.4, 0.5]
+    for epoch, top1 in enumerate(scores, 1):
+        save(folder, epoch, top1=top1)
+    kept = {int(path.stem.partition("-")[2].partition("_")[0]) for path in tmp_path.glob("mobilenetv2-*.ckpt")}
+    assert kept == {7, 1, 4, 3, 6}  # the latest; the best two; every third
+
+
+def test_a_checkpoint_within_an_epoch_makes_way_for_the_next(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, Retention(latest=1))
+    save(folder, 1)
+    save(folder, 2, step=3)
+    assert {"mobilenetv2-1_5.ckpt", "mobilenetv2-2_3.ckpt"} <= set(names(tmp_path))
+    save(folder, 2)
+    assert [name for name in names(tmp_path) if name.startswith("mobilenetv2-") and name.endswith(".ckpt")] == [
+        "mobilenetv2-2_5.ckpt"]
+
+
+def test_a_checkpoint_that_cannot_be_written_costs_none_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                  capsys: pytest.CaptureFixture) -> None:
+    folder = CheckpointFolder(tmp_path, Retention(latest=1))
+    save(folder, 1)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_: object) -> None:
+        raise RuntimeError("No space left on device")
+
+    monkeypatch.setattr("mindspore.save_checkpoint", full)
+    assert not folder.save("mobilenetv2-2_5", {}, {}, {"whole_epoch": True, "is_best": True, "metrics": {}})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert "training goes on" in capsys.readouterr().err
+
+
 def test_an_earlier_run_is_moved_aside_whole(tmp_path: Path) -> None:
-    earlier = CheckpointFolder(tmp_path, keep=3)
+    earlier = CheckpointFolder(tmp_path, Retention(3))
     for epoch in (1, 2):
         save(earlier, epoch, best=True)
     (tmp_path / "curves.csv").write_text("epoch\n")
@@ -159,7 +195,7 @@ def test_an_earlier_run_is_moved_aside_whole(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("the user's own")
     (tmp_path / "resnet.ckpt").write_bytes(b"the user's own")
     contents = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    CheckpointFolder(tmp_path, keep=3).set_aside_earlier_run()
+    CheckpointFolder(tmp_path, Retention(3)).set_aside_earlier_run()
     aside, = (path for path in tmp_path.iterdir() if path.is_dir())
     assert names(tmp_path) == sorted([aside.name, "notes.txt", "resnet.ckpt"])
     found = {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -168,13 +204,13 @@ def test_an_earlier_run_is_moved_aside_whole(tmp_path: Path) -> None:
 
 
 def test_nothing_to_set_aside_makes_no_folder(tmp_path: Path) -> None:
-    CheckpointFolder(tmp_path / "new", keep=1).set_aside_earlier_run()
+    CheckpointFolder(tmp_path / "new", Retention(1)).set_aside_earlier_run()
     assert names(tmp_path) == []
 
 
 def test_runs_in_quick_succession_are_both_kept(tmp_path: Path) -> None:
     for epoch in (1, 2, 3):
-        folder = CheckpointFolder(tmp_path, keep=1)
+        folder = CheckpointFolder(tmp_path, Retention(1))
         folder.set_aside_earlier_run()
         save(folder, epoch)
     kept = {read_checkpoint(path).about["epoch"] for path in tmp_path.rglob("last.ckpt")}

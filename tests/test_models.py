@@ -134,11 +134,11 @@ def test_gradient_passes_where_the_value_did(dropout: Callable[..., ResumableDro
 def test_log_lines_keep_their_form_and_the_epochs_mean() -> None:
     lines: list[str] = []
     lr = np.linspace(0.1, 0.01, 10).astype(np.float32)
-    monitor = Monitor(lr, epochs=2, steps_per_epoch=5, log_steps=2, write=lines.append)
+    monitor = Monitor(lr, config_for("--epoch_size", 2, "--log_steps", 2), steps_per_epoch=5, write=lines.append)
     for epoch in range(2):
         monitor.epoch_begin(epoch)
         for step in range(5):
-            monitor.step_end(step, Tensor(float(step + epoch), ms.float32))
+            monitor.step_end(step, Tensor(float(step + epoch), ms.float32), Tensor(True))
         assert monitor.epoch_end() == pytest.approx(2 + epoch)  # the mean of all steps, not the last step's loss
     step_lines = [line for line in lines if line.startswith("epoch: ")]
     assert [STEP_LINE.fullmatch(line) is not None for line in step_lines] == [True] * 6
@@ -148,6 +148,26 @@ def test_log_lines_keep_their_form_and_the_epochs_mean() -> None:
     epoch_lines = [line for line in lines if line.startswith("epoch time: ")]
     assert [EPOCH_LINE.fullmatch(line) is not None for line in epoch_lines] == [True] * 2
     assert epoch_lines[0].endswith("avg loss: 2.000")
+
+
+def test_steps_that_were_left_out_are_counted_and_kept_out_of_the_mean() -> None:
+    lines: list[str] = []
+    monitor = Monitor(np.ones(3, np.float32), config_for("--epoch_size", 1), steps_per_epoch=3, write=lines.append)
+    monitor.epoch_begin(0)
+    for step, (loss, applied) in enumerate([(1.0, True), (np.inf, False), (3.0, True)]):
+        monitor.step_end(step, Tensor(loss, ms.float32), Tensor(applied))
+    assert monitor.bad_steps == [1]
+    assert monitor.epoch_end() == 2.0
+    assert "1 steps of this epoch left out" in lines[-1]
+
+
+def test_a_resumed_epoch_counts_the_losses_before_it() -> None:
+    lines: list[str] = []
+    monitor = Monitor(np.ones(4, np.float32), config_for("--epoch_size", 1), steps_per_epoch=4, write=lines.append)
+    monitor.epoch_begin(0, [1.0, 2.0])
+    for step in (2, 3):
+        monitor.step_end(step, Tensor(float(step + 1), ms.float32), Tensor(True))
+    assert monitor.epoch_end() == 2.5
 
 
 def test_form_of_the_published_lines() -> None:

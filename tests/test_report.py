@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.report import History, write_confusion, write_curves
+from src.report import History, draw_curves, write_confusion, write_table
 
 HISTORY: History = [{"epoch": 1, "loss": 2.0, "lr": 0.1, "val_loss": 1.5, "top1": 0.5, "top5": 0.9},
                     {"epoch": 2, "loss": 1.0, "lr": 0.05, "val_loss": 1.0, "top1": 0.75, "top5": 1.0}]
@@ -18,7 +18,8 @@ def read_table(path: Path) -> list[dict[str, float]]:
 
 
 def test_curves_as_a_table_and_a_picture(tmp_path: Path) -> None:
-    write_curves(HISTORY, tmp_path)
+    write_table(HISTORY, tmp_path / "curves.csv")
+    draw_curves(HISTORY, tmp_path / "curves.png")
     assert read_table(tmp_path / "curves.csv") == HISTORY
     with Image.open(tmp_path / "curves.png") as picture:
         picture.load()
@@ -28,8 +29,10 @@ def test_curves_as_a_table_and_a_picture(tmp_path: Path) -> None:
 
 
 def test_curves_without_validation(tmp_path: Path) -> None:
-    write_curves([{"epoch": 1, "loss": 2.0, "lr": 0.1}], tmp_path)
-    assert read_table(tmp_path / "curves.csv") == [{"epoch": 1, "loss": 2.0, "lr": 0.1}]
+    history: History = [{"epoch": 1, "loss": 2.0, "lr": 0.1}]
+    write_table(history, tmp_path / "curves.csv")
+    draw_curves(history, tmp_path / "curves.png")
+    assert read_table(tmp_path / "curves.csv") == history
     assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
