@@ -2,9 +2,10 @@
 # shellcheck shell=bash
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-GRACE_SECONDS=${GRACE_SECONDS:-20}  # that a process has to end by itself before it is killed
+FAILURE_GRACE=${GRACE_SECONDS:-10} # seconds that the other ranks have to end by themselves when one has failed
+SIGNAL_GRACE=${GRACE_SECONDS:-60}  # and that all have to save what they did when the launcher is told to stop
 PORT_TRIES=5
-LOG_LINES=20              # of the log of a failed rank that are shown
+LOG_LINES=20                       # of the log of a failed rank that are shown
 
 ENVIRONMENT_HELP='Environment: WORKER_NUM=2 processes on CPU; MASTER_PORT=8118 (default: a free one);
   ATLAS=A2 allows 3, 5, 6 or 7 cards, or any group of them, in a rank table.
@@ -172,10 +173,11 @@ launch() {
     prepare_logs "$name"
     # Every process of this run has this variable, wherever it was started from and in whatever session it is.
     MARK=$(date +%s%N)-$$ MSRUN=''
-    trap 'exit 129' HUP
-    trap 'exit 130' INT
-    trap 'exit 143' TERM
-    trap 'trap "" HUP INT TERM; stop_all; rm -rf -- "$STATE"' EXIT
+    GRACE=$FAILURE_GRACE
+    trap 'GRACE=$SIGNAL_GRACE; exit 129' HUP
+    trap 'GRACE=$SIGNAL_GRACE; exit 130' INT
+    trap 'GRACE=$SIGNAL_GRACE; exit 143' TERM
+    trap 'trap "" HUP INT TERM; stop_all "$GRACE"; rm -rf -- "$STATE"; ${BEFORE_EXIT:-}' EXIT
     export PYTHONUNBUFFERED=1
     if [ "$PLATFORM" = CPU ] && [ "$LOCAL_RANKS" -gt 1 ]; then
         local threads=$(($(nproc) / LOCAL_RANKS))
@@ -299,7 +301,7 @@ supervise() {
             if grep -qs 'Address already in use' "$RUN_FOLDER/msrun/scheduler.log"; then
                 [ "$NODE_NUM" -eq 1 ] || fail "port ${MASTER_PORT:-8118} is taken; set another MASTER_PORT on all machines"
                 [ $((tries++)) -lt $PORT_TRIES ] || fail "no free port found; set MASTER_PORT"
-                stop_all
+                stop_all "$FAILURE_GRACE"
                 : >"$STATE/ended"
                 MASTER_PORT='' start_msrun "${MSRUN_COMMAND[@]}"
             fi
@@ -361,9 +363,9 @@ marked_workers() {
     done
 }
 
-# Asks every process of this run to end, and kills those that have not after GRACE_SECONDS.
+# stop_all SECONDS: asks every process of this run to end, and kills those that have not after so long.
 stop_all() {
-    local deadline=$((SECONDS + GRACE_SECONDS)) pids
+    local deadline=$((SECONDS + $1)) pids
     # First msrun, which would kill all others as soon as one has ended.
     [ -z "$MSRUN" ] || kill -KILL "$MSRUN" 2>/dev/null || true
     MSRUN=''

@@ -1,12 +1,16 @@
 """The cache server of MindSpore's data engine: it keeps the encoded pictures of a slow file system in memory.
 
-`scripts/run_train_nfs_cache.sh` starts it and makes a session. Host and port are those of MS_CACHE_HOST and
-MS_CACHE_PORT, which MindSpore itself reads.
+`scripts/run_train_nfs_cache.sh` starts it and makes a session. Host and port are those of the environment variables
+MS_CACHE_HOST and MS_CACHE_PORT.
 """
+import os
+
 import mindspore.dataset as ds
 
 from src.errors import UserError
 from src.model_utils.config import Config
+
+DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 50052  # of dataset-cache
 
 
 def dataset_cache(config: Config) -> ds.DatasetCache | None:
@@ -20,4 +24,6 @@ def dataset_cache(config: Config) -> ds.DatasetCache | None:
     if config.cache_session_id == 0:
         raise UserError("enable_cache is True, but there is no session: give --cache_session_id (dataset-cache -g "
                         "makes one), or start with bash scripts/run_train_nfs_cache.sh, which does all that")
-    return ds.DatasetCache(session_id=config.cache_session_id, size=0)  # 0: as much as the server has
+    return ds.DatasetCache(session_id=config.cache_session_id, size=0,  # 0: as much as the server has
+                           hostname=os.environ.get("MS_CACHE_HOST") or DEFAULT_HOST,
+                           port=int(os.environ.get("MS_CACHE_PORT") or DEFAULT_PORT))
