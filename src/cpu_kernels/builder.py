@@ -15,7 +15,7 @@ SOURCE_FOLDER = Path(__file__).parent / "native"
 FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared", "-pthread")
 
 
-class KernelsUnavailable(RuntimeError):
+class KernelsUnavailable(RuntimeError):  # noqa: N818 - a state of affairs more than an error
     """The accelerated kernels cannot run here; the message says why in one line."""
 
 
@@ -48,8 +48,10 @@ def _run(command: list[str]) -> str:
     except OSError as error:
         raise KernelsUnavailable(f"the compiler {command[0]} cannot be started: {error}") from error
     if result.returncode != 0:
-        message = (result.stderr or result.stdout).strip() or f"exit code {result.returncode}"
-        raise KernelsUnavailable(f"{shlex.join(command)} failed:\n{message}")
+        lines = [line.strip() for line in (result.stderr + result.stdout).splitlines() if line.strip()]
+        errors = [line for line in lines if "error" in line.lower()]
+        message = (errors or lines or [f"exit code {result.returncode}"])[0]
+        raise KernelsUnavailable(f"the compiler said: {message} (command: {shlex.join(command)})")
     return result.stdout
 
 

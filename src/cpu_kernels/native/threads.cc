@@ -15,6 +15,8 @@ namespace {
 // bridge that gap, short enough to be gone when the framework's operators want the core.
 constexpr int SPINS = 2000;
 
+constexpr size_t CACHE_LINE = 64, HUGE_PAGE = size_t{1} << 21;
+
 struct Job {
   std::atomic<const std::function<void(int)> *> task{nullptr};  // null: closed, nobody may enter
   std::atomic<int> next{0};
@@ -58,9 +60,9 @@ class Scratch {
     if (floats > floats_) {
       std::free(data_);
       floats_ = 0;
-      const size_t huge = size_t{1} << 21;
-      const size_t bytes = (floats * sizeof(float) + huge - 1) / huge * huge;
-      data_ = static_cast<float *>(std::aligned_alloc(huge, bytes));
+      const size_t alignment = floats * sizeof(float) < HUGE_PAGE ? CACHE_LINE : HUGE_PAGE;
+      const size_t bytes = (floats * sizeof(float) + alignment - 1) / alignment * alignment;
+      data_ = static_cast<float *>(std::aligned_alloc(alignment, bytes));
       if (data_ == nullptr) throw std::bad_alloc();
       prefer_huge_pages(data_, bytes);
       floats_ = bytes / sizeof(float);
@@ -105,8 +107,7 @@ float *shared_scratch(Purpose purpose, size_t floats) {
 }
 
 void prefer_huge_pages(void *data, size_t bytes) {
-  const uintptr_t page = uintptr_t{1} << 21;
-  const uintptr_t first = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
-  const uintptr_t last = (reinterpret_cast<uintptr_t>(data) + bytes) / page * page;
+  const uintptr_t first = (reinterpret_cast<uintptr_t>(data) + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+  const uintptr_t last = (reinterpret_cast<uintptr_t>(data) + bytes) / HUGE_PAGE * HUGE_PAGE;
   if (last > first) madvise(reinterpret_cast<void *>(first), last - first, MADV_HUGEPAGE);
 }

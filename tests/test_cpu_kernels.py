@@ -1,0 +1,219 @@
+"""The accelerated cells against the stock cells that they replace."""
+from collections.abc import Callable
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn, ops
+
+from src.cpu_kernels import accelerate
+from src.mobilenetV2 import ConvBN, InvertedResidual, MobileNetV2, MobileNetV2Backbone, MobileNetV2Head
+
+FORWARD, GRADIENT, STATISTICS = 1e-5, 1e-4, 1e-5
+
+
+def fill(network: nn.Cell, seed: int = 0) -> None:
+    """Weights that keep activations in ReLU6's range, and statistics that are not the initial ones."""
+    random = np.random.default_rng(seed)
+    for parameter in network.get_parameters():
+        value = random.standard_normal(parameter.shape)
+        if parameter.ndim == 4:
+            value *= 1 / np.sqrt(np.prod(parameter.shape[1:]))
+        elif parameter.name.endswith("variance"):
+            value = np.abs(value) + 0.3
+        elif parameter.name.endswith("gamma"):
+            value = 1 + 0.2 * value
+        parameter.set_data(Tensor(value.astype(np.float32)))
+
+
+def pair(make: Callable[[], nn.Cell], train: bool) -> tuple[nn.Cell, nn.Cell]:
+    """The stock cell and an equal one, accelerated."""
+    cells = make(), make()
+    for cell in cells:
+        fill(cell)
+        cell.set_train(train)
+    assert accelerate(cells[1], "on").startswith("CPU kernels: on")
+    return cells
+
+
+def results(cell: nn.Cell, x: np.ndarray) -> dict[str, np.ndarray]:
+    """Output, moving statistics after one forward pass, and all gradients of a weighted sum of the output."""
+    found = {"output": cell(Tensor(x)).asnumpy()}
+    weights = Tensor(np.random.default_rng(5).standard_normal(found["output"].shape).astype(np.float32))
+    found |= {p.name: p.asnumpy().copy() for p in cell.get_parameters() if not p.requires_grad}
+
+    def loss(x: Tensor) -> Tensor:
+        return (cell(x) * weights).sum()
+
+    parameters = cell.trainable_params()
+    of_input, of_parameters = ms.grad(loss, 0, parameters)(Tensor(x))
+    found["input gradient"] = of_input.asnumpy()
+    return found | {f"{p.name} gradient": g.asnumpy() for p, g in zip(parameters, of_parameters, strict=True)}
+
+
+def assert_equal(stock: dict[str, np.ndarray], ours: dict[str, np.ndarray]) -> None:
+    assert stock.keys() == ours.keys()
+    for name, expected in stock.items():
+        limit = FORWARD if name == "output" else GRADIENT if name.endswith("gradient") else STATISTICS
+        assert ours[name].shape == expected.shape
+        # A gradient through batch normalisation may be a difference of equals: what is left of 1 then is rounding.
+        rounding = 5e-6 if name.endswith("gradient") else 1e-7
+        assert np.abs(ours[name] - expected).max() <= limit * np.abs(expected).max() + rounding, name
+
+
+CELLS = {
+    "1x1": (lambda: ConvBN(24, 40), (3, 24, 9, 11)),
+    "1x1, one channel, one pixel a picture": (lambda: ConvBN(1, 1, activation=False), (3, 1, 1, 1)),
+    "1x1, odd channels, one picture": (lambda: ConvBN(5, 71), (1, 5, 3, 50)),
+    "1x1, more than a tile": (lambda: ConvBN(40, 24, activation=False), (2, 40, 19, 31)),
+    "depthwise": (lambda: ConvBN(48, 48, 3, 1, 48), (2, 48, 7, 10)),
+    "depthwise, one channel": (lambda: ConvBN(1, 1, 3, 1, 1), (2, 1, 5, 4)),
+    "depthwise, one pixel a picture": (lambda: ConvBN(17, 17, 3, 1, 17), (4, 17, 1, 1)),
+    "depthwise, stride 2, odd sides": (lambda: ConvBN(17, 17, 3, 2, 17), (2, 17, 9, 5)),
+    "depthwise, stride 2, even and odd": (lambda: ConvBN(33, 33, 3, 2, 33), (2, 33, 6, 7)),
+    "full": (lambda: ConvBN(3, 24, 3, 1), (2, 3, 5, 8)),
+    "full, stride 2": (lambda: ConvBN(3, 8, 3, 2), (2, 3, 9, 6)),
+    "block with shortcut": (lambda: InvertedResidual(8, 8, 1, 6), (2, 8, 6, 5)),
+    "block with stride": (lambda: InvertedResidual(8, 24, 2, 6), (3, 8, 7, 5)),
+    "block without expansion": (lambda: InvertedResidual(16, 16, 1, 1), (2, 16, 4, 6)),
+    "several cells": (lambda: nn.SequentialCell(ConvBN(3, 8, 3, 2), nn.ReLU(), InvertedResidual(8, 8, 1, 6)),
+                      (2, 3, 9, 8)),
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_training_like_stock_cells(name: str) -> None:
+    make, shape = CELLS[name]
+    stock, ours = pair(make, train=True)
+    x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    assert_equal(results(stock, x), results(ours, x))
+
+
+@pytest.mark.parametrize("name", [name for name in CELLS if "block" in name or "full" in name])
+def test_evaluation_like_stock_cells(name: str) -> None:
+    make, shape = CELLS[name]
+    stock, ours = pair(make, train=False)
+    x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    assert_equal(results(stock, x), results(ours, x))
+
+
+@pytest.mark.parametrize("width_mult", [0.35, 0.5, 0.75, 1.0, 1.3, 1.4])
+def test_every_width(width_mult: float) -> None:
+    """Also: pictures that are not square, and more of them than one task takes."""
+    stock, ours = pair(lambda: MobileNetV2Backbone(width_mult), train=False)
+    x = Tensor(np.random.default_rng(2).standard_normal((9, 3, 32, 64)).astype(np.float32))
+    expected, found = stock(x[:2]).asnumpy(), ours(x).asnumpy()
+    assert np.abs(found[:2] - expected).max() <= FORWARD * np.abs(expected).max()
+
+
+def test_variance_far_from_zero() -> None:
+    """A mean a thousand times the deviation must not cost the variance its digits."""
+    x = 1000 + np.random.default_rng(3).standard_normal((4, 3, 16, 16))
+    cell = ConvBN(3, 3, activation=False)
+    cell.conv.weight.set_data(Tensor(np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)))
+    cell.set_train()
+    accelerate(cell, "on")
+    x = x.astype(np.float32)
+    cell(Tensor(x))
+    expected = 0.9 + 0.1 * x.astype(np.float64).var((0, 2, 3), ddof=1)
+    np.testing.assert_allclose(cell.bn.moving_variance.asnumpy(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["1x1", "depthwise", "full", "block with shortcut"])
+def test_nan_and_infinity_stay_where_they_are(name: str, value: float, train: bool) -> None:
+    make, shape = CELLS[name]
+    stock, ours = pair(make, train)
+    x = np.random.default_rng(4).standard_normal(shape).astype(np.float32)
+    x[0, 0, 1, 1] = value
+    expected, found = stock(Tensor(x)).asnumpy(), ours(Tensor(x)).asnumpy()
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+class SmallNetwork(nn.Cell):
+    """All kinds of cells, few of them. In the whole network, freshly initialised, a change of one input by 1e-6 moves
+    the stock loss by more than 1e-3 within three steps, so that nothing could be told from it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.SequentialCell(ConvBN(3, 8, 3, 2), InvertedResidual(8, 8, 1, 6),
+                                          InvertedResidual(8, 16, 2, 6), ConvBN(16, 32))
+        self.head = MobileNetV2Head(32, 4, dropout=0.0)
+
+    def construct(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))
+
+
+class Step(nn.Cell):
+    """Forward, backward, update."""
+
+    def __init__(self, network: nn.Cell) -> None:
+        super().__init__(auto_prefix=False)
+        self.network, self.loss = network, nn.CrossEntropyLoss()
+        self.optimizer = nn.Momentum(network.trainable_params(), 0.01, 0.9, weight_decay=4e-5)
+        self.gradients = ops.value_and_grad(self.forward, None, self.optimizer.parameters)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        return self.loss(self.network(images), labels)
+
+    def construct(self, images: Tensor, labels: Tensor) -> Tensor:
+        loss, gradients = self.gradients(images, labels)
+        return ops.depend(loss, self.optimizer(gradients))
+
+
+def train(kernels: str, steps: int) -> tuple[list[float], nn.Cell]:
+    ms.set_seed(0)
+    network = SmallNetwork()
+    accelerate(network, kernels)
+    step = Step(network)
+    step.set_train()
+    random = np.random.default_rng(0)
+    losses = []
+    for _ in range(steps):
+        labels = random.integers(0, 4, 16)
+        images = 0.3 * random.standard_normal((16, 3, 32, 32)) + labels.reshape(-1, 1, 1, 1) / 2
+        losses.append(float(step(Tensor(images, ms.float32), Tensor(labels, ms.int32))))
+    return losses, network
+
+
+def test_twenty_steps_stay_with_the_stock_loss() -> None:
+    stock, ours = train("off", 20)[0], train("on", 20)[0]
+    np.testing.assert_allclose(ours, stock, rtol=1e-3)
+
+
+def test_runs_are_bit_identical_with_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    losses, network = train("on", 3)
+    again = train("on", 3)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    alone = train("on", 3)
+    for other_losses, other in (again, alone):
+        assert other_losses == losses
+        for a, b in zip(network.get_parameters(), other.get_parameters(), strict=True):
+            np.testing.assert_array_equal(a.asnumpy(), b.asnumpy(), strict=True)
+
+
+def test_same_object_parameters_and_modes() -> None:
+    """In place, the same names in the same order, and `set_train` works on an accelerated network as on a stock one."""
+    network = MobileNetV2(num_classes=3, width_mult=0.35)
+    parameters = dict(network.parameters_and_names())
+    order, backbone = [id(p) for p in network.trainable_params()], network.backbone
+    accelerate(network, "on")
+    assert network.backbone is backbone
+    assert [id(p) for p in network.trainable_params()] == order
+    assert {name: id(p) for name, p in network.parameters_and_names()} == {n: id(p) for n, p in parameters.items()}
+    assert all(name == p.name for name, p in network.parameters_and_names())
+    x = Tensor(np.random.default_rng(6).standard_normal((2, 3, 32, 32)).astype(np.float32))
+    moving_mean = network.backbone.stem.bn.moving_mean
+    network.set_train(False)
+    network(x)
+    assert not moving_mean.asnumpy().any()
+    network.set_train(True)
+    network(x)
+    after_training = moving_mean.asnumpy().copy()
+    assert after_training.any()
+    network.set_train(False)
+    network(x)
+    np.testing.assert_array_equal(moving_mean.asnumpy(), after_training)
