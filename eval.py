@@ -11,9 +11,10 @@ from src.dataset import ImageData
 from src.device import setup_device
 from src.errors import UserError, run_command
 from src.evaluation import evaluate
-from src.image_folder import ImageFolder, eval_root
+from src.image_folder import eval_root
 from src.model_utils.config import get_config
 from src.models import define_net
+from src.picture_check import scan_checked
 from src.report import write_confusion
 from src.utils import check_classes, load_weights
 
@@ -28,7 +29,7 @@ def main() -> None:
         raise UserError("no model named: give --pretrain_ckpt CHECKPOINT")
     checkpoint = read_checkpoint(Path(config.pretrain_ckpt))
     config = config.adopt(checkpoint.config, "image_size", "width_mult", "boost_mode")
-    folder = ImageFolder.scan(eval_root(config.dataset_path))
+    folder = scan_checked(eval_root(config.dataset_path), config, world, training=False)
     check_classes(checkpoint.classes, folder.classes, folder.root)
 
     # ---- network

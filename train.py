@@ -26,6 +26,7 @@ from src.image_folder import ImageFolder, train_root, validation_root
 from src.lr_generator import run_lr
 from src.model_utils.config import Config, get_config
 from src.models import CrossEntropyWithLabelSmooth, Monitor, define_average, define_net
+from src.picture_check import scan_checked
 from src.recorder import Recorder
 from src.resume import Run
 from src.signals import StopRequest
@@ -39,8 +40,8 @@ def main() -> None:
     world = setup_device(config)
 
     # ---- pictures
-    train_folder = ImageFolder.scan(train_root(config.dataset_path))
-    eval_folder = validation_folder(config, train_folder)
+    train_folder = scan_checked(train_root(config.dataset_path), config, world, training=True)
+    eval_folder = validation_folder(config, train_folder, world)
     classes = train_folder.classes
     print(f"{len(train_folder)} training pictures of {len(classes)} classes in {train_folder.root}; "
           + (f"{len(eval_folder)} to validate on in {eval_folder.root}" if eval_folder else "no validation"))
@@ -137,7 +138,7 @@ def data_source(config: Config, world: World, folder: ImageFolder, backbone: nn.
                      cache=dataset_cache(config))
 
 
-def validation_folder(config: Config, train_folder: ImageFolder) -> ImageFolder | None:
+def validation_folder(config: Config, train_folder: ImageFolder, world: World) -> ImageFolder | None:
     """The pictures to validate on, if that is wanted and there are any; checks that the classes agree."""
     if config.num_classes not in {0, len(train_folder.classes)}:
         raise UserError(f"num_classes is {config.num_classes}, but {train_folder.root} has "
@@ -145,7 +146,7 @@ def validation_folder(config: Config, train_folder: ImageFolder) -> ImageFolder 
     root = validation_root(config.dataset_path, config.eval_dataset_path) if config.run_eval else None
     if root is None:
         return None
-    folder = ImageFolder.scan(root)
+    folder = scan_checked(root, config, world, training=False)
     check_classes(train_folder.classes, folder.classes, folder.root)
     return folder
 
