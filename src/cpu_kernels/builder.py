@@ -9,13 +9,14 @@ import tempfile
 from pathlib import Path
 
 from src.cache_folder import cache_folder
+from src.errors import UserError
 
 SOURCE_FOLDER = Path(__file__).parent / "native"
 # No option that lets the compiler treat NaN, infinity or the order of sums as it likes.
 FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared", "-pthread")
 
 
-class KernelsUnavailable(RuntimeError):  # noqa: N818 - a state of affairs more than an error
+class KernelsUnavailable(UserError, RuntimeError):  # noqa: N818 - a state of affairs more than an error
     """The accelerated kernels cannot run here; the message says why in one line."""
 
 

@@ -1,0 +1,164 @@
+"""How fast this machine trains, evaluates, reads pictures, and comes to its first step.
+
+    python tools/benchmark.py --batch_size 32 --image_size 224 --steps 8 [--mode train|eval|data|startup]
+    python tools/benchmark.py --cpu_kernels off --steps 2
+
+Without --mode all four are measured. Speeds come from the median of single steps, after two that warm up; the batch is
+random, except that `data` decodes and augments JPEG pictures of 500x375 pixels, and `startup` runs train.py on them up
+to the log line of its first step. Peak memory is that of training. The last line is one JSON object; what was not
+measured is null in it. Compare figures only within one run of one machine.
+"""
+import argparse
+import json
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from mindspore import Tensor
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from src.cpu_kernels.threads import thread_count
+from src.dataset import ImageData
+from src.device import setup_device
+from src.errors import UserError, run_command
+from src.image_folder import ImageFolder
+from src.mobilenetV2 import MobileNetV2, MobileNetV2Backbone
+from src.model_utils.config import Config, get_config
+from src.models import CrossEntropyWithLabelSmooth, define_net
+from src.train_step import TrainStep, build_optimizer
+
+ROOT = Path(__file__).resolve().parents[1]
+MODES = ("train", "eval", "data", "startup")
+WARM_UP = 2
+CLASSES = 1000
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch_size", type=_positive, default=32, help="pictures a step (default 32)")
+    parser.add_argument("--image_size", type=_positive, default=224, help="pixels a side (default 224)")
+    parser.add_argument("--steps", type=_positive, default=8, help="steps that count (default 8)")
+    parser.add_argument("--mode", choices=MODES, help="measure only this")
+    parser.add_argument("--cpu_kernels", choices=("auto", "on", "off"), default="auto", help="as of train.py")
+    options = parser.parse_args(argv)
+    modes = (options.mode,) if options.mode else MODES
+    report = measure(modes, options.batch_size, options.image_size, options.steps, options.cpu_kernels)
+    print(json.dumps(report))
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def measure(modes: Sequence[str], batch_size: int, image_size: int, steps: int, cpu_kernels: str) -> dict[str, object]:
+    """The report that `main` prints; `modes` are some of `MODES`."""
+    config = get_config(["--platform", "CPU", "--batch_size", str(batch_size), "--image_size", str(image_size),
+                         "--cpu_kernels", cpu_kernels])
+    setup_device(config)
+    network = define_net(config, CLASSES)
+    report: dict[str, object] = {
+        "batch_size": batch_size, "image_size": image_size, "train_images_per_s": None, "eval_images_per_s": None,
+        "data_images_per_s": None, "startup_s": None, "peak_memory_mb": None,
+        "cpu_kernels": "off" if type(network.backbone) is MobileNetV2Backbone else "on",
+        "threads": thread_count(),
+    }
+    random = np.random.default_rng(0)
+    images = Tensor(random.standard_normal((batch_size, 3, image_size, image_size)).astype(np.float32))
+    labels = Tensor(random.integers(0, CLASSES, batch_size).astype(np.int32))
+
+    if "train" in modes:
+        report["train_images_per_s"] = train_speed(network, config, steps, images, labels)
+        report["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    if "eval" in modes:
+        network.set_train(False)
+        report["eval_images_per_s"] = speed(lambda: network(images).asnumpy(), batch_size, steps)
+    if "data" in modes or "startup" in modes:
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder) / "pictures"
+            # As many classes as train.py needs, and one full batch for each step.
+            write_pictures(root, batch_size * (WARM_UP + steps if "data" in modes else 1))
+            if "data" in modes:
+                report["data_images_per_s"] = data_speed(root, config, steps)
+            if "startup" in modes:
+                report["startup_s"] = startup_seconds(root, config)
+    return report
+
+
+def train_speed(network: MobileNetV2, config: Config, steps: int, images: Tensor, labels: Tensor) -> float:
+    """Pictures per second of train.py's step."""
+    lr = np.full(WARM_UP + steps, config.lr_max, np.float32)
+    step = TrainStep(network, CrossEntropyWithLabelSmooth(config.label_smooth), build_optimizer(network, lr, config),
+                     config)
+    step.set_train()
+
+    def run() -> None:
+        loss, _ = step(images, labels)
+        loss.asnumpy()
+    return speed(run, config.batch_size, steps)
+
+
+def speed(run: Callable[[], object], images: int, steps: int) -> float:
+    """Pictures per second, from the median of single runs."""
+    durations = []
+    for _ in range(WARM_UP + steps):
+        start = time.perf_counter()
+        run()
+        durations.append(time.perf_counter() - start)
+    return round(images / statistics.median(durations[WARM_UP:]), 2)
+
+
+def write_pictures(root: Path, count: int) -> None:
+    """`count` JPEG pictures of two classes, smooth with some noise, so that they compress as photos do."""
+    random = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (root / name).mkdir(parents=True)
+    for number in range(count):
+        colours = Image.fromarray(random.integers(0, 256, (6, 8, 3), np.uint8))
+        smooth = colours.resize((500, 375), Image.Resampling.BICUBIC)
+        pixels = np.asarray(smooth, np.float32) + random.normal(0, 8, (375, 500, 3))
+        path = root / "ab"[number % 2] / f"{number:05d}.jpg"
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=90)
+
+
+def data_speed(root: Path, config: Config, steps: int) -> float:
+    """Pictures per second that are decoded and augmented for training, nothing else running."""
+    data = ImageData(ImageFolder.scan(root), config.image_size, config.batch_size, training=True,
+                     num_workers=config.num_workers)
+    batches: Iterator = data.epoch(0)
+    return speed(lambda: next(batches), config.batch_size, steps)
+
+
+def startup_seconds(root: Path, config: Config) -> float:
+    """From starting train.py to the log line of its first step, the kernels being built."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-u", ROOT / "train.py", "--platform", "CPU", "--dataset_path", root,
+                   "--batch_size", str(config.batch_size), "--image_size", str(config.image_size), "--epoch_size", "1",
+                   "--log_steps", "1", "--run_eval", "False", "--cpu_kernels", config.cpu_kernels,
+                   "--save_checkpoint_path", Path(folder) / "checkpoint"]
+        start = time.perf_counter()
+        with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,  # noqa: S603
+                              text=True) as process:
+            printed = []
+            for line in process.stdout or ():
+                printed.append(line)
+                if re.search(r"step:\[", line):
+                    seconds = time.perf_counter() - start
+                    process.communicate()
+                    return round(seconds, 2)
+    raise UserError(f"train.py came to no step; it said: {''.join(printed[-1:]).strip()}")
+
+
+if __name__ == "__main__":
+    run_command(main)
