@@ -32,7 +32,9 @@ class TrainStep(nn.Cell):
         self.rank_size = rank_size
         if rank_size > 1:
             self.all_reduce = ops.AllReduce()
-            self.mean_gradients = nn.DistributedGradReducer(optimizer.parameters, mean=True, degree=rank_size)
+            # As nn.DistributedGradReducer does, but without a cast and a product for each gradient, which cost more
+            # on CPU than the exchange itself. Ascend and GPU exchange all those of one fusion number at once.
+            self.all_reduce_gradient = ops.AllReduce().add_prim_attr("fusion", 1)
         self.ema_decay = config.ema_decay
         self.has_average = average is not None
         if average is not None:
@@ -41,14 +43,15 @@ class TrainStep(nn.Cell):
             self.values = ParameterTuple(trained[mean.name.removeprefix(EMA_PREFIX)] for mean in self.means)
 
     def _scaled_loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        return self.loss_fn(self.network(inputs), labels) * self.loss_scale
+        # Each rank's share of the mean over the ranks, so that sums over them are that mean.
+        return self.loss_fn(self.network(inputs), labels) * (self.loss_scale / self.rank_size)
 
     def construct(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         loss, gradients = self.value_and_grad(inputs, labels)
         if self.rank_size > 1:
-            loss = self.all_reduce(loss) / self.rank_size
-            gradients = self.mean_gradients(gradients)
-        finite = amp.all_finite(gradients)  # after the mean, which one rank's overflow spoils for all
+            loss = self.all_reduce(loss)
+            gradients = tuple([self.all_reduce_gradient(gradient) for gradient in gradients])
+        finite = amp.all_finite(gradients)  # of the sums, which one rank's overflow spoils for all
         if finite:
             loss = ops.depend(loss, self.optimizer(gradients))
             if self.has_average:
