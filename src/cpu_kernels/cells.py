@@ -154,6 +154,7 @@ class _Accelerated(nn.Cell):
 
     def adopt(self, library: Path, plan: _Plan) -> None:
         """Called once, on a cell that was made by the stock class."""
+        self.kernel_library = str(library)
         self.training_chain, self.evaluation_chain = _TrainingChain(library, plan), _EvaluationChain(library, plan)
         # Plain tuples: a ParameterTuple would register, and so rename, the parameters a second time.
         convs, norms = [cell.conv for cell in plan.cells], [cell.bn for cell in plan.cells]
@@ -196,6 +197,11 @@ def _swap(cell: nn.Cell, library: Path) -> int:
             cell.adopt(library, plan)
             return 1
     return sum(_swap(child, library) for child in cell.cells())
+
+
+def library_in_use(network: nn.Cell) -> str | None:
+    """The shared library that a network's accelerated cells run; None if it has none."""
+    return next((cell.kernel_library for _, cell in network.cells_and_names() if isinstance(cell, _Accelerated)), None)
 
 
 def accelerate(network: nn.Cell, cpu_kernels: str) -> str:

@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "chain.h"
+#include "optimizer.h"
 #include "threads.h"
 
 namespace {
@@ -67,6 +68,25 @@ extern "C" int chain_backward(int count, void **parameters, int *, int64_t **sha
     const bool images_too = parameters + count > further + 2 + 3 * layers;
     chain.backward(floats(parameters[IMAGES]), floats(further[0]), floats(further[1]), outputs, outputs + layers,
                    outputs + 2 * layers, images_too ? outputs[3 * layers] : nullptr);
+  });
+}
+
+// Inputs: learning rate, momentum, a weight decay each, then all parameters, all their moments (both updated in place),
+// all gradients. Output: one number, for the framework to have something to wait for.
+extern "C" int momentum_update(int count, void **parameters, int *ranks, int64_t **shapes, const char **, void *,
+                               void *) {
+  return guarded([&] {
+    constexpr int FIRST = 3;
+    const int trained = (count - FIRST - 1) / 3;
+    std::vector<Trained> all(trained);
+    for (int i = 0; i < trained; ++i) {
+      size_t size = 1;
+      for (int d = 0; d < ranks[FIRST + i]; ++d) size *= static_cast<size_t>(shapes[FIRST + i][d]);
+      auto array = [&](int which) { return floats(parameters[FIRST + which * trained + i]); };
+      all[i] = {array(0), array(1), array(2), size, floats(parameters[2])[i]};
+    }
+    momentum_step(all, *floats(parameters[0]), *floats(parameters[1]));
+    *floats(parameters[count - 1]) = 1.0f;
   });
 }
 
