@@ -23,6 +23,8 @@ ALIASES = {
     "run_distribute": "distribute",
     "device_target": "platform",
     "checkpoint": "pretrain_ckpt",
+    "ckpt_file": "pretrain_ckpt",
+    "model": "pretrain_ckpt",
     "image_height": "image_size",
     "image_width": "image_size",
 }

@@ -1,0 +1,82 @@
+"""Write a checkpoint as a file for deployment, load it back and compare.
+
+    python export.py --platform CPU --ckpt_file checkpoint/best.ckpt --file_format MINDIR --file_name mobilenetv2
+    python export.py --platform CPU --ckpt_file checkpoint/best.ckpt --file_format ONNX --export_batch_size 0
+
+Beside mobilenetv2.mindir it writes mobilenetv2.mindir.json: classes, preprocessing, digest. Image size and width are
+those that the checkpoint was trained with, unless options say otherwise.
+"""
+from pathlib import Path
+
+import numpy as np
+from mindspore import Tensor
+
+from src.checkpoint import read_checkpoint
+from src.device import setup_device
+from src.errors import UserError, run_command
+from src.exported import load_exported, onnx_runtime_is_there
+from src.exporting import (
+    ENDINGS,
+    ExportOptions,
+    deployable,
+    describe,
+    export,
+    random_pictures,
+    write_description,
+)
+from src.model_utils.config import get_config
+
+TOLERANCE = 1e-4  # relative to the largest score: rounding; MindSpore's own MINDIR differs by nothing
+
+
+def main() -> None:
+    """Export as the command line says."""
+    config = get_config()
+    setup_device(config)
+
+    # ---- the checkpoint
+    if not config.pretrain_ckpt:
+        raise UserError("no checkpoint named: give --ckpt_file CHECKPOINT")
+    if config.file_format == "AIR" and config.platform != "Ascend":
+        raise UserError(f"AIR files can be written on Ascend only, not on {config.platform}; use --file_format MINDIR, "
+                        "which MindSpore Lite runs on Ascend 310 too")
+    checkpoint = read_checkpoint(Path(config.pretrain_ckpt))
+    config = config.adopt(checkpoint.config, "image_size", "width_mult", "boost_mode")
+    options = ExportOptions(config.image_size, config.export_batch_size, config.export_normalise,
+                            config.export_softmax)
+    network = deployable(checkpoint, config, options)
+
+    # ---- what it says to a random picture, before anything is written
+    pictures = random_pictures(options)
+    expected = network(Tensor(pictures)).asnumpy()
+
+    # ---- write
+    ending = ENDINGS[config.file_format]
+    path = Path(config.file_name.removesuffix(ending) + ending)
+    export(network, options, path)
+    about = {"checkpoint": Path(config.pretrain_ckpt).name, "epoch": checkpoint.about.get("epoch"),
+             "width_mult": config.width_mult}
+    print(f"{path}: {config.file_format}, {config.image_size}x{config.image_size} pixels, batches of "
+          f"{options.batch_size or 'any size'}, {expected.shape[1]} "
+          f"{'probabilities' if options.softmax else 'logits'}")
+
+    # ---- verify: load it back
+    if config.file_format == "AIR":
+        print("not verified: MindSpore does not load AIR files")
+    elif config.file_format == "ONNX" and not onnx_runtime_is_there():
+        print("not verified: ONNX Runtime is not installed; pip install onnxruntime")
+    else:
+        difference = float(np.abs(load_exported(path, config).run(pictures) - expected).max())
+        print(f"verified: loaded back, it differs from the checkpoint by {difference:.3g} on a random picture")
+        if not difference <= TOLERANCE * max(1.0, np.abs(expected).max()):
+            path.unlink()
+            raise UserError(f"{path}: would not compute what the checkpoint does; removed")
+
+    # ---- how to use it
+    about = {"checkpoint": Path(config.pretrain_ckpt).name, "epoch": checkpoint.about.get("epoch"),
+             "width_mult": config.width_mult}
+    write_description(describe(path, options, checkpoint.classes, expected.shape[1], about), path)
+
+
+if __name__ == "__main__":
+    run_command(main)

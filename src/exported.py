@@ -1,0 +1,166 @@
+"""Exported networks, MINDIR or ONNX, loaded to compute: with one interface, whatever runs them."""
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+
+from src.checkpoint import file_digest
+from src.errors import UserError
+from src.exporting import ENDINGS, description_path
+from src.model_utils.config import Config
+
+EXPORTED_ENDINGS = (ENDINGS["MINDIR"], ENDINGS["ONNX"])
+TINY = np.finfo(np.float32).tiny
+
+
+class Engine(Protocol):
+    """What runs a file: one batch of a size that the file takes."""
+
+    image_size: int | None  # None where the file does not tell
+    batch_size: int  # 0 for any, or where the file does not tell
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """N x 3 x H x W float32 to N x C float32."""
+
+
+class ExportedNetwork:
+    """An exported network, called as the network of a checkpoint is: N x 3 x H x W pictures to N x C logits.
+
+    Batches of any size go in: they are cut and filled up to what the file was made for.
+
+    Args:
+        engine: what computes.
+        description: the JSON beside the file; without one, what the file itself tells must do.
+        path: the file.
+        image_size: what to take where neither tells.
+    """
+
+    training = False
+
+    def __init__(self, engine: Engine, description: dict[str, Any], path: Path, image_size: int) -> None:
+        told = description.get("input", {}).get("batch_size", engine.batch_size)
+        self.batch_size: int = told if isinstance(told, int) else 0  # 0: any
+        self.image_size: int = description.get("preprocessing", {}).get("centre_crop", engine.image_size) or image_size
+        self.normalise = description.get("preprocessing", {}).get("normalise") != "inside the graph"
+        self.softmax = description.get("output", {}).get("meaning") == "probabilities"
+        classes = description.get("classes")
+        self.classes: tuple[str, ...] | None = tuple(classes) if classes else None
+        self._engine, self._path = engine, path
+
+    def set_train(self, mode: bool = True) -> "ExportedNetwork":
+        """Stand in for `nn.Cell.set_train`: a file cannot be trained."""
+        if mode:
+            raise NotImplementedError("an exported network cannot be trained")
+        return self
+
+    def __call__(self, images: Tensor) -> Tensor:
+        scores = self.run(images.asnumpy())
+        return Tensor(np.log(np.maximum(scores, TINY)) if self.softmax else scores)
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """What the file itself gives, logits or probabilities, N x C float32.
+
+        Raises:
+            UserError: the pictures are not of the size that it was made for.
+        """
+        size = self.batch_size or len(images)
+        scores = []
+        for start in range(0, len(images), size):
+            batch = images[start:start + size]
+            missing = size - len(batch)
+            filled = np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0)), mode="edge") if missing else batch
+            try:
+                scores.append(self._engine(filled)[:len(batch)])
+            except Exception as error:  # each engine raises what it likes
+                raise UserError(f"{self._path}: does not take {len(filled)} pictures of {images.shape[2]}x"
+                                f"{images.shape[3]} pixels ({_first_line(error)})") from error
+        return np.concatenate(scores)
+
+
+def is_exported(path: str) -> bool:
+    """Whether a name is that of an exported network, by its ending."""
+    return path.endswith(EXPORTED_ENDINGS)
+
+
+def load_exported(path: Path, config: Config) -> ExportedNetwork:
+    """Load a MINDIR or an ONNX file.
+
+    Raises:
+        UserError: the file is missing, damaged or not what its ending says; ONNX Runtime is needed and not installed.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    description = _read_description(path)
+    if description.get("sha256", digest := file_digest(path)) != digest:
+        raise UserError(f"{path}: this file is damaged: it is not the one that {description_path(path).name} describes")
+    engine: Engine = _OnnxEngine(path, config.onnx_threads) if path.suffix == ENDINGS["ONNX"] else \
+        _MindirEngine(path)
+    return ExportedNetwork(engine, description, path, config.image_size)
+
+
+def onnx_runtime_is_there() -> bool:
+    """Whether ONNX files can be run."""
+    return importlib.util.find_spec("onnxruntime") is not None
+
+
+class _MindirEngine:
+    def __init__(self, path: Path) -> None:
+        self.image_size: int | None = None
+        self.batch_size = 0
+        try:
+            self._cell = nn.GraphCell(ms.load(str(path)))
+        except Exception as error:  # MindSpore raises what its parsers raise
+            raise UserError(f"{path}: not a MINDIR file, or a damaged one ({_first_line(error)})") from error
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        return self._cell(Tensor(images)).asnumpy()
+
+
+class _OnnxEngine:
+    def __init__(self, path: Path, threads: int) -> None:
+        if not onnx_runtime_is_there():
+            raise UserError(f"{path}: needs ONNX Runtime, which is not installed: pip install onnxruntime")
+        import onnxruntime
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 4  # its faults are raised too
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime has a class of its own for each fault
+            raise UserError(f"{path}: not an ONNX file, or a damaged one ({_first_line(error)})") from error
+        images, = self._session.get_inputs()
+        self._input = images.name
+        self.batch_size = _number(images.shape, 0) or 0
+        self.image_size: int | None = _number(images.shape, 2)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        return self._session.run(None, {self._input: images})[0]
+
+
+def _number(shape: Sequence[int | str | None], axis: int) -> int | None:
+    """One side of an ONNX shape; None if it is open."""
+    side = shape[axis] if axis < len(shape) else None
+    return side if isinstance(side, int) else None
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    beside = description_path(path)
+    if not beside.is_file():
+        return {}
+    try:
+        description = json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{beside}: cannot read what the file beside it is: {error}") from error
+    if not isinstance(description, dict) or not all(
+            isinstance(description.get(key, {}), dict) for key in ("input", "output", "preprocessing")):
+        raise UserError(f"{beside}: not the description of an exported network")
+    return description
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
