@@ -309,3 +309,20 @@ def test_two_server_rank_table(bench: Bench) -> None:
 def test_scripts_are_valid_bash() -> None:
     for script in (ROOT / "scripts").glob("*.sh"):
         subprocess.run(["bash", "-n", script], check=True)
+
+
+def test_a_rank_whose_keeper_was_killed_is_named(bench: Bench) -> None:
+    # What msrun does when rank.py itself is killed: it says so, by process number, and fails.
+    behaviour = (
+        "import signal, subprocess, time\n"
+        "rank = dict(os.environ, MS_ROLE='MS_WORKER', RANK_ID='1')\n"
+        "open('script.py', 'w').write('import time; print(\"working\", flush=True); time.sleep(3600)')\n"
+        f"keeper = subprocess.Popen([sys.executable, {RANK!r}, 'script.py'], env=rank)\n"
+        "while 'working' not in open('train/rank1/log1.log').read(): time.sleep(0.1)\n"
+        "keeper.kill(); keeper.wait()\n"
+        "sys.exit(f'Worker process {keeper.pid} exit with exception. Error code: -9.')")
+    run = bench.run("run_train.sh", "CPU", bench.data, WORKER_NUM="2", BEHAVIOUR=behaviour)
+    assert run.returncode == 137, run.stderr
+    assert "rank 1 ended with status 137 (signal KILL)" in run.stderr
+    assert run.stderr.endswith("working\n")
+    assert processes_with("CALLS", str(bench.calls_file)) == {}
