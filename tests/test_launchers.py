@@ -326,3 +326,23 @@ def test_a_rank_whose_keeper_was_killed_is_named(bench: Bench) -> None:
     assert "rank 1 ended with status 137 (signal KILL)" in run.stderr
     assert run.stderr.endswith("working\n")
     assert processes_with("CALLS", str(bench.calls_file)) == {}
+
+
+def test_a_port_that_is_lost_to_another_is_replaced(bench: Bench) -> None:
+    # Another program took the port between our look and the scheduler's: msrun's workers would wait ten minutes for it.
+    behaviour = (
+        "import pathlib, time\n"
+        "if not os.path.exists('once'):\n"
+        "    open('once', 'w').close()\n"
+        "    pathlib.Path('train/msrun/scheduler.log').write_text('Failed to call bind: Address already in use')\n"
+        "    open(os.environ['RUN_ENDED'], 'a').write('scheduler 2\\n')\n"
+        "    time.sleep(3600)")
+    run = bench.run("run_train.sh", "CPU", bench.data, WORKER_NUM="2", BEHAVIOUR=behaviour)
+    assert run.returncode == 0, run.stderr
+    assert len(bench.calls) == 2
+    assert processes_with("CALLS", str(bench.calls_file)) == {}
+    several = {"NODE_NUM": "2", "MASTER_ADDR": "127.0.0.1", "WORKER_NUM": "2", "BEHAVIOUR": behaviour}
+    (bench.folder / "once").unlink()
+    run = bench.run("run_train.sh", "CPU", bench.data, **several)
+    assert (run.returncode, "set another MASTER_PORT on all machines" in run.stderr) == (2, True)
+    assert processes_with("CALLS", str(bench.calls_file)) == {}
