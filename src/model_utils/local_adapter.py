@@ -1,0 +1,58 @@
+"""A process's place as the launchers of this project, msrun and Ascend's own start tell it."""
+import os
+from dataclasses import dataclass
+
+from src.errors import UserError
+
+# The second is what ModelArts' Ascend images set; its numbers count the cards that the container sees, from 0.
+DEVICE_VARIABLES = ("DEVICE_ID", "ASCEND_DEVICE_ID")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which of the processes of a job this is."""
+
+    device_id: int | None  # number of the card; None where nobody chose one
+    rank: int  # 0 to rank_size - 1, over all machines
+    rank_size: int
+    machines: int
+    job_id: str  # empty where there is none
+
+    @property
+    def ranks_per_machine(self) -> int:
+        """Processes on each machine."""
+        return max(1, self.rank_size // self.machines)
+
+    @property
+    def is_first_on_machine(self) -> bool:
+        """Whether this is the process with the lowest rank of its machine."""
+        return self.rank % self.ranks_per_machine == 0
+
+    @property
+    def is_on_first_machine(self) -> bool:
+        """Whether this machine has rank 0, which is the one that writes checkpoints."""
+        return self.rank < self.ranks_per_machine
+
+
+def local_place() -> Place:
+    """This process's place outside of ModelArts: one machine, no job.
+
+    Raises:
+        UserError: a variable of the environment is not a number.
+    """
+    return Place(device_id=number_from(*DEVICE_VARIABLES), rank=number_from("RANK_ID") or 0,
+                 rank_size=number_from("RANK_SIZE") or 1, machines=1, job_id="")
+
+
+def number_from(*names: str) -> int | None:
+    """The first of these variables of the environment that is set, as a number; None if none is.
+
+    Raises:
+        UserError: it is not a whole number of 0 or more.
+    """
+    name, value = next(((name, os.environ[name]) for name in names if os.environ.get(name)), ("", ""))
+    if not name:
+        return None
+    if not value.isdecimal():
+        raise UserError(f"environment variable {name} must be a number, not {value!r}")
+    return int(value)

@@ -1,0 +1,158 @@
+"""ModelArts' environment, and its object storage (OBS) through Huawei's MoXing.
+
+MoXing is a part of ModelArts' images and cannot be installed elsewhere. PyPI's package of that name is an unrelated
+one. So it is imported when a URL of the storage is used, and recognised by what it offers.
+"""
+import dataclasses
+import errno
+import importlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from src.errors import UserError
+from src.model_utils.job_lock import wait_until
+from src.model_utils.local_adapter import Place, local_place, number_from
+
+REMOTE_SCHEMES = ("obs://", "s3://")
+NOTHING_THERE = "No files to copy"  # MoXing's words for a source without a file
+JOB_VARIABLES = ("MA_VJ_NAME", "JOB_ID")  # of the present jobs and of the old ones
+RANK_TABLE_NAME = "jobstart_hccl.json"
+LONGEST_WAIT = 120.0  # seconds between two tries
+NOTHING = object()  # what a copy of nothing returns
+SECRET = re.compile(r"(?i)((?:access|secret|signature|token|credential|password|auth)[\w.-]*[\"']?\s*[=:]\s*)\S+")
+
+
+def modelarts_place() -> Place:
+    """This process's place on ModelArts.
+
+    Raises:
+        UserError: a variable of the environment is not a number.
+    """
+    return dataclasses.replace(
+        local_place(), machines=number_from("MA_NUM_HOSTS", "VC_WORKER_NUM") or 1,
+        job_id=next((os.environ[name] for name in JOB_VARIABLES if os.environ.get(name)), ""))
+
+
+def is_remote(url: str) -> bool:
+    """Whether a URL is one of the object storage; anything else is a path."""
+    return url.lower().startswith(REMOTE_SCHEMES)
+
+
+def load_moxing() -> ModuleType:
+    """Huawei's MoXing.
+
+    Raises:
+        UserError: it is not there, or another package has its name.
+    """
+    try:
+        moxing = importlib.import_module("moxing")
+    except ModuleNotFoundError as error:
+        if error.name == "moxing":
+            raise UserError("obs:// and s3:// need Huawei's MoXing, which only ModelArts' images have; elsewhere give "
+                            "local folders as data_url, train_url and checkpoint_url") from None
+        moxing = None
+    except Exception:  # an unrelated package may fail in any way
+        moxing = None
+    if moxing is None or not hasattr(getattr(moxing, "file", None), "copy_parallel"):
+        raise UserError("the package moxing that is installed here is not Huawei's MoXing, but an unrelated one from "
+                        "PyPI; pip uninstall moxing, and use an image of ModelArts, which has the right one")
+    return moxing
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Copies to and from the object storage, tried again after a while when they fail.
+
+    Args:
+        tries: how often in all.
+        wait_seconds: before the second try; twice as long before each further one.
+        sleep: waits for some seconds.
+    """
+
+    tries: int = 5
+    wait_seconds: float = 5.0
+    sleep: Callable[[float], None] = time.sleep
+
+    def exists(self, url: str) -> bool:
+        """Whether there is a file or folder of that URL.
+
+        Raises:
+            UserError: the storage did not answer.
+        """
+        return bool(self._try(f"cannot look for {url}", lambda file: file.exists(url)))
+
+    def is_folder(self, url: str) -> bool:
+        """Whether a URL is that of a folder.
+
+        Raises:
+            UserError: the storage did not answer.
+        """
+        return bool(self._try(f"cannot look for {url}", lambda file: file.is_directory(url)))
+
+    def copy_file(self, source: str, target: str) -> None:
+        """Copy one file.
+
+        Raises:
+            UserError: it did not work, however often it was tried.
+        """
+        self._try(f"cannot copy {source} to {target}", lambda file: file.copy(source, target))
+
+    def copy_folder(self, source: str, target: str) -> bool:
+        """Copy what is in a folder; returns False if there is no file in it.
+
+        Raises:
+            UserError: it did not work, however often it was tried.
+        """
+        # One thread of this very process is Huawei's advice against copies that hang or break off.
+        return self._try(f"cannot copy {source} to {target}", lambda file: file.copy_parallel(
+            source, target, threads=0, is_processing=False)) is not NOTHING
+
+    def _try(self, fault: str, call: Callable[[ModuleType], object]) -> object:
+        file = load_moxing().file
+        for left in range(self.tries - 1, -1, -1):
+            try:
+                return call(file)
+            except Exception as error:  # MoXing documents none of its exceptions
+                if NOTHING_THERE.lower() in str(error).lower():
+                    return NOTHING
+                reason = harmless(error)
+                if not left or getattr(error, "errno", None) == errno.ENOSPC:
+                    raise UserError(f"{fault}: {reason}" + ("" if left else f"; tried {self.tries} times")) from error
+                seconds = min(LONGEST_WAIT, self.wait_seconds * 2 ** (self.tries - 1 - left))
+                print(f"{fault}: {reason}; trying again in {seconds:g} seconds")
+                self.sleep(seconds)
+        raise AssertionError("not reached")
+
+
+def harmless(error: BaseException) -> str:
+    """The first line of an error's text, without what looks like a key or a password."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return SECRET.sub(r"\1***", lines[0])
+
+
+def await_rank_table(seconds: float, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Where RANK_TABLE_FILE is a folder, as in custom images, wait for the table in it and name the table instead.
+
+    Raises:
+        UserError: it was not complete within some seconds.
+    """
+    folder = os.environ.get("RANK_TABLE_FILE", "")
+    if not Path(folder).is_dir() or not folder:
+        return
+    table = Path(folder) / RANK_TABLE_NAME
+    if not wait_until(lambda: _is_completed(table), seconds, sleep):
+        raise UserError(f"{table}: the platform did not complete this rank table within {seconds:g} seconds")
+    os.environ["RANK_TABLE_FILE"] = str(table)
+
+
+def _is_completed(table: Path) -> bool:
+    try:
+        return json.loads(table.read_text(encoding="utf-8")).get("status") == "completed"
+    except (OSError, ValueError):  # not there, or not yet whole
+        return False
