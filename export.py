@@ -24,14 +24,15 @@ from src.exporting import (
     random_pictures,
     write_description,
 )
-from src.model_utils.config import get_config
+from src.model_utils.config import Config
+from src.model_utils.modelarts import local_or_modelarts
 
 TOLERANCE = 1e-4  # relative to the largest score: rounding; MindSpore's own MINDIR differs by nothing
 
 
-def main() -> None:
+@local_or_modelarts
+def main(config: Config) -> None:
     """Export as the command line says."""
-    config = get_config()
     setup_device(config)
 
     # ---- the checkpoint

@@ -24,7 +24,8 @@ from src.evaluation import evaluate
 from src.features import pooled_features
 from src.image_folder import ImageFolder, train_root, validation_root
 from src.lr_generator import run_lr
-from src.model_utils.config import Config, get_config
+from src.model_utils.config import Config
+from src.model_utils.modelarts import local_or_modelarts
 from src.models import CrossEntropyWithLabelSmooth, Monitor, define_average, define_net
 from src.picture_check import scan_checked
 from src.recorder import Recorder
@@ -34,9 +35,9 @@ from src.train_step import TrainStep, batch_norm_statistics, build_optimizer
 from src.utils import check_classes, load_weights
 
 
-def main() -> None:
+@local_or_modelarts(resumes=True)
+def main(config: Config) -> None:
     """Train as the command line says."""
-    config = get_config()
     world = setup_device(config)
 
     # ---- pictures

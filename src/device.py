@@ -7,6 +7,7 @@ from mindspore import communication
 
 from src.errors import UserError
 from src.model_utils.config import Config
+from src.model_utils.device_adapter import find_place
 
 LAUNCHERS = "bash scripts/run_train.sh, bash scripts/run_eval.sh, or msrun"
 
@@ -67,6 +68,5 @@ def _check_launch(config: Config) -> None:
 
 
 def _device_id(config: Config) -> int | None:
-    """The card that the environment names, as a start from a rank table does."""
-    name = os.environ.get("DEVICE_ID", "")
-    return int(name) if config.platform != "CPU" and name.isdigit() else None
+    """The card that the environment names, as a start from a rank table and ModelArts do."""
+    return find_place(config.enable_modelarts).device_id if config.platform != "CPU" else None

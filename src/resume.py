@@ -19,7 +19,10 @@ from src.report import History
 # Keys that may change between the parts of one run: they do not touch the result.
 FREE_KEYS = {"log_steps", "save_checkpoint", "save_checkpoint_path", "save_checkpoint_epochs", "save_checkpoint_steps",
              "keep_checkpoint_max", "keep_checkpoint_best", "keep_checkpoint_every", "resume", "on_nan",
-             "confusion_matrix"}
+             "confusion_matrix",
+             "enable_modelarts", "data_url", "train_url", "checkpoint_url", "data_path", "output_path", "load_path",
+             "need_modelarts_dataset_unzip", "modelarts_dataset_unzip_name", "copy_local", "copy_tries",
+             "copy_retry_seconds", "copy_wait_seconds"}
 DAMAGED_SUFFIX = ".damaged"
 
 

@@ -58,6 +58,12 @@ class Config:
         adopted = {key: values[key] for key in keys if key in values and key not in self._chosen}
         return Config({**self._values, **adopted}, self._chosen)
 
+    def replace(self, values: Mapping[str, Any]) -> "Config":
+        """A copy with other values for known keys."""
+        if unknown := values.keys() - self._values.keys():
+            raise AttributeError(f"no such configuration key: {min(unknown)}")
+        return Config({**self._values, **values}, self._chosen)
+
     def as_dict(self) -> dict[str, Any]:
         """All keys and values, in the order of the base file."""
         return dict(self._values)
@@ -118,16 +124,23 @@ def get_config(argv: Sequence[str] | None = None) -> Config:
             text names file, line and key.
     """
     description = _Description()
-    options = _parse_command_line(description, argv)
+    options, unknown = _parse_command_line(description, argv)
     config_path = options.pop("config_path", None)
     chosen = _read_values(description, Path(config_path)) if config_path else {}
     platform = options.get("platform") or chosen.get("platform") or description.defaults["platform"]
     profile = _read_values(description, PROFILES[platform]) if platform in PROFILES else {}
-    return Config({**description.defaults, **profile, **chosen, **options}, chosen.keys() | options.keys())
+    config = Config({**description.defaults, **profile, **chosen, **options}, chosen.keys() | options.keys())
+    if unknown and not config.enable_modelarts:
+        _refuse(description, unknown)
+    for word in unknown:
+        if word.startswith("--"):  # its value may be a secret
+            print(f"{word.partition('=')[0]}: not an option of this program, passed over")
+    return config
 
 
-def _parse_command_line(description: _Description, argv: Sequence[str] | None) -> dict[str, Any]:
-    """The options that were given, under their keys' names, checked."""
+def _parse_command_line(description: _Description,
+                        argv: Sequence[str] | None) -> tuple[dict[str, Any], list[str]]:
+    """The options that were given, under their keys' names, checked; and the words that are no options."""
     parser = _Parser(description="MobileNetV2 under MindSpore. Options are the keys of default_config.yaml.",
                      allow_abbrev=False, argument_default=argparse.SUPPRESS)
     parser.add_argument("--config_path", help="YAML file whose values replace the profile's")
@@ -142,20 +155,22 @@ def _parse_command_line(description: _Description, argv: Sequence[str] | None) -
         parser.add_argument(*flags, dest=key, action="append", metavar=key.upper(),
                             help=description.help[key] + choices, **alone)
     given, unknown = parser.parse_known_args(argv)
-    if unknown:
-        name = unknown[0].lstrip("-").split("=")[0]
-        if not unknown[0].startswith("--") and name in description.defaults:
-            raise UserError(f"command line: {unknown[0]!r} is not an option; did you mean --{unknown[0]}?")
-        if not unknown[0].startswith("-"):
-            raise UserError(f"command line: {unknown[0]!r} is not an option; options are --key value")
-        description.resolve(name, "command line")
     options = vars(given)
     for key in description.defaults.keys() & options.keys():
         values = {description.check(key, value, "command line") for value in options[key]}
         if len(values) > 1:
             raise UserError(f"command line: --{key} is given {len(options[key])} times, with different values")
         options[key] = values.pop()
-    return options
+    return options, unknown
+
+
+def _refuse(description: _Description, unknown: Sequence[str]) -> None:
+    name = unknown[0].lstrip("-").split("=")[0]
+    if not unknown[0].startswith("--") and name in description.defaults:
+        raise UserError(f"command line: {unknown[0]!r} is not an option; did you mean --{unknown[0]}?")
+    if not unknown[0].startswith("-"):
+        raise UserError(f"command line: {unknown[0]!r} is not an option; options are --key value")
+    description.resolve(name, "command line")
 
 
 class _Parser(argparse.ArgumentParser):
