@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "chain.h"
+#include "optimizer.h"
 #include "threads.h"
 
 namespace {
@@ -85,6 +86,14 @@ int main() {
           return 1;
         }
       }
+    }
+  }
+  std::vector<float> value(70001, 1.0f), moment(value.size(), 2.0f), gradient(value.size(), 3.0f);
+  momentum_step({{value.data(), moment.data(), gradient.data(), value.size(), 0.5f}}, 0.25f, 0.5f);
+  for (size_t i = 0; i < value.size(); ++i) {
+    if (moment[i] != 4.5f || value[i] != -0.125f) {
+      std::printf("wrong update\n");
+      return 1;
     }
   }
   std::printf("ok\n");

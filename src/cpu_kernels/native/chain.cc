@@ -217,7 +217,8 @@ void Chain::backward(const float *input, const float *memory, const float *featu
     } else if (input_gradient != nullptr) {
       next = shared_scratch(Purpose::values, l.in_floats());
     }
-    ::backward(l, stash.view(layers, i), input, raw, producer_of(i - 1), shortcut_gradients[i], weights[i], next, parts);
+    ::backward(l, stash.view(layers, i), input, raw, producer_of(i - 1), shortcut_gradients[i], weights[i], next,
+               parts);
     gradient = next;
   }
   if (gradient != nullptr)

@@ -59,9 +59,10 @@ Folded fold(const Layer &l, float *memory) {
   Folded folded = {memory, memory + static_cast<size_t>(k) * channels};
   float *scale = thread_scratch(channels);
   for (int c = 0; c < channels; ++c) {
-    const bool real = c < l.out_channels;
-    scale[c] = real ? static_cast<float>(l.gamma[c] / std::sqrt(static_cast<double>(l.moving_variance[c]) + l.epsilon)) : 0;
-    folded.bias[c] = real ? l.beta[c] - l.moving_mean[c] * scale[c] : 0;
+    scale[c] = folded.bias[c] = 0.0f;
+    if (c >= l.out_channels) continue;
+    scale[c] = static_cast<float>(l.gamma[c] / std::sqrt(static_cast<double>(l.moving_variance[c]) + l.epsilon));
+    folded.bias[c] = l.beta[c] - l.moving_mean[c] * scale[c];
   }
   if (l.kind == Kind::depthwise) {
     for (int block = 0; block < l.out_blocks(); ++block) {
@@ -147,7 +148,8 @@ void convolve_planes(const Layer &l, const Folded &folded, const Band &band, con
       depthwise_plane<S>(
           l, w, band.first, band.last, memory,
           [&](int y, float *row) {
-            std::memcpy(row, from + static_cast<size_t>(y - first_in) * l.width * LANES, l.width * LANES * sizeof(float));
+            const size_t floats = static_cast<size_t>(l.width) * LANES;
+            std::memcpy(row, from + (y - first_in) * floats, floats * sizeof(float));
           },
           [&](int, int, Vec sum) {
             store(to, l.activation ? relu6(sum + bias) : sum + bias);
@@ -195,7 +197,8 @@ std::vector<Band> bands_of(const Segment &s) {
   const Layer &widest = s.depthwise != nullptr ? *s.depthwise : end;
   const size_t row = static_cast<size_t>(widest.in_blocks()) * widest.width * widest.stride * LANES;
   const int rows = static_cast<int>(std::clamp<size_t>(BAND_FLOATS / row, 1, end.out_height));
-  const int pictures = static_cast<int>(std::clamp<size_t>(BAND_FLOATS / (row * end.out_height), 1, std::max(1, end.pictures / 8)));
+  const size_t fitting = BAND_FLOATS / (row * end.out_height);
+  const int pictures = static_cast<int>(std::clamp<size_t>(fitting, 1, std::max(1, end.pictures / 8)));
   const int bands = (end.out_height + rows - 1) / rows;
   std::vector<Band> out;
   for (int picture = 0; picture < end.pictures; picture += pictures)

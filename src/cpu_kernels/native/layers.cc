@@ -81,11 +81,11 @@ struct GradientSums {
 
 // What a layer's input gradient goes through on its way to memory, for one channel block.
 struct Closing {
-  Vec scale, shift, mean;
-  const float *y;
-  bool activation;
+  Vec scale = {}, shift = {}, mean = {};
+  const float *y = nullptr;
+  bool activation = false;
 
-  Closing(const Producer &producer, int block, size_t pixels) : scale{}, shift{}, mean{}, y(nullptr), activation(false) {
+  Closing(const Producer &producer, int block, size_t pixels) {
     if (producer.y == nullptr) return;
     y = producer.y + block * pixels * LANES;
     activation = producer.activation;
@@ -148,7 +148,8 @@ void matrix_backward(const Layer &l, const View &value, const float *image, cons
   const Split split(l.out_pixels(), BACKWARD_PARTS);
   const int k = l.taps(), k_blocks = blocks_of(k), blocks = l.out_blocks(), in_blocks = l.in_blocks();
   const size_t pixels = split.pixels, weights = static_cast<size_t>(k_blocks) * LANES * blocks * LANES;
-  float *partial = shared_scratch(Purpose::kernel, weights * (split.parts + 1)), *panels = partial + weights * split.parts;
+  float *partial = shared_scratch(Purpose::kernel, weights * (split.parts + 1));
+  float *panels = partial + weights * split.parts;
   if (input_gradient != nullptr) pack_panels(l.weight, l.out_channels, k, k, 1, panels);
   prepare(parts, split, in_blocks);
   parallel(split.parts, [&](int part) {
@@ -208,7 +209,8 @@ template <int S> void depthwise_forward(const Layer &l, const View &value, float
     depthwise_plane<S>(
         l, w, 0, l.out_height, thread_scratch(Rows::floats(l.width)),
         [&](int row, float *to) {
-          load_value(value, block, (static_cast<size_t>(picture) * l.height + row) * l.width, l.in_pixels(), l.width, to);
+          const size_t first = (static_cast<size_t>(picture) * l.height + row) * l.width;
+          load_value(value, block, first, l.in_pixels(), l.width, to);
         },
         [&](int oy, int ox, Vec sum) {
           if (oy == 0 && ox == 0) moments.pivot = sum;
@@ -233,7 +235,7 @@ inline void depthwise_input_row(const Layer &l, const Rows &d, const Vec (&w)[9]
       finish(x, s0 + s1 + s2);
     }
   } else {
-    // An even row was seen by the middle row of one window; an odd one by the last row of one and the first of the next.
+    // An even row was seen by the middle row of one window, an odd one by the last of one and the first of the next.
     const bool odd = y % 2 != 0;
     const float *one = d.row(y / 2), *two = odd ? d.row(y / 2 + 1) : nullptr;
     const Vec *wa = odd ? w + 6 : w + 3;
@@ -298,7 +300,8 @@ void depthwise_backward(const Layer &l, const View &value, const RawGradient &gr
       }
     }
     total.keep(sums_of(parts, picture, blocks, block));
-    for (int t = 0; t < 9; ++t) store(partial + ((static_cast<size_t>(picture) * blocks + block) * 9 + t) * LANES, dw[t]);
+    float *sums = partial + (static_cast<size_t>(picture) * blocks + block) * 9 * LANES;
+    for (int t = 0; t < 9; ++t) store(sums + t * LANES, dw[t]);
   });
   for (int block = 0; block < blocks; ++block) {
     for (int t = 0; t < 9; ++t) {
@@ -315,13 +318,13 @@ void depthwise_backward(const Layer &l, const View &value, const RawGradient &gr
 // Passes over whole tensors
 // ---------------------------------------------------------------------------------------------------------------------
 
-// f(block, part, first pixel, pixels) in parallel, parts of a few thousand pixels.
+// f(block, first pixel, pixels) in parallel, a few thousand pixels at a time.
 template <class F> void for_stretches(int blocks, size_t pixels, F &&f) {
   constexpr size_t STRETCH = 2048;
   const int parts = static_cast<int>((pixels + STRETCH - 1) / STRETCH);
   parallel(blocks * parts, [&](int task) {
     const size_t first = task % parts * STRETCH;
-    f(task / parts, task % parts, first, std::min(STRETCH, pixels - first));
+    f(task / parts, first, std::min(STRETCH, pixels - first));
   });
 }
 
@@ -351,7 +354,8 @@ void backward(const Layer &l, const View &value, const float *image, const RawGr
 
 void image_gradient(const Layer &l, const RawGradient &gradient, float *out) {
   const int k = l.taps();
-  const size_t plane = static_cast<size_t>(l.height) * l.width, out_plane = static_cast<size_t>(l.out_height) * l.out_width;
+  const size_t plane = static_cast<size_t>(l.height) * l.width;
+  const size_t out_plane = static_cast<size_t>(l.out_height) * l.out_width;
   parallel(l.pictures, [&](int picture) {
     float *image = out + picture * l.in_channels * plane;
     std::fill_n(image, l.in_channels * plane, 0.0f);
@@ -396,7 +400,7 @@ void from_blocks(const View &value, int pictures, int channels, size_t plane, fl
 }
 
 void add(const View &value, const View &shortcut, int blocks, size_t pixels, float *out) {
-  for_stretches(blocks, pixels, [&](int block, int, size_t first, size_t count) {
+  for_stretches(blocks, pixels, [&](int block, size_t first, size_t count) {
     float *sum = out + (block * pixels + first) * LANES, *other = thread_scratch(count * LANES);
     load_value(value, block, first, pixels, count, sum);
     load_value(shortcut, block, first, pixels, count, other);

@@ -21,7 +21,8 @@ inline void load_value(const View &view, int block, size_t first, size_t stride,
   }
 }
 
-inline void load_gradient(const RawGradient &gradient, int block, size_t first, size_t stride, size_t count, float *out) {
+inline void load_gradient(const RawGradient &gradient, int block, size_t first, size_t stride, size_t count,
+                          float *out) {
   const float *g = gradient.g + (block * stride + first) * LANES, *y = gradient.y + (block * stride + first) * LANES;
   const Vec a = load(gradient.a + block * LANES), b = load(gradient.b + block * LANES);
   const Vec c = load(gradient.c + block * LANES);
@@ -31,7 +32,8 @@ inline void load_gradient(const RawGradient &gradient, int block, size_t first, 
 // The 3x3 patches around output pixels first ... first + count as a tile of 9 * C channels: the full convolution is
 // then a 1x1 convolution.
 inline void load_patches(const Layer &l, const float *image, size_t first, int count, int tile, float *out) {
-  const size_t plane = static_cast<size_t>(l.height) * l.width, out_plane = static_cast<size_t>(l.out_height) * l.out_width;
+  const size_t plane = static_cast<size_t>(l.height) * l.width;
+  const size_t out_plane = static_cast<size_t>(l.out_height) * l.out_width;
   for (int t = 0; t < count; ++t) {
     const size_t picture = (first + t) / out_plane, pixel = (first + t) % out_plane;
     const int y0 = static_cast<int>(pixel / l.out_width) * l.stride - 1;
@@ -50,7 +52,9 @@ inline void load_patches(const Layer &l, const float *image, size_t first, int c
   }
 }
 
-inline void load_input(const Layer &l, const View &value, const float *image, size_t first, int count, int tile, float *out) {
+// The layer's input at output pixels first ... first + count - 1 as a tile.
+inline void load_input(const Layer &l, const View &value, const float *image, size_t first, int count, int tile,
+                       float *out) {
   if (l.kind == Kind::full) {
     load_patches(l, image, first, count, tile, out);
     return;

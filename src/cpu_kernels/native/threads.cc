@@ -27,8 +27,8 @@ struct Job {
 
 // Never destroyed: sleeping threads still refer to it while the process exits.
 Job &job = *new Job;
-int threads_wanted = 1;
-int threads_started = 1;
+std::atomic<int> threads_wanted{1};
+int threads_started = 1;  // the caller is number 0
 
 inline void pause_briefly() {
 #if defined(__x86_64__)
@@ -42,11 +42,12 @@ void take_tasks(const std::function<void(int)> &task) {
 
 // A thread announces itself before it looks whether the job is open, and the owner closes the job before it waits for
 // those inside: a thread that wakes up late finds the job closed, and nobody waits for it.
-void work(uint32_t seen) {
+void work(int number, uint32_t seen) {
   for (;;) {
     for (int i = 0; i < SPINS && job.number.load() == seen; ++i) pause_briefly();
     job.number.wait(seen);
     seen = job.number.load();
+    if (number >= threads_wanted) continue;
     job.inside.fetch_add(1);
     if (const auto *task = job.task.load()) take_tasks(*task);
     if (job.inside.fetch_sub(1) == 1) job.inside.notify_one();
@@ -82,7 +83,8 @@ void parallel(int count, const std::function<void(int)> &task) {
     for (int i = 0; i < count; ++i) task(i);
     return;
   }
-  for (; threads_started < threads_wanted; ++threads_started) std::thread(work, job.number.load()).detach();
+  for (; threads_started < threads_wanted; ++threads_started)
+    std::thread(work, threads_started, job.number.load()).detach();
   job.count = count;
   job.next.store(0);
   job.task.store(&task);
