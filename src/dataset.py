@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+import mindspore as ms
 import mindspore.dataset as ds
 import numpy as np
 from mindspore import Tensor
-from mindspore.dataset import vision
+from mindspore.dataset import transforms, vision
 
 from src.errors import UserError
 from src.image_folder import ImageFolder
@@ -64,9 +65,10 @@ def train_transforms(image_size: int, augmentation: Augmentation = Augmentation(
     ]
 
 
-def eval_transforms(image_size: int) -> list:
-    """Encoded picture to its 3 x `image_size` x `image_size` float32 centre."""
-    return [vision.Decode(), vision.Resize(resize_size(image_size)), vision.CenterCrop(image_size), *_normalise()]
+def eval_transforms(image_size: int, normalise: bool = True) -> list:
+    """Encoded picture to its 3 x `image_size` x `image_size` float32 centre, normalised or as pixels of 0 to 255."""
+    return [vision.Decode(), vision.Resize(resize_size(image_size)), vision.CenterCrop(image_size),
+            *(_normalise() if normalise else [vision.HWC2CHW(), transforms.TypeCast(ms.float32)])]
 
 
 def _normalise() -> list:
@@ -87,15 +89,17 @@ class ImageData:
     """Batches from an image folder.
 
     Training drops what does not fill a batch, another part each epoch. Evaluation drops nothing: the last batch is
-    filled up with copies labelled `PADDING`, so that batches keep one shape and no picture counts twice.
+    filled up with copies labelled `PADDING`, so that batches keep one shape and no picture counts twice; without
+    `normalise` it gives pixels of 0 to 255.
     """
 
     def __init__(self, folder: ImageFolder, image_size: int, batch_size: int, *, training: bool, seed: int = 0,
                  augmentation: Augmentation = Augmentation(), num_workers: int = 1, rank: int = 0,
-                 rank_size: int = 1, cache: ds.DatasetCache | None = None) -> None:
+                 rank_size: int = 1, cache: ds.DatasetCache | None = None, normalise: bool = True) -> None:
         self.images, self.batch_size, self.steps_per_epoch = share(len(folder), batch_size, training, rank, rank_size)
         self.training = training
-        self._transforms = train_transforms(image_size, augmentation) if training else eval_transforms(image_size)
+        self._transforms = train_transforms(image_size, augmentation) if training \
+            else eval_transforms(image_size, normalise)
         self._folder, self._workers = folder, usable_workers(num_workers)
         self._seed, self._rank, self._rank_size, self._cache = seed, rank, rank_size, cache
 

@@ -45,12 +45,13 @@ class ExportedNetwork:
     def __init__(self, engine: Engine, description: dict[str, Any], path: Path, image_size: int) -> None:
         told = description.get("input", {}).get("batch_size", engine.batch_size)
         self.batch_size: int = told if isinstance(told, int) else 0  # 0: any
-        self.image_size: int = description.get("preprocessing", {}).get("centre_crop", engine.image_size) or image_size
+        self._side = description.get("preprocessing", {}).get("centre_crop", engine.image_size)
+        self.image_size: int = self._side or image_size
         self.normalise = description.get("preprocessing", {}).get("normalise") != "inside the graph"
         self.softmax = description.get("output", {}).get("meaning") == "probabilities"
         classes = description.get("classes")
         self.classes: tuple[str, ...] | None = tuple(classes) if classes else None
-        self._engine, self._path = engine, path
+        self._engine, self._path, self._num_classes = engine, path, 0
 
     def set_train(self, mode: bool = True) -> "ExportedNetwork":
         """Stand in for `nn.Cell.set_train`: a file cannot be trained."""
@@ -58,8 +59,15 @@ class ExportedNetwork:
             raise NotImplementedError("an exported network cannot be trained")
         return self
 
+    def expect_classes(self, num_classes: int) -> None:
+        """Refuse to score pictures of another number of classes; 0 for any."""
+        self._num_classes = num_classes
+
     def __call__(self, images: Tensor) -> Tensor:
         scores = self.run(images.asnumpy())
+        if self._num_classes not in {0, scores.shape[1]}:
+            raise UserError(f"{self._path}: knows {scores.shape[1]} classes, but the pictures are of "
+                            f"{self._num_classes}")
         return Tensor(np.log(np.maximum(scores, TINY)) if self.softmax else scores)
 
     def run(self, images: np.ndarray) -> np.ndarray:
@@ -68,6 +76,9 @@ class ExportedNetwork:
         Raises:
             UserError: the pictures are not of the size that it was made for.
         """
+        if self._side not in {None, images.shape[2]}:  # MindSpore would compute something
+            raise UserError(f"{self._path}: takes pictures of {self._side}x{self._side} pixels, not of "
+                            f"{images.shape[2]}x{images.shape[3]}")
         size = self.batch_size or len(images)
         scores = []
         for start in range(0, len(images), size):

@@ -83,7 +83,7 @@ def find_faults(folder: ImageFolder) -> Findings:
                if memory.get(name, [None])[:1] != [stamp]]
     if unknown:
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            faults = tqdm(pool.map(lambda entry: _fault(folder.root / entry[0]), unknown), total=len(unknown),
+            faults = tqdm(pool.map(lambda entry: picture_fault(folder.root / entry[0]), unknown), total=len(unknown),
                           desc="checking pictures", disable=None, leave=False)
             memory |= {name: [stamp, fault] for (name, stamp), fault in zip(unknown, faults, strict=True)}
         with whole_file(memory_path) as temporary:
@@ -91,7 +91,7 @@ def find_faults(folder: ImageFolder) -> Findings:
     return {name: memory[name][1] for name in folder.files if memory[name][1]}
 
 
-def _fault(path: Path) -> str:
+def picture_fault(path: Path) -> str:
     """What is wrong with a picture, in words; ROTATED; or nothing."""
     try:
         if path.stat().st_size == 0:

@@ -192,8 +192,10 @@ def test_truncated_files_are_refused(ending: str, described: bool, share: float,
 
 
 def test_other_sizes_and_kinds_are_refused(onnx: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"any\.onnx: does not take 2 pictures of 64x64 pixels"):
+    with pytest.raises(UserError, match=r"any\.onnx: takes pictures of 32x32 pixels, not of 64x64"):
         load_exported(onnx, config_for()).run(np.zeros((2, 3, 64, 64), np.float32))
+    with pytest.raises(UserError, match=r"any\.onnx: does not take 2 pictures"):
+        load_exported(onnx, config_for()).run(np.zeros((2, 1, 32, 32), np.float32))
     with pytest.raises(UserError, match="no such file"):
         load_exported(tmp_path / "none.onnx", config_for())
     text = tmp_path / "text.mindir"

@@ -1,0 +1,66 @@
+"""Classify pictures with a checkpoint, a MINDIR or an ONNX file; ONNX is by far the fastest on CPU.
+
+    python infer.py --platform CPU --model mobilenetv2.onnx --pictures holiday/ --predictions out
+
+Pictures are a picture, a folder or a text file that lists some. Writes out/predictions.csv, .json and .png (a contact
+sheet of the first ones). A picture that cannot be read is named and left out; the exit status is then 1.
+"""
+import sys
+from pathlib import Path
+
+import numpy as np
+from mindspore import Tensor
+from tqdm import tqdm
+
+from src.contact_sheet import draw_contact_sheet
+from src.device import setup_device
+from src.errors import UserError, run_command
+from src.model_file import open_model
+from src.model_utils.config import get_config
+from src.prediction import PictureStream, Prediction, likeliest, list_pictures, write_csv, write_predictions
+
+
+def main() -> None:
+    """Classify as the command line says."""
+    config = get_config()
+    setup_device(config)
+
+    # ---- the model and the pictures
+    model = open_model(config)
+    config = model.config
+    pictures = list_pictures(config.pictures)
+    network = model.network(config.num_classes)
+    batch_size = min(config.batch_size, len(pictures))
+    stream = PictureStream(pictures, config.image_size, batch_size, config.num_workers, model.normalise)
+
+    # ---- classify, while the next pictures are decoded
+    found: dict[int, Prediction] = {}
+    with tqdm(total=len(pictures), unit="picture", dynamic_ncols=True, disable=None) as bar:
+        for positions, images in stream:
+            # A batch of another size would have the graph compiled anew.
+            filled = np.pad(images, ((0, batch_size - len(images)), (0, 0), (0, 0), (0, 0)))
+            logits = network(Tensor(filled)).asnumpy()[:len(images)]
+            classes = model.classes or tuple(map(str, range(logits.shape[1])))
+            for position, row in zip(positions.tolist(), logits, strict=True):
+                found[position] = likeliest(pictures[position], row, classes, config.top_k)
+            bar.update(len(images))
+
+    # ---- results
+    for position, fault in sorted(stream.faults.items()):
+        print(f"{pictures[position]}: {fault}", file=sys.stderr)
+    if not found:
+        raise UserError(f"{config.pictures}: none of {len(pictures)} pictures could be read "
+                        f"({pictures[0]}: {stream.faults[0]})")
+    predictions = [found.get(position) or Prediction(path, fault=stream.faults[position])
+                   for position, path in enumerate(pictures)]
+    out = Path(config.predictions)
+    write_csv(predictions, out / "predictions.csv")
+    write_predictions(predictions, model.path, out / "predictions.json")
+    draw_contact_sheet(predictions, out / "predictions.png")
+    print(f"{len(found)} of {len(pictures)} pictures classified: {out}/predictions.csv, .json, .png")
+    if stream.faults:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,39 @@
+"""A contact sheet: the first pictures of a prediction, each with its class and probability below."""
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from src.files import whole_file
+from src.prediction import Prediction
+
+COLUMNS, MOST = 8, 64  # pictures in a row, and on the sheet
+SIDE, MARGIN, LINE = 140, 8, 16  # pixels
+CAPTION_LETTERS = 20
+PAPER, INK, WARNING = (255, 255, 255), (30, 30, 30), (190, 30, 30)
+
+
+def draw_contact_sheet(predictions: Sequence[Prediction], path: Path) -> None:
+    """Draw up to `MOST` pictures, in their order, as a PNG; a bad picture is an empty frame with its fault below."""
+    shown = predictions[:MOST]
+    columns = min(COLUMNS, len(shown))
+    rows = -(-len(shown) // columns)
+    step = SIDE + MARGIN
+    sheet = Image.new("RGB", (columns * step + MARGIN, rows * (step + 2 * LINE) + MARGIN), PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    for number, prediction in enumerate(shown):
+        left, top = MARGIN + number % columns * step, MARGIN + number // columns * (step + 2 * LINE)
+        if prediction.fault:
+            draw.rectangle((left, top, left + SIDE - 1, top + SIDE - 1), outline=WARNING)
+            lines = (prediction.path.name, prediction.fault)
+        else:
+            with Image.open(prediction.path) as picture:
+                picture.thumbnail((SIDE, SIDE))
+                sheet.paste(picture.convert("RGB"), (left + (SIDE - picture.width) // 2,
+                                                     top + (SIDE - picture.height) // 2))
+            lines = (prediction.classes[0], f"{prediction.probabilities[0]:.1%}")
+        for i, line in enumerate(lines):
+            draw.text((left, top + SIDE + 2 + i * LINE), line[:CAPTION_LETTERS], WARNING if prediction.fault else INK,
+                      font)
+    with whole_file(path) as temporary:
+        sheet.save(temporary, "PNG")

@@ -1,0 +1,64 @@
+"""A trained model from a file: a checkpoint, a MINDIR or an ONNX file, to be scored or to classify with."""
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mindspore import Tensor
+
+from src.checkpoint import Checkpoint, read_checkpoint
+from src.errors import UserError
+from src.exported import ExportedNetwork, is_exported, load_exported
+from src.model_utils.config import Config
+from src.models import define_net
+from src.utils import load_weights
+
+Network = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A file that was read, and what it says of itself."""
+
+    path: Path
+    content: Checkpoint | ExportedNetwork
+    config: Config  # the run's, with what the file knows better
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the classes, if the file tells them."""
+        return self.content.classes
+
+    @property
+    def normalise(self) -> bool:
+        """Whether pictures must be normalised before they go in: not if the graph does that."""
+        return self.content.normalise if isinstance(self.content, ExportedNetwork) else True
+
+    def network(self, num_classes: int = 0) -> Network:
+        """What maps N x 3 x H x W pictures to N x C logits; with `num_classes`, only if C is that.
+
+        Raises:
+            UserError: the file does not fit the configuration or the number of classes.
+        """
+        if isinstance(self.content, ExportedNetwork):
+            self.content.expect_classes(num_classes)
+            return self.content
+        bias = self.content.network.get("head.classifier.bias")
+        network = define_net(self.config, num_classes or (bias.size if bias is not None else 1))
+        load_weights(network, self.content)
+        return network.set_train(False)
+
+
+def open_model(config: Config) -> ModelFile:
+    """Read the file that `pretrain_ckpt` names.
+
+    Raises:
+        UserError: none is named, or it cannot be read.
+    """
+    if not config.pretrain_ckpt:
+        raise UserError("no model named: give --pretrain_ckpt with a checkpoint, a .mindir or an .onnx file")
+    path = Path(config.pretrain_ckpt)
+    if not is_exported(config.pretrain_ckpt):
+        checkpoint = read_checkpoint(path)
+        return ModelFile(path, checkpoint, config.adopt(checkpoint.config, "image_size", "width_mult", "boost_mode"))
+    exported = load_exported(path, config)
+    return ModelFile(path, exported, config.adopt({"image_size": exported.image_size}, "image_size"))

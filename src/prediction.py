@@ -1,0 +1,154 @@
+"""Classifying pictures that nobody has labelled: which there are, how they come to the network, what is written."""
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mindspore.dataset as ds
+import numpy as np
+from mindspore.dataset.core.config import ErrorSamplesMode
+from PIL import Image
+
+from src.dataset import eval_transforms, usable_workers
+from src.errors import UserError
+from src.files import whole_file
+from src.image_folder import IMAGE_EXTENSIONS
+from src.picture_check import ROTATED, picture_fault
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of a picture: its likeliest classes, or why there are none."""
+
+    path: Path
+    classes: tuple[str, ...] = ()  # likeliest first
+    probabilities: tuple[float, ...] = ()
+    fault: str = ""
+
+
+def list_pictures(source: str) -> list[Path]:
+    """The pictures of a folder (with the folders in it, sorted), of a text file with one path a line, or a picture.
+
+    Paths in a list are relative to the list. Hidden files are passed over.
+
+    Raises:
+        UserError: nothing is there, or no picture.
+    """
+    if not source:
+        raise UserError("no pictures named: give --pictures with a picture, a folder, or a text file that lists some")
+    root = Path(source)
+    if root.is_dir():
+        found = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_EXTENSIONS and path.is_file()
+                       and not any(part.startswith(".") for part in path.relative_to(root).parts))
+        if not found:
+            raise UserError(f"{root}: no pictures here; they end in {' '.join(IMAGE_EXTENSIONS)}")
+        return found
+    if not root.is_file():
+        raise UserError(f"{root}: no such picture, folder or list")
+    if root.suffix.lower() in IMAGE_EXTENSIONS:
+        return [root]
+    try:
+        lines = root.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise UserError(f"{root}: neither a picture nor a text file that lists pictures") from None
+    listed = [root.parent / line.strip() for line in lines if line.strip()]
+    if not listed:
+        raise UserError(f"{root}: this list names no picture")
+    return listed
+
+
+@dataclass
+class PictureStream:
+    """Pictures in batches, read and decoded ahead by threads of their own while the caller computes.
+
+    A picture that cannot be read is left out and noted in `faults`, by its position.
+    """
+
+    paths: Sequence[Path]
+    image_size: int
+    batch_size: int
+    num_workers: int
+    normalise: bool = True
+    faults: dict[int, str] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Positions in `paths` (n) and pictures (n x 3 x size x size float32); n is `batch_size` but in the last."""
+        before = ds.config.get_error_samples_mode()
+        ds.config.set_error_samples_mode(ErrorSamplesMode.SKIP)
+        given: set[int] = set()
+        try:
+            for images, positions in self._pipeline().create_tuple_iterator(num_epochs=1, output_numpy=True):
+                good = np.array([position not in self.faults for position in positions.tolist()])
+                given.update(positions.tolist())
+                if good.any():
+                    yield positions[good], images[good]
+        finally:
+            ds.config.set_error_samples_mode(before)
+        self.faults |= dict.fromkeys(set(range(len(self.paths))) - given, "cannot be decoded")
+
+    def _pipeline(self) -> ds.Dataset:
+        workers = usable_workers(self.num_workers)
+        pipeline = ds.GeneratorDataset(_Encoded(self.paths, self.faults), ["image", "position"], shuffle=False,
+                                       num_parallel_workers=workers, python_multiprocessing=False)
+        pipeline = pipeline.map(eval_transforms(self.image_size, self.normalise), "image",
+                                num_parallel_workers=workers)
+        return pipeline.batch(self.batch_size, num_parallel_workers=1)
+
+
+class _Encoded:
+    """The content of picture files; in place of a bad one a black dot, which keeps MindSpore's decoder out of it."""
+
+    def __init__(self, paths: Sequence[Path], faults: dict[int, str]) -> None:
+        self._paths, self._faults = paths, faults
+        dot = io.BytesIO()
+        Image.new("RGB", (2, 2)).save(dot, "PNG")
+        self._dot = np.frombuffer(dot.getvalue(), np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, position: int) -> tuple[np.ndarray, np.ndarray]:
+        fault = picture_fault(self._paths[position])
+        if fault not in {"", ROTATED}:
+            self._faults[int(position)] = fault
+            return self._dot, np.array(position, np.int32)
+        return np.fromfile(self._paths[position], np.uint8), np.array(position, np.int32)
+
+
+def likeliest(path: Path, logits: np.ndarray, classes: Sequence[str], top_k: int) -> Prediction:
+    """The `top_k` likeliest classes by the logits of one picture (C)."""
+    exponentials = np.exp(logits.astype(np.float64) - logits.max())
+    probabilities = exponentials / exponentials.sum()
+    order = np.argsort(-probabilities, kind="stable")[:top_k]
+    return Prediction(path, tuple(classes[index] for index in order), tuple(probabilities[order].tolist()))
+
+
+def write_csv(predictions: Sequence[Prediction], path: Path) -> None:
+    """A row per picture: file, class and probability of each rank, and what was wrong with a bad one."""
+    ranks = max(len(prediction.classes) for prediction in predictions)
+    columns = [f"{name}_{rank}" if rank > 1 else name for rank in range(1, ranks + 1)
+               for name in ("class", "probability")]
+    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["file", *columns, "error"])
+        for prediction in predictions:
+            cells: list[str] = []
+            for name, probability in zip(prediction.classes, prediction.probabilities, strict=True):
+                cells += [name, f"{probability:.6f}"]
+            table.writerow([prediction.path, *(cells or [""] * len(columns)), prediction.fault])
+
+
+def write_predictions(predictions: Sequence[Prediction], model: Path, path: Path) -> None:
+    """The same as JSON."""
+    pictures: list[dict[str, Any]] = [
+        {"file": str(prediction.path), "error": prediction.fault} if prediction.fault else
+        {"file": str(prediction.path), "classes": [
+            {"class": name, "probability": round(probability, 6)}
+            for name, probability in zip(prediction.classes, prediction.probabilities, strict=True)]}
+        for prediction in predictions]
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps({"model": str(model), "pictures": pictures}, indent=1) + "\n",
+                             encoding="utf-8")
