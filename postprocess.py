@@ -1,0 +1,90 @@
+"""Accuracy of what the Ascend 310 program computed. Needs numpy alone.
+
+    python postprocess.py --result_path result_Files --label_path label.txt
+
+label.txt (tools/make_label_file.py writes it) has lines `folder/picture.jpg:class index`; the result of that picture
+is result_Files/folder/picture.jpg.bin, its float32 logits. Every picture counts, or nothing is printed.
+"""
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from src.errors import UserError, run_command
+
+LISTED = 5  # names that an error shows
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Count as the command line says."""
+    parser = argparse.ArgumentParser(description="Accuracy of what the Ascend 310 program computed.")
+    parser.add_argument("--result_path", required=True, type=Path, help="folder of the .bin files")
+    parser.add_argument("--label_path", required=True, type=Path, help="file of lines relative/file/name:class index")
+    options = parser.parse_args(argv)
+
+    labels = read_labels(options.label_path)
+    logits = read_results(options.result_path, labels)
+    truth = np.array(list(labels.values()))
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :5]
+    right = (order == truth[:, None]) & np.isfinite(logits).all(axis=1, keepdims=True)
+    print(f"{len(truth)} pictures, top-5 {right.any(axis=1).mean():.5f}")
+    print(f"'Accuracy': {right[:, 0].mean():.5f}")
+
+
+def read_labels(path: Path) -> dict[str, int]:
+    """Class index of each file.
+
+    Raises:
+        UserError: the file cannot be read, has no line, a malformed one, or names a picture twice.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", "not UTF-8 text")
+        raise UserError(f"{path}: cannot read this label file: {reason}") from None
+    labels: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        name, colon, label = line.rpartition(":")
+        if not line.strip():
+            continue
+        if not colon or not name or not label.strip().isdecimal():
+            raise UserError(f"{path}, line {number}: expected relative/file/name:class index, not {line!r}")
+        if name in labels:
+            raise UserError(f"{path}, line {number}: {name} is labelled a second time")
+        labels[name] = int(label)
+    if not labels:
+        raise UserError(f"{path}: labels no picture")
+    return labels
+
+
+def read_results(folder: Path, labels: dict[str, int]) -> np.ndarray:
+    """N x C float32 logits, in the order of the labels.
+
+    Raises:
+        UserError: results are missing, of no labelled picture, or of a length that is not the others' or has no place
+            for a label; the text lists them.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder of results")
+    found = {path.relative_to(folder).as_posix().removesuffix(".bin"): path for path in folder.rglob("*.bin")}
+    contents = {name: found[name].read_bytes() for name in labels if name in found}
+    sizes = [len(content) for content in contents.values()]
+    usual = max(set(sizes), key=sizes.count, default=0)
+    odd = [name for name, content in contents.items() if len(content) != usual or usual % 4 or not usual]
+    faults = [(label, names) for label, names in (
+        ("have no result", [name for name in labels if name not in found]),
+        ("are not labelled", sorted(found.keys() - labels.keys())),
+        (f"have a result that is not {usual // 4} float32 long", odd),
+        (f"have a label beyond the {usual // 4} classes of the results",
+         [name for name in labels if usual and labels[name] >= usual // 4]),
+    ) if names]
+    if faults:
+        raise UserError(f"{folder}: {len(found)} results for {len(labels)} labelled pictures: " + "; ".join(
+            f"{len(names)} {label}: {', '.join(names[:LISTED])}{' ...' if len(names) > LISTED else ''}"
+            for label, names in faults))
+    return np.stack([np.frombuffer(content, "<f4") for content in contents.values()])
+
+
+if __name__ == "__main__":
+    run_command(main)
