@@ -2,6 +2,7 @@
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, amp, nn, ops
 
+from src.cpu_kernels import accelerate_optimizer
 from src.model_utils.config import Config
 from src.models import EMA_PREFIX
 from src.utils import network_parameters
@@ -71,7 +72,9 @@ def build_optimizer(network: nn.Cell, lr: np.ndarray, config: Config) -> nn.Opti
         {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
         {"order_params": parameters},
     ]
-    return nn.Momentum(groups, Tensor(lr), config.momentum, loss_scale=_loss_scale(config))
+    optimizer = nn.Momentum(groups, Tensor(lr), config.momentum, loss_scale=_loss_scale(config))
+    accelerate_optimizer(optimizer, network)
+    return optimizer
 
 
 def training_state(train_step: TrainStep) -> dict[str, Tensor]:
