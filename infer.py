@@ -16,13 +16,14 @@ from src.contact_sheet import draw_contact_sheet
 from src.device import setup_device
 from src.errors import UserError, run_command
 from src.model_file import open_model
-from src.model_utils.config import get_config
+from src.model_utils.config import Config
+from src.model_utils.modelarts import local_or_modelarts
 from src.prediction import PictureStream, Prediction, likeliest, list_pictures, write_csv, write_predictions
 
 
-def main() -> None:
+@local_or_modelarts
+def main(config: Config) -> None:
     """Classify as the command line says."""
-    config = get_config()
     setup_device(config)
 
     # ---- the model and the pictures

@@ -131,6 +131,14 @@ def test_wrong_paths_are_one_line(platform: Platform) -> None:
     assert_one_clear_line(run, "data_url /not/there: no such file or folder")
 
 
+def test_config_path_is_found_beside_the_program(platform: Platform) -> None:
+    """ModelArts does not start a job in its code folder."""
+    options = platform.options(data_url=DATA, train_url=OUT, config_path="default_config_cpu.yaml")
+    assert_done(platform.run(platform.program, *options))
+    options = platform.options(data_url=DATA, train_url=OUT, config_path="none.yaml")
+    assert_one_clear_line(platform.run(platform.program, *options), "none.yaml: cannot read this configuration file")
+
+
 # ---- checkpoints to start from
 
 def test_checkpoint_url(platform: Platform) -> None:
@@ -150,10 +158,15 @@ def test_checkpoint_url(platform: Platform) -> None:
         shutil.rmtree(platform.machine / "load")
     assert f"pretrain_ckpt {bucket / 'best.ckpt'}\n" in pretrained(str(bucket)).stdout
     assert f"pretrain_ckpt {bucket / 'best.ckpt'}\n" in pretrained(str(bucket / "best.ckpt")).stdout
+    (bucket / "best.mindir").write_text("model")
+    (bucket / "best.mindir.json").write_text("{}")
+    run = pretrained("obs://bucket/start/best.mindir")
+    assert f"pretrain_ckpt {platform.machine / 'load/best.mindir'}\n" in run.stdout, run.stderr
+    assert (platform.machine / "load/best.mindir.json").exists()
     (bucket / "other.ckpt").write_text("weights")
     assert f"pretrain_ckpt {bucket / 'best.ckpt'}\n" in pretrained(str(bucket)).stdout
     (bucket / "best.ckpt").rename(bucket / "third.ckpt")
-    assert_one_clear_line(pretrained(str(bucket)), "has 2 checkpoints; name one with --pretrain_ckpt")
+    assert_one_clear_line(pretrained(str(bucket)), "has 2 models; name one with --pretrain_ckpt")
     assert_one_clear_line(pretrained(str(bucket), pretrain_ckpt="none.ckpt"), "pretrain_ckpt none.ckpt: not found in")
 
 

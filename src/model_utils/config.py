@@ -126,7 +126,7 @@ def get_config(argv: Sequence[str] | None = None) -> Config:
     description = _Description()
     options, unknown = _parse_command_line(description, argv)
     config_path = options.pop("config_path", None)
-    chosen = _read_values(description, Path(config_path)) if config_path else {}
+    chosen = _read_values(description, _find(Path(config_path))) if config_path else {}
     platform = options.get("platform") or chosen.get("platform") or description.defaults["platform"]
     profile = _read_values(description, PROFILES[platform]) if platform in PROFILES else {}
     config = Config({**description.defaults, **profile, **chosen, **options}, chosen.keys() | options.keys())
@@ -176,6 +176,12 @@ def _refuse(description: _Description, unknown: Sequence[str]) -> None:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"command line: {message}; --help lists the options")
+
+
+def _find(path: Path) -> Path:
+    """A file from here, else from the repository: a platform may start a command anywhere."""
+    beside = BASE_FILE.parent / path
+    return beside if beside.exists() and not path.exists() else path
 
 
 def _read_values(description: _Description, path: Path) -> dict[str, Any]:

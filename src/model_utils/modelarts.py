@@ -28,7 +28,9 @@ from src.model_utils.job_lock import JobLock, wait_until
 from src.model_utils.local_adapter import Place
 from src.model_utils.moxing_adapter import Storage, await_rank_table, harmless, is_remote
 
-OUTPUT_KEYS = ("save_checkpoint_path", "confusion_matrix", "file_name", "result_path", "contact_sheet")
+OUTPUT_KEYS = ("save_checkpoint_path", "confusion_matrix", "file_name", "predictions")
+MODEL_ENDINGS = (".ckpt", ".mindir", ".onnx")
+DATA_KEYS = ("dataset_path", "eval_dataset_path", "pictures")
 LEAVING_SECONDS = 10.0  # that the first process of a machine gives the others to end before it uploads
 # The storage keeps no times, but a run goes on only with the pictures that it knows, times included.
 TIME_OF_COPIES = 946684800  # seconds since 1970: the year 2000
@@ -162,10 +164,10 @@ class Job:
         url, folder = self._checkpoint_url, Path(self.config.load_path)
         if not url:
             return
-        single = url.endswith(".ckpt")
+        single = url.endswith(MODEL_ENDINGS)
         if self._copies(url):
             self._fetch(url, folder, single)
-            about = url.removesuffix(".ckpt") + ".json"
+            about = url.removesuffix(".ckpt") + ".json"  # of an exported model it is mobilenetv2.mindir.json
             if single and (self._storage.exists(about) if is_remote(url) else Path(about).is_file()):
                 self._fetch(about, folder, single)
         elif not Path(url).exists():
@@ -309,11 +311,12 @@ class Job:
             places = [self._data_folder, Path(config.data_path)]
             if self._is_zip:
                 places.insert(0, Path(config.data_path) / self._archive().stem)
-            for key, given in (("dataset_path", config.dataset_path), ("eval_dataset_path", config.eval_dataset_path)):
-                if given or key == "dataset_path":
-                    found[key] = str(_first_existing(places, given, key))
+            values = config.as_dict()
+            for key in DATA_KEYS:
+                if key in values and (values[key] or key != "eval_dataset_path"):
+                    found[key] = str(_first_existing(places, values[key], key))
         if self._checkpoint_url:
-            single = self._checkpoint_url.endswith(".ckpt")
+            single = self._checkpoint_url.endswith(MODEL_ENDINGS)
             folder = Path(config.load_path if self._copies(self._checkpoint_url) else self._checkpoint_url)
             if single and not self._copies(self._checkpoint_url):
                 folder = folder.parent
@@ -459,10 +462,11 @@ def _first_existing(folders: list[Path], given: str, key: str) -> Path:
 
 
 def _only_checkpoint(folder: Path) -> str:
-    """The checkpoint to take from a folder when none was named: the only one, or `best`."""
-    found = sorted(file.name for file in folder.glob("*.ckpt"))
+    """The model to take from a folder when none was named: the only checkpoint or exported model, or `best`."""
+    found = sorted(file.name for file in folder.glob("*.ckpt")) or sorted(
+        file.name for ending in MODEL_ENDINGS for file in folder.glob(f"*{ending}"))
     if len(found) == 1:
         return found[0]
     if "best.ckpt" in found:
         return "best.ckpt"
-    raise UserError(f"checkpoint_url: {folder} has {len(found)} checkpoints; name one with --pretrain_ckpt")
+    raise UserError(f"checkpoint_url: {folder} has {len(found)} models; name one with --pretrain_ckpt")
