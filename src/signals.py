@@ -11,7 +11,8 @@ KEEP_SECONDS = 0.002
 
 
 class StopRequest:
-    """While entered, the first SIGINT or SIGTERM is noted; a second one ends the process at once.
+    """While entered, the first SIGINT or SIGTERM is noted; a second one ends the process at once, but for a SIGTERM
+    that had a handler before.
 
     MindSpore puts a SIGINT handler of its own in place whenever a graph starts, which turns SIGINT into SIGTERM. A
     thread puts this one back, so that Ctrl-C is told from a termination but for the first moment of a step; taking the
@@ -48,6 +49,8 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None:
+            if number == signal.SIGTERM and callable(self._previous[signal.SIGTERM]):
+                return  # there is work to do after the step, too: the upload of a job, which a platform may rush
             os._exit(128 + number)
         self._signal = number
         print(f"{signal.Signals(number).name}: stopping after this step; once more to stop at once", file=sys.stderr)

@@ -247,6 +247,25 @@ def test_sigterm_during_the_upload_waits_for_it(platform: Platform) -> None:
     assert platform.stored("bucket/out") == ["checkpoint/made-by-0.ckpt", "program.log"]
 
 
+def test_a_second_sigterm_does_not_cut_the_upload_off() -> None:
+    """Where a job waits to upload, the step is finished however often the platform asks; elsewhere two are enough."""
+    code = ("import os, signal, sys\nfrom src.signals import StopRequest\n"
+            "if sys.argv[1] == 'job': signal.signal(signal.SIGTERM, lambda *_: None)\n"
+            "with StopRequest() as stop:\n"
+            "    for _ in range(3): os.kill(os.getpid(), signal.SIGTERM)\n"
+            "    print('step finished', stop.is_wanted, flush=True)\n")
+    found = [subprocess.run([sys.executable, "-c", code, where], cwd=ROOT, capture_output=True, text=True, check=False)
+             for where in ("job", "elsewhere")]
+    assert [(run.returncode, run.stdout) for run in found] == [(0, "step finished True\n"), (143, "")]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(platform: Platform) -> None:
+    (platform.machine / "file").touch()
+    for key in ("data_path", "output_path"):
+        options = platform.options(**{"data_url": DATA, "train_url": OUT, key: platform.machine / "file/x"})
+        assert_one_clear_line(platform.run(platform.program, *options), str(platform.machine / "file"))
+
+
 # ---- several processes on a machine, as old jobs start them
 
 def start_rank(platform: Platform, rank: int, count: int, **options: object) -> subprocess.Popen:

@@ -132,9 +132,11 @@ class Job:
         if noted is None:
             try:
                 work()
-            except UserError as error:
-                self._lock.note(what, str(error))
-                raise
+            except (UserError, OSError) as error:
+                fault = str(error) if isinstance(error, UserError) else \
+                    f"{error.filename or what}: cannot fetch the {what}: {error.strerror or error}"
+                self._lock.note(what, fault)
+                raise UserError(fault) from error
             self._lock.note(what, "")
 
     def _fetch_output(self) -> None:
