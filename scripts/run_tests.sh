@@ -4,8 +4,10 @@
 #   bash scripts/run_tests.sh [PYTEST_OPTION ...]
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+. "$ROOT/scripts/lite_wheel.sh"
 
 use_environment requirements.txt requirements-dev.txt
+use_lite
 cd "$ROOT"
 ruff check .
 mypy

@@ -1,0 +1,32 @@
+// From a file to what the network takes.
+#ifndef INFER310_PREPROCESS_H_
+#define INFER310_PREPROCESS_H_
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model_runner.h"
+
+class Preprocess {
+ public:
+  virtual ~Preprocess() = default;
+  // Fills a slot of the model's batch with a picture. Throws, with the file's name, if that is not possible.
+  virtual void Fill(const std::filesystem::path &file, unsigned char *slot) = 0;
+  // Endings of the files that it reads, in lower case.
+  virtual std::vector<std::string> endings() const { return {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}; }
+};
+
+// kind: CPU (decode, resize, crop and normalise here), DVPP (decode, resize and crop by Ascend's hardware, normalise by
+// AIPP) or RAW (files that hold the slot's bytes). Throws if this program was built without it or the model is not for
+// it.
+std::unique_ptr<Preprocess> MakePreprocess(const std::string &kind, const ModelRunner &model, uint32_t device_id);
+
+std::unique_ptr<Preprocess> MakeCpuPreprocess(const ModelRunner &model);
+std::unique_ptr<Preprocess> MakeDvppPreprocess(const ModelRunner &model, uint32_t device_id);
+
+// The shorter side before the centre crop, as src/dataset.py has it.
+int ResizeSize(int image_size);
+
+#endif
