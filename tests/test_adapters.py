@@ -7,10 +7,13 @@ import types
 import zipfile
 from pathlib import Path
 
+import mindspore as ms
 import pytest
 
+from src.device import setup_device
 from src.errors import UserError
 from src.model_utils.archive import unpack
+from src.model_utils.config import get_config
 from src.model_utils.device_adapter import find_place
 from src.model_utils.job_lock import JobLock
 from src.model_utils.local_adapter import Place
@@ -47,6 +50,19 @@ def test_a_variable_that_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK_ID", "one")
     with pytest.raises(UserError, match="environment variable RANK_ID must be a number, not 'one'"):
         find_place(True)
+
+
+@pytest.mark.parametrize(("variables", "device"), [({}, None), ({"ASCEND_DEVICE_ID": "6"}, 6),
+                                                   ({"DEVICE_ID": "2", "ASCEND_DEVICE_ID": "6"}, 2)])
+def test_the_card_that_is_asked_of_mindspore(variables: dict[str, str], device: int | None,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple] = []
+    monkeypatch.setattr(ms, "set_device", lambda *wanted: asked.append(wanted))
+    monkeypatch.delenv("MS_ROLE", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    setup_device(get_config(["--platform", "Ascend", "--enable_modelarts"]))
+    assert asked == [("Ascend", device)]
 
 
 @pytest.mark.parametrize(("rank", "size", "machines", "first", "on_first"), [

@@ -385,14 +385,18 @@ def test_zip_named_by_its_url_or_in_a_local_folder(platform: Platform) -> None:
 
 def test_killed_while_unpacking_leaves_no_half(platform: Platform) -> None:
     """What a killed process left is not taken for the data set."""
-    write_zip(platform.storage / "bucket/zipped/photos.zip")
+    archive = write_zip(platform.storage / "bucket/zipped/photos.zip",
+                        (*PICTURES, *(f"train/cat/{number}.bmp" for number in range(20000))))
     options = platform.options(data_url="obs://bucket/zipped/photos.zip", train_url=OUT)
+    half = platform.machine / "data/.photos.unpacking"
+    process = platform.start(platform.program, *options)
+    wait_for(half / "train/cat", process)
+    kill(process)
+    assert (half.exists(), (platform.machine / "data/photos").exists()) == (True, False)
+    write_zip(archive)
     assert_done(platform.run(platform.program, *options))
-    data = platform.machine / "data"
-    (data / "photos").rename(data / ".photos.unpacking")  # as if killed before the renaming
-    (data / ".photos.unpacking/train/cat/0.jpg").rename(data / ".photos.unpacking/train/cat/half.jpg")
-    assert_done(platform.run(platform.program, *options))
-    assert not (data / ".photos.unpacking").exists()
+    assert not half.exists()
+    assert not list((platform.machine / "data/photos").rglob("*.bmp"))
 
 
 def test_zip_beside_a_folder_of_its_name(platform: Platform) -> None:
