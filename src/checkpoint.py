@@ -187,7 +187,9 @@ def read_about(path: Path) -> dict[str, Any]:
         about = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot read what the checkpoint beside it is: {error}") from error
-    if not isinstance(about, dict):
+    classes = about.get("classes") if isinstance(about, dict) else None
+    if not (isinstance(about, dict) and isinstance(about.get("config", {}), dict)
+            and (classes is None or isinstance(classes, list) and all(isinstance(name, str) for name in classes))):
         raise UserError(f"{path}: not the description of a checkpoint")
     return about
 

@@ -20,12 +20,10 @@ def define_net(config: Config, num_classes: int, rank: int = 0) -> MobileNetV2:
     """The network that a configuration asks for, with new weights drawn from its seed, made fast for its platform."""
     ms.set_seed(config.seed)
     network = MobileNetV2(num_classes, config.width_mult, config.dropout)
-    if config.boost_mode == "O1":
-        network.set_boost("less_bn")  # MindSpore leaves out batch norms that it finds unneeded: stock cells only
-    if config.platform == "CPU":
-        if config.dropout > 0:
-            network.head.dropout = ResumableDropout(config.dropout, seed=config.seed * 1009 + rank)
-        print(accelerate(network, "off" if config.boost_mode == "O1" else config.cpu_kernels))
+    if config.platform == "CPU" and config.dropout > 0:
+        network.head.dropout = ResumableDropout(config.dropout, seed=config.seed * 1009 + rank)
+    if told := _make_fast(network, config):
+        print(told)
     return network
 
 
@@ -41,7 +39,17 @@ def define_average(config: Config, network: MobileNetV2) -> MobileNetV2 | None:
     for parameter in average.get_parameters():
         parameter.set_data(values[parameter.name].value())
     average.update_parameters_name(EMA_PREFIX)
+    _make_fast(average, config)
     return average
+
+
+def _make_fast(network: MobileNetV2, config: Config) -> str:
+    """What a platform or the boost mode has to offer; returns what there is to tell of it."""
+    if config.boost_mode == "O1":
+        network.set_boost("less_bn")  # MindSpore leaves out batch norms that it finds unneeded: stock cells only
+    if config.platform != "CPU":
+        return ""
+    return accelerate(network, "off" if config.boost_mode == "O1" else config.cpu_kernels)
 
 
 class ResumableDropout(nn.Cell):

@@ -6,6 +6,7 @@ the help texts, and the allowed values. On top of it come, the later the stronge
 """
 import argparse
 import difflib
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
@@ -108,6 +109,11 @@ class _Description:
         raise UserError(f"{where}: {key} must be one of {', '.join(allowed)}, not {value!r}")
 
 
+@functools.cache
+def _description() -> _Description:
+    return _Description()
+
+
 _RULES = {
     "min": (lambda value, bound: value >= bound, "at least"),
     "max": (lambda value, bound: value <= bound, "at most"),
@@ -123,7 +129,7 @@ def get_config(argv: Sequence[str] | None = None) -> Config:
         UserError: an unreadable or malformed file, an unknown key, a value of the wrong type or out of bounds; the
             text names file, line and key.
     """
-    description = _Description()
+    description = _description()
     options, unknown = _parse_command_line(description, argv)
     config_path = options.pop("config_path", None)
     chosen = _read_values(description, _find(Path(config_path))) if config_path else {}
@@ -218,6 +224,8 @@ def _read_documents(path: Path) -> Iterator[list[tuple[str, Any, int]]]:
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise UserError(f"{path}{line}: malformed YAML: {problem}") from None
+    except (ValueError, RecursionError) as error:  # a date of the 99th month, a thousand brackets
+        raise UserError(f"{path}: malformed YAML: {str(error).splitlines()[0]}") from None
 
 
 def _convert(value: object, wanted: type) -> Any:  # noqa: ANN401 - as `wanted` says

@@ -39,12 +39,12 @@ def check_rank_table(path: Path, devices: Sequence[int], node_rank: int = 0, nod
         table = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RankTableError(f"{path}: cannot read this rank table: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RankTableError(f"{path}: not JSON: {error}") from None
     servers = _list(_dict(table, path, "the file"), "server_list", path)
     count = table.get("server_count")
     if str(count) != str(len(servers)):
-        raise RankTableError(f"{path}: server_count is {count}, but server_list has {len(servers)}")
+        raise RankTableError(f"{path}: server_count is {count!r}, but server_list has {len(servers)}")
     if len(servers) != node_num:
         raise RankTableError(f"{path}: describes {len(servers)} servers, but the run has {node_num}; "
                              "the number of machines is NODE_NUM")
