@@ -23,9 +23,22 @@ step "evaluation of the best checkpoint"
 python eval.py --platform CPU --dataset_path "$out/digits" --pretrain_ckpt "$out/checkpoint/best.ckpt" \
     --confusion_matrix "$out/confusion.png" | tee "$out/eval.log"
 
+step "export"
+for format in MINDIR ONNX; do
+    python export.py --platform CPU --ckpt_file "$out/checkpoint/best.ckpt" --file_format "$format" \
+        --file_name "$out/digits-classifier"
+done
+
+step "classification of the validation pictures"
+python infer.py --platform CPU --model "$out/checkpoint/best.ckpt" --pictures "$out/digits/val" \
+    --predictions "$out/predictions"
+
 step "done"
 printf '%-18s %s\n' \
     "result" "$(grep '^result:' "$out/eval.log" | sed 's/^result: //; s/ ckpt=.*//')" \
     "checkpoint" "$out/checkpoint/best.ckpt" \
     "curves" "$out/checkpoint/curves.png" \
-    "confusion matrix" "$out/confusion.png"
+    "confusion matrix" "$out/confusion.png" \
+    "exported" "$out/digits-classifier.mindir, $out/digits-classifier.onnx" \
+    "predictions" "$out/predictions/predictions.csv" \
+    "contact sheet" "$out/predictions/predictions.png"
