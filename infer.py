@@ -8,8 +8,6 @@ sheet of the first ones). A picture that cannot be read is named and left out; t
 import sys
 from pathlib import Path
 
-import numpy as np
-from mindspore import Tensor
 from tqdm import tqdm
 
 from src.contact_sheet import draw_contact_sheet
@@ -30,17 +28,15 @@ def main(config: Config) -> None:
     model = open_model(config)
     config = model.config
     pictures = list_pictures(config.pictures)
-    network = model.network(config.num_classes)
     batch_size = min(config.batch_size, len(pictures))
+    predict = model.predictor(batch_size, config.num_classes)
     stream = PictureStream(pictures, config.image_size, batch_size, config.num_workers, model.normalise)
 
     # ---- classify, while the next pictures are decoded
     found: dict[int, Prediction] = {}
     with tqdm(total=len(pictures), unit="picture", dynamic_ncols=True, disable=None) as bar:
         for positions, images in stream:
-            # A batch of another size would have the graph compiled anew.
-            filled = np.pad(images, ((0, batch_size - len(images)), (0, 0), (0, 0), (0, 0)))
-            logits = network(Tensor(filled)).asnumpy()[:len(images)]
+            logits = predict(images)
             classes = model.classes or tuple(map(str, range(logits.shape[1])))
             for position, row in zip(positions.tolist(), logits, strict=True):
                 found[position] = likeliest(pictures[position], row, classes, config.top_k)

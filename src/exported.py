@@ -15,6 +15,7 @@ from src.exporting import ENDINGS, description_path
 from src.model_utils.config import Config
 
 EXPORTED_ENDINGS = (ENDINGS["MINDIR"], ENDINGS["ONNX"])
+ONNX_BATCH_SIZE = 8  # activations of more than this many pictures do not stay in a CPU's cache
 TINY = np.finfo(np.float32).tiny
 
 
@@ -23,6 +24,7 @@ class Engine(Protocol):
 
     image_size: int | None  # None where the file does not tell
     batch_size: int  # 0 for any, or where the file does not tell
+    best_batch_size: int  # of those that it takes, the fastest; 0 where that is not known
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """N x 3 x H x W float32 to N x C float32."""
@@ -51,6 +53,7 @@ class ExportedNetwork:
         self.softmax = description.get("output", {}).get("meaning") == "probabilities"
         classes = description.get("classes")
         self.classes: tuple[str, ...] | None = tuple(classes) if classes else None
+        self.best_batch_size = self.batch_size or engine.best_batch_size
         self._engine, self._path, self._num_classes = engine, path, 0
 
     def set_train(self, mode: bool = True) -> "ExportedNetwork":
@@ -64,11 +67,15 @@ class ExportedNetwork:
         self._num_classes = num_classes
 
     def __call__(self, images: Tensor) -> Tensor:
-        scores = self.run(images.asnumpy())
+        return Tensor(self.logits(images.asnumpy()))
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """The same, without MindSpore's tensors: N x 3 x H x W float32 pictures to N x C float32 logits."""
+        scores = self.run(images)
         if self._num_classes not in {0, scores.shape[1]}:
             raise UserError(f"{self._path}: knows {scores.shape[1]} classes, but the pictures are of "
                             f"{self._num_classes}")
-        return Tensor(np.log(np.maximum(scores, TINY)) if self.softmax else scores)
+        return np.log(np.maximum(scores, TINY)) if self.softmax else scores
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """What the file itself gives, logits or probabilities, N x C float32.
@@ -90,7 +97,7 @@ class ExportedNetwork:
             except Exception as error:  # each engine raises what it likes
                 raise UserError(f"{self._path}: does not take {len(filled)} pictures of {images.shape[2]}x"
                                 f"{images.shape[3]} pixels ({_first_line(error)})") from error
-        return np.concatenate(scores)
+        return scores[0] if len(scores) == 1 else np.concatenate(scores)
 
 
 def is_exported(path: str) -> bool:
@@ -120,8 +127,10 @@ def onnx_runtime_is_there() -> bool:
 
 
 class _MindirEngine:
+    image_size: int | None = None
+    batch_size = best_batch_size = 0
+
     def __init__(self, path: Path) -> None:
-        self.image_size: int | None = None
         self.batch_size = 0
         try:
             self._cell = nn.GraphCell(ms.load(str(path)))
@@ -133,6 +142,8 @@ class _MindirEngine:
 
 
 class _OnnxEngine:
+    image_size: int | None
+
     def __init__(self, path: Path, threads: int) -> None:
         if not onnx_runtime_is_there():
             raise UserError(f"{path}: needs ONNX Runtime, which is not installed: pip install onnxruntime")
@@ -147,7 +158,8 @@ class _OnnxEngine:
         images, = self._session.get_inputs()
         self._input = images.name
         self.batch_size = _number(images.shape, 0) or 0
-        self.image_size: int | None = _number(images.shape, 2)
+        self.best_batch_size = self.batch_size or ONNX_BATCH_SIZE
+        self.image_size = _number(images.shape, 2)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         return self._session.run(None, {self._input: images})[0]

@@ -3,6 +3,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from mindspore import Tensor
 
 from src.checkpoint import Checkpoint, read_checkpoint
@@ -47,6 +48,18 @@ class ModelFile:
         load_weights(network, self.content)
         return network.set_train(False)
 
+    def predictor(self, batch_size: int, num_classes: int = 0) -> Callable[[np.ndarray], np.ndarray]:
+        """The same for arrays of up to `batch_size` pictures."""
+        network = self.network(num_classes)
+        if isinstance(network, ExportedNetwork):
+            return network.logits
+
+        def predict(images: np.ndarray) -> np.ndarray:
+            # A batch of another size would have the graph compiled anew.
+            filled = np.pad(images, ((0, batch_size - len(images)), (0, 0), (0, 0), (0, 0)))
+            return network(Tensor(filled)).asnumpy()[:len(images)]
+        return predict
+
 
 def open_model(config: Config) -> ModelFile:
     """Read the file that `pretrain_ckpt` names.
@@ -61,4 +74,5 @@ def open_model(config: Config) -> ModelFile:
         checkpoint = read_checkpoint(path)
         return ModelFile(path, checkpoint, config.adopt(checkpoint.config, "image_size", "width_mult", "boost_mode"))
     exported = load_exported(path, config)
-    return ModelFile(path, exported, config.adopt({"image_size": exported.image_size}, "image_size"))
+    known = {"image_size": exported.image_size, "batch_size": exported.best_batch_size or config.batch_size}
+    return ModelFile(path, exported, config.adopt(known, "image_size", "batch_size"))

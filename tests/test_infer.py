@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,21 @@ def test_pictures_come_as_evaluation_shows_them(photos: Path) -> None:
     stream = PictureStream([folder.root / name for name in folder.files], SIZE, 4, 2)
     streamed = np.concatenate([images for _, images in stream])
     np.testing.assert_array_equal(streamed, shown[:len(folder)])
+
+
+def test_pictures_are_decoded_while_the_network_computes(photos: Path) -> None:
+    asked = threading.Event()
+
+    class Paths(list):
+        def __getitem__(self, position: int) -> Path:
+            if position == 5:
+                asked.set()
+            return super().__getitem__(position)
+
+    stream = iter(PictureStream(Paths(list_pictures(str(photos / "train"))), SIZE, 1, 1))
+    next(stream)
+    assert asked.wait(60)  # the sixth is read though nobody asked for the second
+    assert len(list(stream)) == 20
 
 
 def test_broken_pictures_are_named_and_stop_nothing(models: dict[str, Path], pictures: Pictures, tmp_path: Path,
