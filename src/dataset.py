@@ -109,8 +109,9 @@ class ImageData:
         Those before `first_step` are made and dropped, so that the random operators come to where they were.
 
         Raises:
-            UserError: a picture cannot be read.
+            UserError: a picture cannot be read, or pictures have come or gone.
         """
+        self._folder.check_unchanged()
         if self.training:
             order = training_order(len(self._folder), self._seed, epoch, self._rank, self._rank_size)
             order = order[:self.steps_per_epoch * self.batch_size]

@@ -27,6 +27,7 @@ class ImageFolder:
     labels: np.ndarray  # class index of each file, int32
     rows: np.ndarray  # position of each file in MindSpore's ImageFolderDataset, which also counts hidden pictures
     extensions: tuple[str, ...]  # endings that occur, in their case
+    times: tuple[int, ...]  # when the classes' folders last changed, in ns
 
     def __len__(self) -> int:
         return len(self.files)
@@ -59,7 +60,26 @@ class ImageFolder:
             labels=np.array([listed[row][1] for row in rows], np.int32),
             rows=np.array(rows, np.int64),
             extensions=tuple(sorted({"." + file.rpartition(".")[2] for file, _ in listed})),
+            times=_times(root, classes),
         )
+
+    def check_unchanged(self) -> None:
+        """See that the pictures are still those that were listed: MindSpore lists the folder anew for every epoch.
+
+        Raises:
+            UserError: pictures have come or gone.
+        """
+        try:
+            if _times(self.root, self.classes) == self.times:
+                return
+            found = ImageFolder.scan(self.root)
+            rows = dict(zip(found.files, found.rows.tolist(), strict=True))
+        except (OSError, UserError):
+            rows = {}
+        moved = [file for file, row in zip(self.files, self.rows.tolist(), strict=True) if rows.get(file) != row]
+        if moved:
+            raise UserError(f"{self.root}: pictures have come or gone since the run began, {moved[0]} or one before "
+                            "it; leave the folder alone while a run uses it, and start again")
 
     def digest(self) -> str:
         """A hash of the list of files with their sizes and times: the same for the same pictures."""
@@ -68,6 +88,10 @@ class ImageFolder:
             status = (self.root / name).stat()
             hasher.update(os.fsencode(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n"))
         return hasher.hexdigest()
+
+
+def _times(root: Path, classes: tuple[str, ...]) -> tuple[int, ...]:
+    return tuple((root / name).stat().st_mtime_ns for name in classes)
 
 
 def _hidden(name: str) -> bool:

@@ -1,4 +1,5 @@
 """Batches: the exact transforms, every picture once in evaluation, and an order that follows from seed and epoch."""
+import shutil
 from pathlib import Path
 
 import mindspore.dataset as ds
@@ -221,3 +222,17 @@ def test_features_keep_the_interface_and_the_order_of_pictures(photos: Path) -> 
             rows = values[:, 0, 0, 0].astype(int)
             real = labels != PADDING
             assert folder.labels[rows][real].tolist() == labels[real].tolist()
+
+
+def test_pictures_that_vanish_during_a_run_are_missed(pictures: Pictures) -> None:
+    root = pictures({"cat": 4, "dog": 4})
+    data = ImageData(ImageFolder.scan(root), 32, 4, training=True)
+    assert len(list(data.epoch(0))) == 2
+    (root / "cat" / "note.txt").write_text("no picture")
+    assert len(list(data.epoch(1))) == 2
+    (root / "cat" / "001.jpg").unlink()
+    with pytest.raises(UserError, match="pictures have come or gone since the run began, cat/001.jpg or one before it"):
+        next(data.epoch(2))
+    shutil.rmtree(root)
+    with pytest.raises(UserError, match="pictures have come or gone"):
+        next(data.epoch(3))
