@@ -1,8 +1,10 @@
 // Decode, resize and crop by the hardware of an Ascend 310. What comes out is YUV420SP; AIPP, at the head of the model
 // (src/aipp.cfg), makes RGB of it and normalises.
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <stdexcept>
+#include <utility>
 
 #include "files.h"
 #include "include/dataset/execute.h"
@@ -10,22 +12,39 @@
 #include "preprocess.h"
 
 namespace {
+using mindspore::dataset::MapTargetDevice;
+using mindspore::dataset::vision::DvppDecodeResizeCropJpeg;
+
+// Height and width of a JPEG, from its frame header (ITU T.81, B.2.2). Throws if it has none.
+std::pair<uint32_t, uint32_t> JpegSize(const std::vector<unsigned char> &content, const std::string &name) {
+  for (size_t at = 2; at + 9 < content.size() && content[at] == 0xFF;) {
+    const unsigned marker = content[at + 1];
+    const bool frame = marker >= 0xC0 && marker <= 0xCF && marker != 0xC4 && marker != 0xC8 && marker != 0xCC;
+    if (frame) return {content[at + 5] << 8 | content[at + 6], content[at + 7] << 8 | content[at + 8]};
+    at += 2 + (content[at + 2] << 8 | content[at + 3]);
+  }
+  throw std::runtime_error(name + ": not a JPEG file");
+}
+
 class DvppPreprocess : public Preprocess {
  public:
   DvppPreprocess(const ModelRunner &model, uint32_t device_id)
-      : size_(static_cast<uint32_t>(model.image_size())),
-        slot_size_(model.slot_size()),
-        operation_(std::make_shared<mindspore::dataset::vision::DvppDecodeResizeCropJpeg>(
-            std::vector<uint32_t>{size_, size_},
-            std::vector<uint32_t>{static_cast<uint32_t>(ResizeSize(static_cast<int>(size_)))})),
-        execute_(operation_, mindspore::MapTargetDevice::kAscend310, device_id) {}
+      : size_(static_cast<uint32_t>(model.image_size())), slot_size_(model.slot_size()), device_id_(device_id) {}
 
   void Fill(const std::filesystem::path &file, unsigned char *slot) override {
     const auto content = ReadFile(file);
-    mindspore::MSTensor encoded(file.string(), mindspore::DataType::kNumberTypeUInt8,
-                                {static_cast<int64_t>(content.size())}, content.data(), content.size());
+    // Given two numbers DVPP resizes to them, so they are worked out for each picture to keep its proportions.
+    const auto [height, width] = JpegSize(content, file.string());
+    const uint32_t shorter = std::min(height, width);
+    if (shorter == 0) throw std::runtime_error(file.string() + ": not a JPEG file");
+    const auto side = static_cast<uint32_t>(ResizeSize(static_cast<int>(size_)));
+    const auto operation = std::make_shared<DvppDecodeResizeCropJpeg>(
+        std::vector<uint32_t>{size_, size_}, std::vector<uint32_t>{height * side / shorter, width * side / shorter});
+    mindspore::dataset::Execute execute(operation, MapTargetDevice::kAscend310, device_id_);
+    const mindspore::MSTensor encoded(file.string(), mindspore::DataType::kNumberTypeUInt8,
+                                      {static_cast<int64_t>(content.size())}, content.data(), content.size());
     mindspore::MSTensor picture;
-    const auto status = execute_(encoded, &picture);
+    const auto status = execute(encoded, &picture);
     if (status.IsError()) {
       throw std::runtime_error(file.string() + ": DVPP cannot decode it; it takes JPEG of 32 to 8192 pixels a side");
     }
@@ -42,8 +61,7 @@ class DvppPreprocess : public Preprocess {
  private:
   uint32_t size_;
   size_t slot_size_;
-  std::shared_ptr<mindspore::dataset::vision::DvppDecodeResizeCropJpeg> operation_;
-  mindspore::dataset::Execute execute_;
+  uint32_t device_id_;
 };
 }  // namespace
 
