@@ -1,5 +1,7 @@
 """Training behind MindSpore's cache server, which is the real one here."""
+import os
 import re
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,6 +60,21 @@ def test_pictures_from_the_cache_are_those_of_the_folder(cache: Cache, tmp_path:
                 assert np.array_equal(images.asnumpy(), expected.asnumpy())
                 assert np.array_equal(labels.asnumpy(), answers.asnumpy())
     assert handle.get_stat().num_mem_cached > 0
+
+
+def test_a_killed_server_ends_the_run_in_one_line(cache: Cache, port: str, tmp_path: Path) -> None:
+    folder = ImageFolder.scan(make_pictures(tmp_path / "pictures", {"cat": 5, "dog": 4}))
+    assert cache("--start").returncode == 0
+    handle = dataset_cache(config_for("--enable_cache", "True", "--cache_session_id", cache("-g").stdout.split()[-1]))
+    data = ImageData(folder, 32, 2, training=True, cache=handle)
+    assert len(list(data.epoch(0))) == 4
+    server, = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()
+               and {b"dataset-cache-server", port.encode()} <= {
+                   word.rpartition(b"/")[2] for word in (entry / "cmdline").read_bytes().split(b"\0")})
+    os.kill(server, signal.SIGKILL)
+    with pytest.raises(UserError, match=f"port {port} is unreachable") as told:
+        list(data.epoch(1))
+    assert "\n" not in str(told.value)
 
 
 def test_a_cache_needs_a_session() -> None:

@@ -1,4 +1,5 @@
 """An interrupted run goes on where it was, bit for bit, or says why it cannot."""
+import os
 import shutil
 import signal
 import subprocess
@@ -93,6 +94,16 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
     assert "3 of 9 steps done" in out
     assert "mobilenetv2_head-2_3.ckpt.damaged" in out
     assert (folder / "mobilenetv2_head-2_3.ckpt.damaged").stat().st_size == 1000
+
+
+def test_a_clock_that_was_set_back_changes_nothing(
+        whole: tuple[Path, Checkpoint], given: tuple[object, ...], tmp_path: Path,
+        capsys: pytest.CaptureFixture) -> None:
+    folder = cut(whole, tmp_path / "cut", "mobilenetv2_head-1_3", "mobilenetv2_head-2_3")
+    for path in folder.glob("mobilenetv2_head-2_3.*"):
+        os.utime(path, (1, 1))  # seconds since 1970
+    assert_same(call_main(given, folder), whole[1])
+    assert "6 of 9 steps done" in capsys.readouterr().out
 
 
 def test_never_and_a_named_checkpoint(whole: tuple[Path, Checkpoint], given: tuple[object, ...], tmp_path: Path,
