@@ -1,4 +1,5 @@
 """What a process runs on, and its place among the processes of a run."""
+import logging
 import os
 from dataclasses import dataclass
 
@@ -34,12 +35,16 @@ def setup_device(config: Config) -> World:
     """
     _check_launch(config)
     ms.set_context(mode=ms.GRAPH_MODE)
+    # MindSpore's own words for a missing platform are pages of warnings; the error below says what is in them.
+    logging.disable(logging.ERROR)
     try:
         # msrun's processes settle among themselves who takes which device.
         ms.set_device(config.platform, None if "MS_ROLE" in os.environ else _device_id(config))
     except (RuntimeError, ValueError) as error:
         raise UserError(f"platform {config.platform} is not available on this machine "
                         f"({str(error).split('.')[0]}); use --platform CPU, or install its driver") from error
+    finally:
+        logging.disable(logging.NOTSET)
     if config.platform == "CPU" and config.amp_level != "O0":
         raise UserError(f"amp_level {config.amp_level}: on CPU MindSpore trains in float32 only; use --amp_level O0")
     return _join_ranks() if config.distribute else World()
