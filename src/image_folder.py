@@ -1,6 +1,7 @@
 """Image folders: `root/<class>/<picture>`, and where training and validation pictures lie below a `dataset_path`."""
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +49,9 @@ class ImageFolder:
             raise UserError(f"{error.filename}: cannot read this folder: {error.strerror}") from None
         classes = tuple(sorted((name for name, pictures in found.items() if not all(map(_hidden, pictures))),
                                key=os.fsencode))
+        if not classes and any(map(has_mindrecords, (root, *(root / name for name in ("train", *EVAL_FOLDERS))))):
+            raise UserError(f"{root}: no pictures here, but MindRecord files; make an image folder of them with "
+                            f"python tools/unpack_mindrecord.py --source {root} --output FOLDER")
         if not classes:
             raise UserError(f"{root}: no pictures here; expected {root}/<class>/<picture>, "
                             f"with an ending of {' '.join(IMAGE_EXTENSIONS)}")
@@ -92,6 +96,17 @@ class ImageFolder:
 
 def _times(root: Path, classes: tuple[str, ...]) -> tuple[int, ...]:
     return tuple((root / name).stat().st_mtime_ns for name in classes)
+
+
+def mindrecords(folder: Path) -> list[Path]:
+    """The MindRecord files straight in a folder, without their indices; shards end in a number."""
+    return sorted(path for path in folder.iterdir() if re.search(r"\.mindrecord\d*$", path.name) and path.is_file()
+                  and not _hidden(path.name))
+
+
+def has_mindrecords(folder: Path) -> bool:
+    """Whether there is such a folder with a MindRecord file in it."""
+    return folder.is_dir() and bool(mindrecords(folder))
 
 
 def _hidden(name: str) -> bool:

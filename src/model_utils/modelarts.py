@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any, NoReturn, TextIO
 
 from src.errors import UserError
+from src.mindrecord import find_parts, unpack_mindrecord
 from src.model_utils.archive import unpack
 from src.model_utils.config import Config, get_config
 from src.model_utils.device_adapter import find_place
@@ -161,6 +162,7 @@ class Job:
             raise UserError(f"data_url {self._data_url}: no such file or folder")
         if self._is_zip:
             self._unpack(self._archive())
+        self._unpack_mindrecord()
 
     def _fetch_checkpoint(self) -> None:
         url, folder = self._checkpoint_url, Path(self.config.load_path)
@@ -247,6 +249,31 @@ class Job:
         mark.touch()
         unpack(archive, target)
 
+    # ---- data sets in MindRecord files
+
+    @property
+    def _unzipped(self) -> Path:
+        """Where the data set lies, once it was fetched and unpacked."""
+        return Path(self.config.data_path) / self._archive().stem if self._is_zip else self._data_folder
+
+    @property
+    def _from_mindrecord(self) -> Path:
+        return Path(self.config.data_path) / ".pictures-of-mindrecord"
+
+    def _unpack_mindrecord(self) -> None:
+        """Make an image folder in `data_path`, if the data are MindRecord files."""
+        source, target = self._unzipped, self._from_mindrecord
+        parts = find_parts(source)
+        if not parts and not target.exists():
+            return
+        if not self._copies(self._data_url) and not self._is_zip:
+            self._claim(Path(self.config.data_path))
+        if target.exists():  # this job's earlier attempt made it, maybe of other data
+            shutil.rmtree(target)
+        if parts:
+            print(f"unpacking the MindRecord files in {source} to {target}")
+            unpack_mindrecord(source, target)
+
     # ---- folders of this job's own
 
     def _claim(self, folder: Path) -> bool:
@@ -312,7 +339,9 @@ class Job:
         if self._data_url:
             places = [self._data_folder, Path(config.data_path)]
             if self._is_zip:
-                places.insert(0, Path(config.data_path) / self._archive().stem)
+                places.insert(0, self._unzipped)
+            if find_parts(self._unzipped):
+                places.insert(0, self._from_mindrecord)
             values = config.as_dict()
             for key in DATA_KEYS:
                 if key in values and (values[key] or key != "eval_dataset_path"):
