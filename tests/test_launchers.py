@@ -183,7 +183,7 @@ def test_wrong_environment_starts_nothing(bench: Bench, env: dict, told: str) ->
 
 
 @pytest.mark.parametrize(("devices", "env", "changes", "told"), [
-    ((0, 1), {}, {"server_count": "2"}, "server_count is 2"),
+    ((0, 1), {}, {"server_count": "2"}, "server_count is '2'"),
     ((0, 1), {}, {"server_list": []}, "server_list is missing"),
     ((0, 1, 2), {}, {}, "has 3 devices, but DEVICES names 2"),
     ((0, 2), {}, {}, "but DEVICES is 0,1"),

@@ -135,9 +135,10 @@ def finetuned(scratch: tuple[Path, Any], two_classes: Path, tmp_path_factory: py
 def test_fine_tuning_starts_from_the_backbone_and_moves_it(scratch: tuple[Path, Any], finetuned: Path) -> None:
     start, end = read(scratch[0], "best").network, read(finetuned, "last").network
     assert end["head.classifier.weight"].shape == (2, 1280)
-    name = "backbone.stem.conv.weight"
+    # New weights would differ by some tenths. The first layers are no measure: pictures of one colour drive them far.
+    name = "backbone.last.conv.weight"
     difference = np.abs(end[name].asnumpy() - start[name].asnumpy()).max()
-    assert 0 < difference < 0.2
+    assert 0 < difference < 0.02
     assert read(finetuned, "last").classes == ("ape", "zebra")
     assert read(finetuned, "last").about["metrics"]["top1"] >= 0  # val beside train/ was found
 
