@@ -2,7 +2,7 @@
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, amp, nn, ops
 
-from src.cpu_kernels import accelerate_optimizer
+from src.cpu_kernels import accelerate_optimizer, finite_check
 from src.model_utils.config import Config
 from src.models import EMA_PREFIX
 from src.utils import network_parameters
@@ -30,6 +30,7 @@ class TrainStep(nn.Cell):
         self.loss_fn, self.optimizer = loss_fn, optimizer
         self.loss_scale = _loss_scale(config)
         self.value_and_grad = ops.value_and_grad(self._scaled_loss, None, optimizer.parameters)
+        self.all_finite = finite_check(network)
         self.rank_size = rank_size
         if rank_size > 1:
             self.all_reduce = ops.AllReduce()
@@ -52,7 +53,7 @@ class TrainStep(nn.Cell):
         if self.rank_size > 1:
             loss = self.all_reduce(loss)
             gradients = tuple([self.all_reduce_gradient(gradient) for gradient in gradients])
-        finite = amp.all_finite(gradients)  # of the sums, which one rank's overflow spoils for all
+        finite = self.all_finite(gradients)  # of the sums, which one rank's overflow spoils for all
         if finite:
             loss = ops.depend(loss, self.optimizer(gradients))
             if self.has_average:

@@ -1,6 +1,8 @@
-"""Momentum's update of all parameters as one operator: a hundred small ones cost more to start than to run."""
+"""What a step does with all gradients, as one operator each: hundreds of small ones cost more to start than to run."""
+from collections.abc import Callable
+
 import mindspore as ms
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, amp, nn, ops
 
 from src.cpu_kernels.cells import Shape, library_in_use
 
@@ -25,6 +27,23 @@ class AcceleratedMomentum(nn.Momentum):
         done = self.update(rate, self.momentum, self.decay_per_parameter, *self.params, *self.moments, *gradients)
         self.assignadd(self.global_step, self.global_step_increase_tensor)
         return done
+
+
+class AcceleratedAllFinite(nn.Cell):
+    """As `mindspore.amp.all_finite`, which is several operators for each gradient."""
+
+    def __init__(self, library: str) -> None:
+        super().__init__()
+        self.all_finite = ops.Custom(f"{library}:all_finite", _one_number, ms.float32, "aot")
+
+    def construct(self, gradients: tuple) -> Tensor:
+        return self.all_finite(*gradients)[0] > 0
+
+
+def finite_check(network: nn.Cell) -> Callable[[tuple], Tensor]:
+    """What tells whether all float32 gradients are finite: one operator if the network is accelerated."""
+    library = library_in_use(network)
+    return amp.all_finite if library is None else AcceleratedAllFinite(library)
 
 
 def accelerate_optimizer(optimizer: nn.Optimizer, network: nn.Cell) -> None:

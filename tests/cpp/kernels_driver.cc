@@ -2,6 +2,7 @@
 // compared with the framework's in Python; here they must only be finite and the same with one thread and with three.
 #include <cmath>
 #include <cstdio>
+#include <limits>
 #include <cstring>
 #include <random>
 #include <vector>
@@ -95,6 +96,14 @@ int main() {
       std::printf("wrong update\n");
       return 1;
     }
+  }
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                          -std::numeric_limits<float>::infinity()}) {
+    const std::vector<Numbers> arrays = {{value.data(), value.size()}, {gradient.data(), gradient.size()}};
+    gradient.back() = std::numeric_limits<float>::max();
+    if (!are_finite(arrays)) return 1;
+    gradient.back() = bad;
+    if (are_finite(arrays)) return 1;
   }
   std::printf("ok\n");
 }

@@ -90,6 +90,19 @@ extern "C" int momentum_update(int count, void **parameters, int *ranks, int64_t
   });
 }
 
+// Inputs: any arrays. Output: 1 if all their numbers are finite, else 0.
+extern "C" int all_finite(int count, void **parameters, int *ranks, int64_t **shapes, const char **, void *, void *) {
+  return guarded([&] {
+    std::vector<Numbers> arrays(count - 1);
+    for (int i = 0; i < count - 1; ++i) {
+      size_t size = 1;
+      for (int d = 0; d < ranks[i]; ++d) size *= static_cast<size_t>(shapes[i][d]);
+      arrays[i] = {floats(parameters[i]), size};
+    }
+    *floats(parameters[count - 1]) = are_finite(arrays) ? 1.0f : 0.0f;
+  });
+}
+
 // Writes the channels, height and width of the features and the floats of the stash for pictures of this size.
 extern "C" void chain_shapes(const int32_t *plan, int pictures, int height, int width, int64_t *out) {
   const Chain chain(plan, pictures, height, width);
