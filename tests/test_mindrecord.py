@@ -2,8 +2,7 @@
 import io
 import os
 import shutil
-import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -172,19 +171,6 @@ def test_target_that_exists(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     with pytest.raises(UserError, match="exists already"):
         unpack_mindrecord(source, tmp_path / "pictures")
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of a megabyte."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    if not mount or subprocess.run([mount, "-t", "tmpfs", "-o", "size=1m", "none", folder], check=False,
-                                   capture_output=True).returncode:
-        pytest.skip("needs the right to mount a file system")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
 
 
 def test_no_room(tmp_path: Path, small_disk: Path) -> None:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -429,19 +428,6 @@ def test_which_zip(platform: Platform) -> None:
 
 
 # ---- a full disk
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of a megabyte."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    if not mount or subprocess.run([mount, "-t", "tmpfs", "-o", "size=1m", "none", folder], check=False,
-                                   capture_output=True).returncode:
-        pytest.skip("needs the right to mount a file system")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
 
 def test_zip_that_the_disk_has_no_room_for(platform: Platform, small_disk: Path) -> None:
     archive = platform.storage / "bucket/zipped/big.zip"
