@@ -12,10 +12,8 @@ import numpy as np
 from mindspore import Tensor
 
 from src.checkpoint import read_checkpoint
-from src.device import setup_device
-from src.errors import UserError, run_command
-from src.exported import load_exported, onnx_runtime_is_there
-from src.exporting import (
+from src.deployment.exported import load_exported, onnx_runtime_is_there
+from src.deployment.exporting import (
     ENDINGS,
     ExportOptions,
     deployable,
@@ -24,6 +22,8 @@ from src.exporting import (
     random_pictures,
     write_description,
 )
+from src.device import setup_device
+from src.errors import UserError, run_command
 from src.model_utils.config import Config
 from src.model_utils.modelarts import local_or_modelarts
 

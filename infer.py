@@ -10,13 +10,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from src.contact_sheet import draw_contact_sheet
+from src.deployment.contact_sheet import draw_contact_sheet
+from src.deployment.model_file import open_model
+from src.deployment.prediction import PictureStream, Prediction, likeliest, list_pictures, write_csv, write_predictions
 from src.device import setup_device
 from src.errors import UserError, run_command
-from src.model_file import open_model
 from src.model_utils.config import Config
 from src.model_utils.modelarts import local_or_modelarts
-from src.prediction import PictureStream, Prediction, likeliest, list_pictures, write_csv, write_predictions
 
 
 @local_or_modelarts

@@ -15,23 +15,23 @@ from tqdm import tqdm
 from src.checkpoint import read_checkpoint
 from src.collectives import any_rank, average_parameters
 from src.dataset import Augmentation, Data, FeatureData, ImageData
-from src.dataset_cache import dataset_cache
 from src.device import World, setup_device
-from src.divergence import Divergence
-from src.dry_run import describe_run
 from src.errors import UserError, run_command
 from src.evaluation import evaluate
-from src.features import pooled_features
-from src.image_folder import ImageFolder, train_root, validation_root
 from src.lr_generator import run_lr
 from src.model_utils.config import Config
 from src.model_utils.modelarts import local_or_modelarts
 from src.models import CrossEntropyWithLabelSmooth, Monitor, define_average, define_net
-from src.picture_check import scan_checked
-from src.recorder import Recorder
-from src.resume import Run
-from src.signals import StopRequest
-from src.train_step import TrainStep, batch_norm_statistics, build_optimizer
+from src.pictures.dataset_cache import dataset_cache
+from src.pictures.image_folder import ImageFolder, train_root, validation_root
+from src.pictures.picture_check import scan_checked
+from src.training.divergence import Divergence
+from src.training.dry_run import describe_run
+from src.training.features import pooled_features
+from src.training.recorder import Recorder
+from src.training.resume import Run
+from src.training.signals import StopRequest
+from src.training.train_step import TrainStep, batch_norm_statistics, build_optimizer
 from src.utils import check_classes, load_weights
 
 

@@ -19,7 +19,7 @@ from mindspore import Tensor
 from mindspore.dataset import transforms, vision
 
 from src.errors import UserError
-from src.image_folder import ImageFolder
+from src.pictures.image_folder import ImageFolder
 
 CROP_SHARE = 0.875  # of the shorter side that the evaluation crop keeps
 MEAN = (0.485, 0.456, 0.406)  # RGB, of ImageNet, for pixels of 0 to 1

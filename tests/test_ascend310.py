@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, Pictures, make_pictures, run_script
 from PIL import Image
 
-from src.prediction import PictureStream, list_pictures
+from src.deployment.prediction import PictureStream, list_pictures
 
 TINY = ROOT / "tests" / "data" / "tiny.mindir"
 SIZE, BATCH_SIZE = 32, 4

@@ -23,7 +23,7 @@ from src.dataset import (
     usable_workers,
 )
 from src.errors import UserError
-from src.image_folder import ImageFolder
+from src.pictures.image_folder import ImageFolder
 
 
 def batches(data: ImageData | FeatureData, epoch: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:

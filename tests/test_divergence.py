@@ -8,13 +8,13 @@ from mindspore import Tensor
 
 from src.checkpoint import read_checkpoint
 from src.device import World
-from src.divergence import ROLLBACKS, Divergence
 from src.errors import UserError
 from src.model_utils.config import Config
 from src.models import CrossEntropyWithLabelSmooth, Monitor, define_net
-from src.recorder import Recorder
-from src.resume import Run
-from src.train_step import TrainStep, batch_norm_statistics, build_optimizer
+from src.training.divergence import ROLLBACKS, Divergence
+from src.training.recorder import Recorder
+from src.training.resume import Run
+from src.training.train_step import TrainStep, batch_norm_statistics, build_optimizer
 
 STEPS = 20
 LABELS = Tensor(np.array([0, 1, 1, 0], np.int32))

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from src.device import World
-from src.dry_run import describe_run, multiply_adds
-from src.image_folder import ImageFolder
 from src.mobilenetV2 import MobileNetV2
+from src.pictures.image_folder import ImageFolder
+from src.training.dry_run import describe_run, multiply_adds
 from tests.conftest import config_for, run_script
 
 

@@ -12,9 +12,9 @@ from mindspore import Tensor, nn
 from src.dataset import FeatureData, ImageData
 from src.device import World
 from src.evaluation import Score, count, evaluate
-from src.image_folder import ImageFolder
 from src.mobilenetV2 import MobileNetV2, MobileNetV2Head
 from src.models import define_net
+from src.pictures.image_folder import ImageFolder
 
 # Few distinct values, so that ties are common.
 LOGITS = st.integers(1, 20).flatmap(lambda n: st.integers(1, 8).flatmap(lambda classes: st.tuples(

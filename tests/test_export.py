@@ -12,8 +12,8 @@ from mindspore import Tensor
 import export as export_script
 from src.checkpoint import read_checkpoint, write_checkpoint
 from src.dataset import MEAN, STD
+from src.deployment.exported import ExportedNetwork, load_exported
 from src.errors import UserError
-from src.exported import ExportedNetwork, load_exported
 from src.mobilenetV2 import MobileNetV2
 from src.utils import load_weights
 

@@ -10,9 +10,9 @@ from mindspore import Tensor
 
 from src.dataset import ImageData
 from src.device import World
-from src.features import pooled_features
-from src.image_folder import ImageFolder
 from src.mobilenetV2 import MobileNetV2
+from src.pictures.image_folder import ImageFolder
+from src.training.features import pooled_features
 
 
 @pytest.fixture(scope="module")

@@ -17,12 +17,12 @@ import eval as evaluation
 import infer
 from src.checkpoint import write_checkpoint
 from src.dataset import ImageData
+from src.deployment.exporting import ExportOptions, deployable, describe, export, write_description
+from src.deployment.model_file import open_model
+from src.deployment.prediction import PictureStream, list_pictures
 from src.errors import UserError
-from src.exporting import ExportOptions, deployable, describe, export, write_description
-from src.image_folder import ImageFolder
 from src.mobilenetV2 import MobileNetV2
-from src.model_file import open_model
-from src.prediction import PictureStream, list_pictures
+from src.pictures.image_folder import ImageFolder
 
 SIZE = 32
 CLASSES = ("blue", "green", "red")

@@ -9,7 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from src.errors import UserError
-from src.image_folder import ImageFolder
+from src.pictures.image_folder import ImageFolder
 from tools.make_digits import main, make_digits
 
 

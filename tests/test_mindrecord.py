@@ -13,8 +13,8 @@ from modelarts_tools import Platform, kill, wait_for
 from PIL import Image
 
 from src.errors import UserError
-from src.image_folder import ImageFolder
-from src.mindrecord import unpack_mindrecord
+from src.pictures.image_folder import ImageFolder
+from src.pictures.mindrecord import unpack_mindrecord
 
 SCHEMA = {"file_name": {"type": "string"}, "label": {"type": "int32"}, "data": {"type": "bytes"}}
 Row = dict[str, object]

@@ -248,7 +248,7 @@ def test_sigterm_during_the_upload_waits_for_it(platform: Platform) -> None:
 
 def test_a_second_sigterm_does_not_cut_the_upload_off() -> None:
     """Where a job waits to upload, the step is finished however often the platform asks; elsewhere two are enough."""
-    code = ("import os, signal, sys\nfrom src.signals import StopRequest\n"
+    code = ("import os, signal, sys\nfrom src.training.signals import StopRequest\n"
             "if sys.argv[1] == 'job': signal.signal(signal.SIGTERM, lambda *_: None)\n"
             "with StopRequest() as stop:\n"
             "    for _ in range(3): os.kill(os.getpid(), signal.SIGTERM)\n"

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from src.dataset import ImageData
-from src.dataset_cache import dataset_cache
 from src.errors import UserError
-from src.image_folder import ImageFolder
+from src.pictures.dataset_cache import dataset_cache
+from src.pictures.image_folder import ImageFolder
 from tests.conftest import config_for, make_pictures
 from tests.launcher_tools import ROOT, Bench, end_leftovers, free_port
 

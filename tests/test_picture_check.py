@@ -11,8 +11,8 @@ from PIL import Image
 from src.cache_folder import cache_folder
 from src.dataset import ImageData
 from src.errors import UserError
-from src.image_folder import ImageFolder
-from src.picture_check import check_pictures, find_faults
+from src.pictures.image_folder import ImageFolder
+from src.pictures.picture_check import check_pictures, find_faults
 
 
 def encoded(form: str, **options: object) -> bytes:

@@ -152,7 +152,7 @@ def test_a_signal_ends_with_a_whole_checkpoint(number: signal.Signals, given: tu
 
 
 def test_two_runs_cannot_write_to_one_folder(given: tuple[object, ...], tmp_path: Path) -> None:
-    from src.resume import lock_folder
+    from src.training.resume import lock_folder
     lock_folder(tmp_path / "run")
     with pytest.raises(UserError, match="another run is writing its checkpoints here"):
         call_main(given, tmp_path / "run")

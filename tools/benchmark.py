@@ -29,11 +29,11 @@ from src.cpu_kernels.threads import thread_count
 from src.dataset import ImageData
 from src.device import setup_device
 from src.errors import UserError, run_command
-from src.image_folder import ImageFolder
 from src.mobilenetV2 import MobileNetV2, MobileNetV2Backbone
 from src.model_utils.config import Config, get_config
 from src.models import CrossEntropyWithLabelSmooth, define_net
-from src.train_step import TrainStep, build_optimizer
+from src.pictures.image_folder import ImageFolder
+from src.training.train_step import TrainStep, build_optimizer
 
 ROOT = Path(__file__).resolve().parents[1]
 MODES = ("train", "eval", "data", "startup")

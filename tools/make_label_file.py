@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.errors import UserError, run_command
 from src.files import whole_file
-from src.image_folder import ImageFolder, eval_root
+from src.pictures.image_folder import ImageFolder, eval_root
 
 
 def main(argv: Sequence[str] | None = None) -> None:

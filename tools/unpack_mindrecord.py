@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.errors import run_command
-from src.mindrecord import unpack_mindrecord
+from src.pictures.mindrecord import unpack_mindrecord
 
 
 def main(argv: Sequence[str] | None = None) -> None:

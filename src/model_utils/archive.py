@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from src.errors import UserError
-from src.image_folder import EVAL_FOLDERS, IMAGE_EXTENSIONS
+from src.pictures.image_folder import EVAL_FOLDERS, IMAGE_EXTENSIONS
 
 DATASET_FOLDERS = ("train", *EVAL_FOLDERS)
 LITTER = ("__MACOSX", ".DS_Store")  # what a Mac adds

@@ -14,9 +14,9 @@ from src.collectives import broadcast_counts, broadcast_parameters, gather_rows,
 from src.device import World
 from src.errors import UserError
 from src.models import Monitor
-from src.report import draw_curves, write_table
-from src.resume import Progress, Run, find_checkpoint, lock_folder
-from src.train_step import TrainStep, batch_norm_statistics, training_state
+from src.reports.figures import draw_curves, write_table
+from src.training.resume import Progress, Run, find_checkpoint, lock_folder
+from src.training.train_step import TrainStep, batch_norm_statistics, training_state
 from src.utils import load_parameters, load_weights, scored_parameters
 
 RANKS_STATISTICS = "batch_norm_of_ranks"  # R x n float32: between validations each rank has statistics of its own

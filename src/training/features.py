@@ -10,7 +10,7 @@ from src.collectives import sum_counts, sum_floats
 from src.dataset import CROP_SHARE, MEAN, PADDING, STD, ImageData
 from src.device import World
 from src.files import whole_file
-from src.image_folder import ImageFolder
+from src.pictures.image_folder import ImageFolder
 from src.utils import network_parameters
 
 EXCHANGED = 4096  # pictures whose features the ranks exchange at a time

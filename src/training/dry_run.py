@@ -6,10 +6,10 @@ from mindspore import nn
 from src.checkpoint import BEST, LAST, read_checkpoint
 from src.dataset import share
 from src.device import World
-from src.image_folder import ImageFolder
 from src.lr_generator import run_lr
 from src.mobilenetV2 import ConvBN, MobileNetV2
 from src.model_utils.config import Config
+from src.pictures.image_folder import ImageFolder
 
 FLOAT32, FLOAT16 = 4, 2  # bytes
 

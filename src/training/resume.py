@@ -14,7 +14,7 @@ from typing import Any
 from src.checkpoint import Checkpoint, read_about, read_checkpoint
 from src.errors import UserError
 from src.model_utils.config import Config
-from src.report import History
+from src.reports.figures import History
 
 # Keys that may change between the parts of one run: they do not touch the result.
 FREE_KEYS = {"log_steps", "save_checkpoint", "save_checkpoint_path", "save_checkpoint_epochs", "save_checkpoint_steps",

@@ -10,8 +10,8 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from src.checkpoint import file_digest
+from src.deployment.exporting import ENDINGS, description_path
 from src.errors import UserError
-from src.exporting import ENDINGS, description_path
 from src.model_utils.config import Config
 
 EXPORTED_ENDINGS = (ENDINGS["MINDIR"], ENDINGS["ONNX"])

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from src.errors import UserError
-from src.image_folder import EVAL_FOLDERS, has_mindrecords, mindrecords
+from src.pictures.image_folder import EVAL_FOLDERS, has_mindrecords, mindrecords
 
 PICTURE_COLUMNS = ("image", "data", "img")
 LABEL_COLUMNS = ("label", "labels", "class", "target")

@@ -22,8 +22,8 @@ from src.collectives import any_rank
 from src.device import World
 from src.errors import UserError
 from src.files import whole_file
-from src.image_folder import ImageFolder
 from src.model_utils.config import Config
+from src.pictures.image_folder import ImageFolder
 
 SUPPORTED_FORMATS = {"JPEG", "PNG", "BMP", "TIFF"}  # what MindSpore's Decode reads, whatever the file's ending
 LISTED = 5  # bad pictures that a message names

@@ -15,8 +15,8 @@ from PIL import Image
 from src.dataset import eval_transforms, usable_workers
 from src.errors import UserError
 from src.files import whole_file
-from src.image_folder import IMAGE_EXTENSIONS
-from src.picture_check import ROTATED, picture_fault
+from src.pictures.image_folder import IMAGE_EXTENSIONS
+from src.pictures.picture_check import ROTATED, picture_fault
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from src.deployment.prediction import Prediction
 from src.files import whole_file
-from src.prediction import Prediction
 
 COLUMNS, MOST = 8, 64  # pictures in a row, and on the sheet
 SIDE, MARGIN, LINE = 140, 8, 16  # pixels

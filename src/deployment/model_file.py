@@ -7,8 +7,8 @@ import numpy as np
 from mindspore import Tensor
 
 from src.checkpoint import Checkpoint, read_checkpoint
+from src.deployment.exported import ExportedNetwork, is_exported, load_exported
 from src.errors import UserError
-from src.exported import ExportedNetwork, is_exported, load_exported
 from src.model_utils.config import Config
 from src.models import define_net
 from src.utils import load_weights
