@@ -104,7 +104,7 @@ def test_waits_double_and_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("no answer\nand more")
 
     file = types.SimpleNamespace(exists=exists, copy_parallel=print)
-    monkeypatch.setitem(sys.modules, "moxing", types.SimpleNamespace(file=file))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "moxing", types.SimpleNamespace(file=file))
     with pytest.raises(UserError, match="cannot look for obs://b: no answer; tried 7 times"):
         Storage(7, 5.0, waits.append).exists("obs://b")
     assert waits == [5, 10, 20, 40, 80, 120]

@@ -94,7 +94,7 @@ def torch_names(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
 class _TorchTensor:
     def __init__(self, names: types.SimpleNamespace, storage: _Storage, offset: int, shape: tuple[int, ...],
                  strides: tuple[int, ...]) -> None:
-        self.arguments = (storage, offset, shape, strides, False, OrderedDict())
+        self.arguments: tuple = (storage, offset, shape, strides, False, OrderedDict())
         self.rebuild = names.rebuild
 
     def __reduce__(self) -> tuple:
@@ -209,7 +209,7 @@ def test_another_networks_weights(state: dict[str, np.ndarray]) -> None:
 def test_classifier_alone_lists_what_is_missing() -> None:
     with pytest.raises(UserError, match="missing .* and 256 more"):
         convert({"classifier.1.weight": np.zeros((4, 1280), np.float32),
-                 "classifier.1.bias": np.zeros(4, np.float32), "features.0.0.weight": np.float32(1)}, "w.pth")
+                 "classifier.1.bias": np.zeros(4, np.float32), "features.0.0.weight": np.ones((), np.float32)}, "w.pth")
 
 
 def test_both_formats_give_the_same_checkpoint(torchvision: dict[str, np.ndarray], tmp_path: Path,

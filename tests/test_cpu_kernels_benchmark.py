@@ -1,5 +1,6 @@
 """The benchmark's command and report; no figure is judged."""
 import json
+from typing import Any
 
 import pytest
 from conftest import run_script
@@ -9,7 +10,7 @@ FIELDS = {"batch_size", "image_size", "train_images_per_s", "eval_images_per_s",
 SMALL = ("tools/benchmark.py", "--batch_size", 2, "--image_size", 32, "--steps", 1)
 
 
-def report(*options: object) -> dict[str, object]:
+def report(*options: object) -> dict[str, Any]:
     run = run_script(*SMALL, *options)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout.strip().splitlines()[-1])

@@ -15,7 +15,7 @@ from PIL import Image
 
 import eval as evaluation
 import infer
-from src.checkpoint import write_checkpoint
+from src.checkpoint import read_checkpoint, write_checkpoint
 from src.dataset import ImageData
 from src.deployment.exporting import ExportOptions, deployable, describe, export, write_description
 from src.deployment.model_file import open_model
@@ -41,7 +41,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {"checkpoint": checkpoint, "MINDIR": folder / "m.mindir", "ONNX": folder / "m.onnx"}
     model = open_model(config_for("--pretrain_ckpt", checkpoint))
     options = ExportOptions(SIZE, batch_size=4)
-    export(deployable(model.content, model.config, options), options, found["MINDIR"])
+    export(deployable(read_checkpoint(checkpoint), model.config, options), options, found["MINDIR"])
     write_description(describe(found["MINDIR"], options, CLASSES, 3, {}), found["MINDIR"])
     run = run_script("export.py", "--platform", "CPU", "--ckpt_file", checkpoint, "--file_format", "ONNX",
                      "--file_name", found["ONNX"], "--export_batch_size", 0, "--export_normalise", "--export_softmax")

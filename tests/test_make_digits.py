@@ -72,7 +72,7 @@ def test_what_is_there_is_left_alone(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_failure_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    saved = []
+    saved: list[Path] = []
 
     def save(_: Image.Image, path: Path) -> None:
         if len(saved) == 100:

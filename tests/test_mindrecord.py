@@ -80,7 +80,7 @@ def test_several_sets_other_columns_and_no_file_names(tmp_path: Path) -> None:
         "file_name": None, "label": None, "data": None, "class": {"type": "string"}, "picture": {"type": "bytes"}}
     contents = [encoded(0), encoded(1, "PNG"), encoded(2, "BMP"), encoded(3, "TIFF"), b"no picture"]
     for number, content in enumerate(contents):
-        write(tmp_path / f"source/a.mindrecord{number}", [{"class": "red apple", "picture": content}], **schema)
+        write(tmp_path / f"source/a.mindrecord{number}", [{"class": "red apple", "picture": content}], 1, **schema)
     found = files(unpack_mindrecord(tmp_path / "source", tmp_path / "pictures"))
     assert found == {f"red apple/{number:08d}{ending}": contents[number]
                      for number, ending in enumerate((".jpg", ".png", ".bmp", ".tif", ".jpg"))}
