@@ -10,7 +10,7 @@ from conftest import ROOT, assert_one_clear_line, run_script
 from src.errors import UserError
 from src.model_utils.config import ALIASES, BASE_FILE, Config, get_config
 
-VALUES, HELP, ALLOWED = yaml.safe_load_all(BASE_FILE.read_text(encoding="utf-8"))
+VALUES, HELP, ALLOWED, RECIPES = yaml.safe_load_all(BASE_FILE.read_text(encoding="utf-8"))
 KEYS = sorted(VALUES)
 
 Write = Callable[[str], Path]
@@ -59,6 +59,43 @@ def test_command_line_beats_file_beats_profile_beats_base(yaml_file: Write) -> N
     assert (config.epoch_size, config.batch_size, config.platform) == (3, 7, "CPU")
     assert config.lr_max == cpu["lr_max"]
     assert config.weight_decay == VALUES["weight_decay"]
+
+
+def test_recipe_lies_between_base_and_profile(yaml_file: Write) -> None:
+    best = RECIPES["best"]
+    assert get_config(["--recipe", "best"]).as_dict() == {**VALUES, "recipe": "best", **best}
+    cpu = yaml.safe_load((ROOT / "default_config_cpu.yaml").read_text(encoding="utf-8"))
+    on_cpu = get_config(["--recipe", "best", "--platform", "CPU"])
+    assert on_cpu.as_dict() == {**VALUES, "recipe": "best", **best, **cpu}
+    path = yaml_file("warmup_epochs: 7\nepoch_size: 9\n")
+    config = get_config(["--recipe", "best", "--config_path", str(path), "--epoch_size", "3"])
+    assert (config.epoch_size, config.warmup_epochs, config.ema_decay) == (3, 7, best["ema_decay"])
+
+
+def test_strongest_statement_of_a_recipe_chooses_it(yaml_file: Write) -> None:
+    path = str(yaml_file("recipe: best\n"))
+    assert get_config(["--config_path", path]).ema_decay == RECIPES["best"]["ema_decay"]
+    config = get_config(["--config_path", path, "--recipe", "plain"])
+    assert config.as_dict() == VALUES
+
+
+def test_the_plain_recipe_is_the_ancestor_s_run() -> None:
+    assert RECIPES["plain"] == {}
+    assert VALUES["recipe"] == "plain"
+    wanted = {"epoch_size": 200, "batch_size": 256, "lr_base_batch": 2048, "lr_init": 0.0, "lr_max": 0.4, "lr_end": 0.0,
+              "warmup_epochs": 4.0, "momentum": 0.9, "weight_decay": 4e-5, "norm_bias_decay": True, "label_smooth": 0.1,
+              "dropout": 0.0, "ema_decay": 0.0}
+    assert {key: VALUES[key] for key in wanted} == wanted
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+def test_recipes_state_only_what_differs_and_are_all_allowed(recipe: str) -> None:
+    assert set(RECIPES) == set(ALLOWED["recipe"])
+    assert [key for key, value in RECIPES[recipe].items() if value == VALUES[key]] == []
+
+
+def test_an_unknown_recipe_is_one_line_with_those_there_are() -> None:
+    assert refusal("--recipe", "great") == "command line: recipe must be one of plain, best, not 'great'"
 
 
 def test_platform_of_the_command_line_chooses_the_profile_below_a_file(yaml_file: Write) -> None:

@@ -22,6 +22,7 @@ def test_nothing_changes_on_disk(photos: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     assert {path: path.stat().st_mtime_ns for path in photos.rglob("*")} == before
     told = table(run.stdout)
+    assert told["recipe"] == "plain"
     assert told["platform"] == "CPU, O0, 1 rank"
     assert told["steps"] == "2 per epoch, 15 epochs, 30 in all"
     assert told["validation"].startswith("9 in ")

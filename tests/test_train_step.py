@@ -51,15 +51,16 @@ def values(network: Classifier) -> tuple[np.ndarray, np.ndarray]:
     return classifier.weight.asnumpy().copy(), classifier.bias.asnumpy().copy()
 
 
-def test_steps_are_momentum_sgd_with_decay_on_the_matrix_only() -> None:
-    network, step = make_step()
+@pytest.mark.parametrize("bias_decay", [0.0, DECAY])
+def test_steps_are_momentum_sgd_with_decay(bias_decay: float) -> None:
+    network, step = make_step("--norm_bias_decay", bias_decay > 0)
     weight, bias = values(network)
     weight_speed = bias_speed = 0.0
     for n in range(3):
         x, labels = batch(n)
         loss, weight_gradient, bias_gradient = numpy_gradients(weight, bias, x, labels)
         weight_speed = MOMENTUM * weight_speed + weight_gradient + DECAY * weight
-        bias_speed = MOMENTUM * bias_speed + bias_gradient
+        bias_speed = MOMENTUM * bias_speed + bias_gradient + bias_decay * bias
         weight, bias = weight - LR[n] * weight_speed, bias - LR[n] * bias_speed
         found, applied = step(Tensor(x), Tensor(labels))
         assert bool(applied.asnumpy())
@@ -99,7 +100,10 @@ def test_moving_average_follows_the_weights() -> None:
 
 
 def test_weight_decay_groups_of_a_whole_network() -> None:
-    optimizer = build_optimizer(MobileNetV2(3, 0.35), LR, config_for("--weight_decay", DECAY))
+    network, options = MobileNetV2(3, 0.35), ("--weight_decay", DECAY)
+    everything = build_optimizer(network, LR, config_for(*options, "--norm_bias_decay", "True"))
+    assert {float(decay) for decay in everything.weight_decay} == {float(np.float32(DECAY))}
+    optimizer = build_optimizer(network, LR, config_for(*options, "--norm_bias_decay", "False"))
     decayed = {p.name for p, decay in zip(optimizer.parameters, optimizer.weight_decay, strict=True) if decay > 0}
     kinds = {name.rpartition(".")[2] for name in decayed}
     assert kinds == {"weight"}

@@ -1,8 +1,9 @@
 """The configuration of a run: YAML files and the command line, checked against one description.
 
-`default_config.yaml` is the base. It has three YAML documents: the values (whose types are the types of the keys),
-the help texts, and the allowed values. On top of it come, the later the stronger: the platform's profile
-(`default_config_cpu.yaml`, ...), the file that `--config_path` names, and the options of the command line.
+`default_config.yaml` is the base. It has four YAML documents: the values (whose types are the types of the keys), the
+help texts, the allowed values, and the recipes. On top of it come, the later the stronger: the recipe, the platform's
+profile (`default_config_cpu.yaml`, ...), the file that `--config_path` names, and the options of the command line. The
+strongest of these that states a platform or a recipe chooses it.
 """
 import argparse
 import difflib
@@ -71,11 +72,16 @@ class Config:
 
 
 class _Description:
-    """What the base file says of each key: default (and so the type), help text, allowed values."""
+    """What the base file says of each key: default (and so the type), help text, allowed values; and of the recipes."""
 
     def __init__(self) -> None:
-        documents = list(_read_documents(BASE_FILE))
-        self.defaults, self.help, self.allowed = ({key: value for key, value, _ in document} for document in documents)
+        documents = ({key: value for key, value, _ in document} for document in _read_documents(BASE_FILE))
+        self.defaults, self.help, self.allowed, self._recipes = documents
+
+    def recipe(self, name: str) -> dict[str, Any]:
+        """The checked values of a recipe."""
+        where = f"{BASE_FILE}, recipe {name}"
+        return {key: self.check(self.resolve(key, where), value, where) for key, value in self._recipes[name].items()}
 
     def resolve(self, name: str, where: str) -> str:
         """The key that `name` stands for."""
@@ -135,7 +141,9 @@ def get_config(argv: Sequence[str] | None = None) -> Config:
     chosen = _read_values(description, _find(Path(config_path))) if config_path else {}
     platform = options.get("platform") or chosen.get("platform") or description.defaults["platform"]
     profile = _read_values(description, PROFILES[platform]) if platform in PROFILES else {}
-    config = Config({**description.defaults, **profile, **chosen, **options}, chosen.keys() | options.keys())
+    stated = {**profile, **chosen, **options}
+    recipe = description.recipe(stated.get("recipe", description.defaults["recipe"]))
+    config = Config({**description.defaults, **recipe, **stated}, chosen.keys() | options.keys())
     if unknown and not config.enable_modelarts:
         _refuse(description, unknown)
     for word in unknown:

@@ -21,23 +21,27 @@ def describe_run(config: Config, world: World, train_folder: ImageFolder, eval_f
     frozen = config.freeze_layer == "backbone"
     _, batch_size, steps = share(len(train_folder), config.batch_size, True, world.rank, world.rank_size)
     network = MobileNetV2(len(train_folder.classes), config.width_mult)
+    largest_size = config.multi_scale_max or config.image_size
+    memory = _memory(config, network, len(train_folder), batch_size, largest_size)
     trained = network.head if frozen else network
     lr = run_lr(config, batch_size * world.rank_size, steps)
     folder, name = Path(config.save_checkpoint_path), "mobilenetv2_head" if frozen else "mobilenetv2"
     checkpoints = (f"{folder}/{name}-<epoch>_{steps}.ckpt, {LAST}.ckpt" + (f", {BEST}.ckpt" if eval_folder else "")
                    if config.save_checkpoint else "none")
     rows = {
+        "recipe": config.recipe,
         "platform": f"{config.platform}, {config.amp_level}, {world.rank_size} rank{'s' * (world.rank_size > 1)}",
         "pictures": f"{len(train_folder)} of {len(train_folder.classes)} classes in {train_folder.root}",
         "validation": f"{len(eval_folder)} in {eval_folder.root}" if eval_folder else "none",
-        "batch": f"{batch_size} x {world.rank_size} = {batch_size * world.rank_size} of {config.image_size} pixels",
+        "batch": f"{batch_size} x {world.rank_size} = {batch_size * world.rank_size} of "
+                 + (f"{config.multi_scale_min} to " if config.multi_scale_max else "") + f"{largest_size} pixels",
         "steps": f"{steps} per epoch, {config.epoch_size} epochs, {len(lr)} in all",
         "network": f"MobileNetV2 {config.width_mult}, {_count(network):,} parameters, "
                    f"{multiply_adds(network, config.image_size) / 1e6:,.1f} million multiply-adds a picture",
         "trained": f"{'the classifier' if frozen else 'everything'}, {_count(trained):,} parameters, "
                    f"from {config.pretrain_ckpt or 'new weights'}",
         "learning rate": f"{lr[0]:.6g} at first, {lr.max():.6g} at most, {lr[-1]:.6g} at last",
-        "memory": f"about {_memory(config, network, len(train_folder), batch_size) / 2 ** 20:,.0f} MB for weights, "
+        "memory": f"about {memory / 2 ** 20:,.0f} MB for weights, "
                   "gradients, momenta and what the backward pass needs, on each rank",
         "checkpoints": checkpoints,
     }
@@ -66,13 +70,13 @@ def _count(cell: nn.Cell) -> int:
     return sum(parameter.size for parameter in cell.trainable_params())
 
 
-def _memory(config: Config, network: MobileNetV2, pictures: int, batch_size: int) -> int:
+def _memory(config: Config, network: MobileNetV2, pictures: int, batch_size: int, image_size: int) -> int:
     """Bytes. A frozen backbone's features stay in memory; else each convolution's output does, before and after its
     batch norm. The device's own needs come on top.
     """
     weights = _count(network) * FLOAT32 * (1 + (config.ema_decay > 0))
     if config.freeze_layer == "backbone":
         return weights + 2 * _count(network.head) * FLOAT32 + pictures * network.backbone.out_channels * FLOAT32
-    activations = sum(conv.out_channels * pixels for conv, pixels in _convolutions(network, config.image_size))
+    activations = sum(conv.out_channels * pixels for conv, pixels in _convolutions(network, image_size))
     width = FLOAT32 if config.amp_level == "O0" else FLOAT16
     return weights + 2 * _count(network) * FLOAT32 + 2 * batch_size * activations * width

@@ -65,12 +65,13 @@ class TrainStep(nn.Cell):
 def build_optimizer(network: nn.Cell, lr: np.ndarray, config: Config) -> nn.Optimizer:
     """SGD with momentum over the trainable parameters, a learning rate per step.
 
-    Weight decay leaves out batch norm and biases: all that has one dimension.
+    Without `norm_bias_decay`, weight decay leaves out batch norm and biases: all that has one dimension.
     """
     parameters = network.trainable_params()
+    decay = config.weight_decay
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
+        {"params": [p for p in parameters if p.ndim == 1], "weight_decay": decay if config.norm_bias_decay else 0.0},
         {"order_params": parameters},
     ]
     optimizer = nn.Momentum(groups, Tensor(lr), config.momentum, loss_scale=_loss_scale(config))
