@@ -12,7 +12,15 @@ from tqdm import tqdm
 
 from src.deployment.contact_sheet import draw_contact_sheet
 from src.deployment.model_file import open_model
-from src.deployment.prediction import PictureStream, Prediction, likeliest, list_pictures, write_csv, write_predictions
+from src.deployment.prediction import (
+    PictureStream,
+    Prediction,
+    decoding_workers,
+    likeliest,
+    list_pictures,
+    write_csv,
+    write_predictions,
+)
 from src.device import setup_device
 from src.errors import UserError, run_command
 from src.model_utils.config import Config
@@ -30,7 +38,8 @@ def main(config: Config) -> None:
     pictures = list_pictures(config.pictures)
     batch_size = min(config.batch_size, len(pictures))
     predict = model.predictor(batch_size, config.num_classes)
-    stream = PictureStream(pictures, config.image_size, batch_size, config.num_workers, model.normalise)
+    workers = decoding_workers(config.num_workers, config.onnx_threads)
+    stream = PictureStream(pictures, config.image_size, batch_size, workers, model.normalise)
 
     # ---- classify, while the next pictures are decoded
     found: dict[int, Prediction] = {}

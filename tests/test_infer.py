@@ -19,10 +19,11 @@ from src.checkpoint import read_checkpoint, write_checkpoint
 from src.dataset import ImageData
 from src.deployment.exporting import ExportOptions, deployable, describe, export, write_description
 from src.deployment.model_file import open_model
-from src.deployment.prediction import PictureStream, list_pictures
+from src.deployment.prediction import PictureStream, decoding_workers, list_pictures
 from src.errors import UserError
 from src.mobilenetV2 import MobileNetV2
 from src.pictures.image_folder import ImageFolder
+from tools.benchmark import measure_inference
 
 SIZE = 32
 CLASSES = ("blue", "green", "red")
@@ -210,3 +211,19 @@ def test_a_truncated_model_ends_the_command(models: dict[str, Path], photos: Pat
                      tmp_path / "out")
     assert_one_clear_line(run, str(cut), "damaged")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("cores", "wanted", "computing", "workers"),
+                         [(2, 2, 1, 1), (2, 2, 0, 2), (8, 32, 2, 6), (8, 3, 2, 3), (1, 2, 1, 1), (2, 2, 8, 1)])
+def test_decoding_leaves_the_computing_threads_their_cores(cores: int, wanted: int, computing: int, workers: int,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    assert decoding_workers(wanted, computing) == workers
+
+
+def test_the_benchmark_compares_with_onnx_runtime_alone(models: dict[str, Path]) -> None:
+    needs_onnx_runtime("ONNX")
+    found = measure_inference(str(models["ONNX"]), steps=1)
+    assert found.pop("threads") >= 1
+    assert found.pop("onnx_images_per_s") > 0 < found.pop("infer_images_per_s")
+    assert found == {"batch_size": 8, "image_size": SIZE}

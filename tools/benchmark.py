@@ -2,11 +2,14 @@
 
     python tools/benchmark.py --batch_size 32 --image_size 224 --steps 8 [--mode train|eval|data|startup]
     python tools/benchmark.py --cpu_kernels off --steps 2
+    python tools/benchmark.py --mode infer --model mobilenetv2.onnx --steps 50
 
-Without --mode all four are measured. Speeds come from the median of single steps, after two that warm up; the batch is
-random, except that `data` decodes and augments JPEG pictures of 500x375 pixels, and `startup` runs train.py on them up
-to the log line of its first step. Peak memory is that of training. The last line is one JSON object; what was not
-measured is null in it. Compare figures only within one run of one machine.
+Without --mode the first four are measured. Speeds come from the median of single steps, after two that warm up; the
+batch is random, except that `data` decodes and augments JPEG pictures of 500x375 pixels, and `startup` runs train.py on
+them up to the log line of its first step. `infer` runs an ONNX file, as it takes batches: what infer.py does with such
+pictures from file to logits, and beside it ONNX Runtime alone on one batch in memory; medians of `ROUNDS` turns each.
+Peak memory is that of training. The last line is one JSON object; what was not measured is null in it. Compare figures
+only within one run of one machine.
 """
 import argparse
 import json
@@ -27,6 +30,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.cpu_kernels.threads import thread_count
 from src.dataset import ImageData
+from src.deployment.model_file import open_model
+from src.deployment.prediction import PictureStream, decoding_workers, list_pictures
 from src.device import setup_device
 from src.errors import UserError, run_command
 from src.mobilenetV2 import MobileNetV2, MobileNetV2Backbone
@@ -36,8 +41,9 @@ from src.pictures.image_folder import ImageFolder
 from src.training.train_step import TrainStep, build_optimizer
 
 ROOT = Path(__file__).resolve().parents[1]
-MODES = ("train", "eval", "data", "startup")
+MODES = ("train", "eval", "data", "startup")  # that need no model
 WARM_UP = 2
+ROUNDS = 5
 CLASSES = 1000
 
 
@@ -47,12 +53,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch_size", type=_positive, default=32, help="pictures a step (default 32)")
     parser.add_argument("--image_size", type=_positive, default=224, help="pixels a side (default 224)")
     parser.add_argument("--steps", type=_positive, default=8, help="steps that count (default 8)")
-    parser.add_argument("--mode", choices=MODES, help="measure only this")
+    parser.add_argument("--mode", choices=(*MODES, "infer"), help="measure only this")
+    parser.add_argument("--model", default="", help="infer: the ONNX file")
     parser.add_argument("--cpu_kernels", choices=("auto", "on", "off"), default="auto", help="as of train.py")
     options = parser.parse_args(argv)
     modes = (options.mode,) if options.mode else MODES
-    report = measure(modes, options.batch_size, options.image_size, options.steps, options.cpu_kernels)
-    print(json.dumps(report))
+    if options.mode == "infer":
+        print(json.dumps(measure_inference(options.model, options.steps)))
+    else:
+        print(json.dumps(measure(modes, options.batch_size, options.image_size, options.steps, options.cpu_kernels)))
 
 
 def _positive(text: str) -> int:
@@ -158,6 +167,31 @@ def startup_seconds(root: Path, config: Config) -> float:
                     process.communicate()
                     return round(seconds, 2)
     raise UserError(f"train.py came to no step; it said: {''.join(printed[-1:]).strip()}")
+
+
+def measure_inference(model_path: str, steps: int) -> dict[str, object]:
+    """Pictures per second of infer.py's loop over `steps` batches of files, and of ONNX Runtime alone."""
+    threads = thread_count()
+    model = open_model(get_config(["--platform", "CPU", "--pretrain_ckpt", model_path, "--onnx_threads", str(threads)]))
+    size, batch_size = model.config.image_size, model.config.batch_size
+    predict = model.predictor(batch_size)
+    workers = decoding_workers(model.config.num_workers, threads)
+    images = np.random.default_rng(0).standard_normal((batch_size, 3, size, size)).astype(np.float32)
+    seconds: dict[str, list[float]] = {"onnx_images_per_s": [], "infer_images_per_s": []}
+    with tempfile.TemporaryDirectory() as folder:
+        write_pictures(Path(folder), steps * batch_size)
+        pictures = list_pictures(folder)
+        for _ in range(ROUNDS):
+            start = time.perf_counter()
+            for _ in range(steps):
+                predict(images)
+            seconds["onnx_images_per_s"].append(time.perf_counter() - start)
+            start = time.perf_counter()
+            for _, batch in PictureStream(pictures, size, batch_size, workers, model.normalise):
+                predict(batch)
+            seconds["infer_images_per_s"].append(time.perf_counter() - start)
+    return {"batch_size": batch_size, "image_size": size, "threads": threads,
+            **{name: round(steps * batch_size / statistics.median(values), 2) for name, values in seconds.items()}}
 
 
 if __name__ == "__main__":

@@ -60,6 +60,12 @@ def list_pictures(source: str) -> list[Path]:
     return listed
 
 
+def decoding_workers(num_workers: int, computing_threads: int) -> int:
+    """Of `num_workers` threads as many as have a core beside those that compute (0: all of them do), at least one."""
+    cores = usable_workers(num_workers + computing_threads)
+    return max(1, cores - computing_threads) if computing_threads else num_workers
+
+
 @dataclass
 class PictureStream:
     """Pictures in batches, read and decoded ahead by threads of their own while the caller computes.
