@@ -1,7 +1,8 @@
-"""Files that are there whole or not at all."""
+"""Files and folders that are there whole or not at all, and room for them."""
 import contextlib
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from src.errors import UserError
@@ -29,6 +30,47 @@ def whole_file(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # where nothing could be written there is nothing to remove
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside `path` to fill; it takes `path`'s name when the block is through, else it is removed.
+
+    What an earlier attempt left, which was killed, is replaced.
+
+    Raises:
+        UserError: `path` is there and is not an empty folder, or cannot be made.
+    """
+    path = path.absolute()
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f"{path}: already exists and is not an empty folder; name another one, or remove it")
+    temporary = path.with_name(f".{path.name}.unfinished")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if temporary.exists():
+            shutil.rmtree(temporary)
+        temporary.mkdir()
+        yield temporary
+        temporary.rename(path)  # over an empty folder, never over a full one
+    except OSError as error:
+        raise UserError(f"{path}: cannot be made: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_space(folder: Path, sizes: Iterable[int], what: str, advice: str = "choose a disk with more room") -> None:
+    """See that files of these sizes, in bytes, have room in a folder, which need not exist yet.
+
+    Raises:
+        UserError: they have not; the text says that `what` takes so much, and gives the advice.
+    """
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    block = os.statvfs(existing).f_frsize
+    needed = sum(-(-size // block) * block for size in sizes)
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise UserError(f"{existing}: {what} takes up to {needed / 2 ** 20:,.1f} MB, and {free / 2 ** 20:,.1f} MB are "
+                        f"free; {advice}")
 
 
 def link_or_copy(source: Path, target: Path) -> None:

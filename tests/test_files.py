@@ -1,12 +1,13 @@
-"""Files are there whole or not at all."""
+"""Files and folders are there whole or not at all."""
 import os
+import shutil
 import stat
 from pathlib import Path
 
 import pytest
 
 from src.errors import UserError
-from src.files import link_or_copy, whole_file
+from src.files import check_space, link_or_copy, whole_file, whole_folder
 
 
 def test_the_name_appears_when_the_content_is_through(tmp_path: Path) -> None:
@@ -59,3 +60,34 @@ def test_a_second_name_replaces_an_older_file(tmp_path: Path) -> None:
     assert (tmp_path / "b").read_text() == "new"
     (tmp_path / "a").unlink()
     assert (tmp_path / "b").read_text() == "new"
+
+
+# ---- folders
+
+def test_a_folder_appears_when_it_is_full(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder"
+    (path.parent / ".folder.unfinished").mkdir(parents=True)  # of an attempt that was killed
+    (path.parent / ".folder.unfinished" / "left").touch()
+    with whole_folder(path) as temporary:
+        (temporary / "file").write_text("x")
+        assert not path.exists()
+    assert [entry.name for entry in path.parent.iterdir()] == ["folder"]
+    assert [entry.name for entry in path.iterdir()] == ["file"]
+
+
+def test_an_interruption_leaves_no_folder(tmp_path: Path) -> None:
+    def fill_half() -> None:
+        with whole_folder(tmp_path / "folder") as temporary:
+            (temporary / "file").write_text("x")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fill_half()
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_are_counted_in_blocks(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    check_space(tmp_path / "not" / "yet", [1] * 10, "a test")
+    with pytest.raises(UserError, match=f"^{tmp_path}: a test takes up to .* MB are free; choose a disk"):
+        check_space(tmp_path / "not" / "yet", [1] * (free // os.statvfs(tmp_path).f_frsize + 100_000), "a test")

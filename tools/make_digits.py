@@ -7,9 +7,7 @@ Learning Repository, CC BY 4.0) become `digits/{train,val}/<digit>/<number>.png`
 The split is the same on every machine.
 """
 import argparse
-import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from src.errors import UserError, run_command
+from src.errors import run_command
+from src.files import whole_folder
 
 SIZE = 32  # pixels; what the network's stride of 32 needs at least
 VALIDATION_SHARE = 0.2
@@ -40,27 +39,14 @@ def make_digits(output: Path) -> dict[str, int]:
     """
     from sklearn.datasets import load_digits  # seconds to import; the option errors should not wait for it
 
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise UserError(f"{output}: already exists and is not an empty folder; name another one, or remove it")
-    digits = load_digits()
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    except OSError as error:
-        raise UserError(f"{output}: cannot be made: {error.strerror}") from error
-    try:
-        unfinished.chmod(0o755)
-        counts = {"train": 0, "val": 0}
+    counts = {"train": 0, "val": 0}
+    with whole_folder(output) as unfinished:
+        digits = load_digits()
         for number, part in enumerate(split(digits.target)):
             folder = unfinished / part / str(digits.target[number])
             folder.mkdir(parents=True, exist_ok=True)
             picture(digits.images[number]).save(folder / f"{number:04d}.png")
             counts[part] += 1
-        unfinished.rename(output)  # over an empty folder, never over a full one
-    except OSError as error:
-        raise UserError(f"{output}: cannot be made: {error.strerror}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return counts
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from src.errors import UserError
+from src.files import check_space
 from src.pictures.image_folder import EVAL_FOLDERS, IMAGE_EXTENSIONS
 
 DATASET_FOLDERS = ("train", *EVAL_FOLDERS)
@@ -31,7 +32,8 @@ def unpack(archive: Path, target: Path) -> Path:
     try:
         with zipfile.ZipFile(archive) as opened:
             members = _checked(archive, opened.infolist())
-            _check_space(archive, members, target.parent)
+            check_space(target.parent, (member.file_size for member in members), f"unpacking {archive.name}",
+                        "choose another --data_path")
             target.parent.mkdir(parents=True, exist_ok=True)
             if temporary.exists():
                 shutil.rmtree(temporary)
@@ -50,31 +52,29 @@ def unpack(archive: Path, target: Path) -> Path:
     return target
 
 
+def check_member(archive: Path, name: str, is_link: bool) -> None:
+    """See that a file of any kind of archive stays in the folder that the archive is unpacked to.
+
+    Raises:
+        UserError: its name leads elsewhere, or it is a link.
+    """
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
+        raise UserError(f"{archive}: {name!r} in it would be written outside of the data set; nothing was unpacked")
+    if is_link:
+        raise UserError(f"{archive}: {name!r} in it is a link; pack the file itself")
+
+
 def _checked(archive: Path, members: Sequence[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
     """The members to unpack."""
     for member in members:
-        path = PurePosixPath(member.filename.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
-            raise UserError(f"{archive}: {member.filename!r} in it would be written outside of the data set; nothing "
-                            "was unpacked")
-        if stat.S_ISLNK(member.external_attr >> 16):
-            raise UserError(f"{archive}: {member.filename!r} in it is a link; pack the file itself")
+        check_member(archive, member.filename, stat.S_ISLNK(member.external_attr >> 16))
         if member.flag_bits & 0x1:
             raise UserError(f"{archive}: is encrypted; pack it without a password")
     wanted = [member for member in members if not set(PurePosixPath(member.filename).parts) & set(LITTER)]
     if not any(not member.is_dir() for member in wanted):
         raise UserError(f"{archive}: has no file in it")
     return wanted
-
-
-def _check_space(archive: Path, members: Sequence[zipfile.ZipInfo], folder: Path) -> None:
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    block = os.statvfs(existing).f_frsize
-    needed = sum(-(-member.file_size // block) * block for member in members)
-    free = shutil.disk_usage(existing).free
-    if needed > free:
-        raise UserError(f"{existing}: unpacking {archive.name} takes {needed / 2 ** 20:,.1f} MB, and "
-                        f"{free / 2 ** 20:,.1f} MB are free; choose another --data_path")
 
 
 def _extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from src.errors import UserError
+from src.files import check_space
 from src.pictures.image_folder import EVAL_FOLDERS, has_mindrecords, mindrecords
 
 PICTURE_COLUMNS = ("image", "data", "img")
@@ -92,16 +93,11 @@ def _sets(folder: Path) -> list[list[Path]]:
 
 def _check_space(parts: Mapping[str, list[list[Path]]], folder: Path) -> None:
     """MindRecord's files are padded, so this asks for somewhat more than the pictures take."""
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    block = os.statvfs(existing).f_frsize
-    needed = 0
+    sizes: list[int] = []
     for shards in (shards for sets in parts.values() for shards in sets):
         with _opened(shards) as reader:
-            needed += sum(path.stat().st_size for path in shards) + reader.len() * block
-    free = shutil.disk_usage(existing).free
-    if needed > free:
-        raise UserError(f"{existing}: unpacking MindRecord files takes up to {needed / 2 ** 20:,.1f} MB, and "
-                        f"{free / 2 ** 20:,.1f} MB are free; choose a disk with more room")
+            sizes += [path.stat().st_size for path in shards] + [1] * reader.len()  # a block more for each picture
+    check_space(folder, sizes, "unpacking MindRecord files")
 
 
 @contextlib.contextmanager
