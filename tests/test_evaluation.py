@@ -11,7 +11,7 @@ from mindspore import Tensor, nn
 
 from src.dataset import FeatureData, ImageData
 from src.device import World
-from src.evaluation import Score, count, evaluate
+from src.evaluation import MISTAKE, MOST_MISTAKES, Score, count, evaluate, judge
 from src.mobilenetV2 import MobileNetV2, MobileNetV2Head
 from src.models import define_net
 from src.pictures.image_folder import ImageFolder
@@ -35,10 +35,14 @@ def naive(logits: np.ndarray, labels: np.ndarray) -> tuple[int, int, float, np.n
     return top1, top5, loss / len(labels), confusion
 
 
+def score_of(logits: np.ndarray, labels: np.ndarray) -> Score:
+    return count(judge(logits, labels), logits.shape[1], np.arange(len(labels)))
+
+
 @given(LOGITS)
 def test_count_is_the_naive_loop(case: tuple[np.ndarray, np.ndarray]) -> None:
     logits, labels = case
-    score = count(logits, labels)
+    score = score_of(logits, labels)
     top1, top5, loss, confusion = naive(logits, labels)
     assert (score.correct1, score.correct5, score.images) == (top1, top5, len(labels))
     assert score.loss == pytest.approx(loss, abs=1e-5)
@@ -49,8 +53,24 @@ def test_count_is_the_naive_loop(case: tuple[np.ndarray, np.ndarray]) -> None:
 
 def test_a_network_that_gives_nan_is_never_right() -> None:
     logits = np.array([[np.nan, 0, 0], [np.nan, np.nan, np.nan], [0, 1, 0]], np.float32)
-    score = count(logits, np.array([0, 0, 1]))
+    score = score_of(logits, np.array([0, 0, 1]))
     assert (score.correct1, score.correct5, score.images) == (1, 1, 3)
+
+
+def test_the_surest_mistakes_are_remembered() -> None:
+    random = np.random.default_rng(4)
+    logits, labels = random.standard_normal((200, 5)).astype(np.float32), random.integers(0, 5, 200)
+    logits[7] = np.nan
+    probabilities = np.exp(logits.astype(float)) / np.exp(logits.astype(float)).sum(axis=1, keepdims=True)
+    wrong = [i for i in range(200) if i != 7 and logits[i].argmax() != labels[i]]
+    wrong.sort(key=lambda i: -probabilities[i].max())
+    mistakes = score_of(logits, labels).mistakes
+    assert len(wrong) > MOST_MISTAKES == len(mistakes)
+    assert mistakes.dtype == MISTAKE
+    assert mistakes["position"].tolist() == wrong[:MOST_MISTAKES]
+    np.testing.assert_array_equal(mistakes["label"], labels[mistakes["position"]])
+    np.testing.assert_array_equal(mistakes["predicted"], logits[mistakes["position"]].argmax(axis=1))
+    np.testing.assert_allclose(mistakes["probability"], probabilities[mistakes["position"]].max(axis=1), rtol=1e-5)
 
 
 def test_result_line() -> None:
@@ -87,6 +107,10 @@ def test_same_counts_at_any_batch_size(which: str, photos: Path, trained_like: M
     assert scores[0].confusion.sum(axis=1).tolist() == [8, 7, 6]
     for score in scores:
         assert score.loss == pytest.approx(scores[0].loss, rel=1e-4)
+        assert set(score.mistakes["position"]) == set(scores[0].mistakes["position"])
+    assert len(scores[0].mistakes) == 21 - scores[0].correct1
+    for mistake in scores[0].mistakes:
+        assert folder.labels[mistake["position"]] == mistake["label"] != mistake["predicted"]
 
 
 def test_the_right_classes_are_counted(photos: Path) -> None:
@@ -117,7 +141,7 @@ def test_features_are_counted_once_too(batch_size: int) -> None:
     head = MobileNetV2Head(6, 3)
     score = evaluate(head, FeatureData(features, labels, batch_size, training=False), World())
     logits = features[:, :, 0, 0] @ head.classifier.weight.asnumpy().T + head.classifier.bias.asnumpy()
-    assert counts(score) == counts(count(logits, labels))
+    assert counts(score) == counts(score_of(logits, labels))
 
 
 def test_a_data_source_that_loses_images_is_noticed() -> None:
