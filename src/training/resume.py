@@ -19,7 +19,7 @@ from src.reports.figures import History
 # Keys that may change between the parts of one run: they do not touch the result.
 FREE_KEYS = {"log_steps", "save_checkpoint", "save_checkpoint_path", "save_checkpoint_epochs", "save_checkpoint_steps",
              "keep_checkpoint_max", "keep_checkpoint_best", "keep_checkpoint_every", "resume", "on_nan",
-             "confusion_matrix",
+             "confusion_matrix", "kd_teacher",  # whose digest counts, wherever the file lies
              "enable_modelarts", "data_url", "train_url", "checkpoint_url", "data_path", "output_path", "load_path",
              "need_modelarts_dataset_unzip", "modelarts_dataset_unzip_name", "copy_local", "copy_tries",
              "copy_retry_seconds", "copy_wait_seconds"}
@@ -51,6 +51,7 @@ class Run:
     pictures: str  # digest of the training folder
     ranks: int
     steps_per_epoch: int
+    teacher: str = ""  # digest of the file, if there is one
 
     @property
     def total_steps(self) -> int:
@@ -60,7 +61,7 @@ class Run:
     def about(self) -> dict[str, Any]:
         """As a part of a checkpoint's JSON."""
         return {"config": self.config.as_dict(), "classes": list(self.classes), "pictures": self.pictures,
-                "ranks": self.ranks}
+                "ranks": self.ranks, "teacher": self.teacher}
 
     def difference(self, about: Mapping[str, Any]) -> str | None:
         """What keeps this run from going on from a checkpoint, in words; None if nothing does."""
@@ -72,6 +73,8 @@ class Run:
             return f"there are {self.ranks} ranks now and there were {about.get('ranks')}"
         if tuple(about.get("classes", ())) != self.classes or about.get("pictures") != self.pictures:
             return "the training pictures have changed"
+        if about.get("teacher", "") != self.teacher:
+            return f"the teacher is {'another one' if self.teacher and about.get('teacher') else 'there or gone'} now"
         return None
 
 

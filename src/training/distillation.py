@@ -1,0 +1,109 @@
+"""Knowledge distillation: a trained teacher's opinion of the very pictures that the student sees, as a second target.
+
+Hinton, Vinyals, Dean: "Distilling the Knowledge in a Neural Network", https://arxiv.org/abs/1503.02531.
+"""
+from collections.abc import Iterator
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from src.checkpoint import file_digest
+from src.dataset import MEAN, STD, Batch, Data
+from src.deployment.model_file import open_model
+from src.errors import UserError
+from src.model_utils.config import Config
+from src.utils import check_classes
+
+PIXEL_MEAN, PIXEL_STD = (255 * np.array(values, np.float32).reshape(1, 3, 1, 1) for values in (MEAN, STD))
+
+
+class DistillationLoss(nn.Cell):
+    """(1 - w) * hard loss + w * T^2 * KL(softmax(teacher / T) || softmax(student / T)), a mean over the pictures.
+
+    T^2 keeps the gradients of the two parts in proportion at any temperature (section 2 of the paper). Takes N x C
+    logits and N x 2C float32 targets as `TaughtData` makes them.
+
+    Args:
+        hard_loss: N x C logits and N x C float32 shares of the classes to a scalar.
+        weight: w, the share of the teacher's part, 0 to 1.
+        temperature: T; the higher, the more the teacher's unlikely classes count.
+    """
+
+    def __init__(self, hard_loss: nn.Cell, weight: float, temperature: float) -> None:
+        super().__init__()
+        self.hard_loss, self.weight, self.temperature = hard_loss, weight, temperature
+
+    def construct(self, logits: Tensor, targets: Tensor) -> Tensor:
+        images, classes = logits.shape
+        student = ops.log_softmax(logits.astype(ms.float32) / self.temperature, axis=1)
+        teacher = ops.log_softmax(targets[:, classes:] / self.temperature, axis=1)
+        divergence = (ops.exp(teacher) * (teacher - student)).sum() / images
+        hard = self.hard_loss(logits, targets[:, :classes])
+        return (1 - self.weight) * hard + self.weight * self.temperature ** 2 * divergence
+
+
+class Teacher:
+    """The network that `kd_teacher` names, in evaluation mode: a checkpoint of any width, a MINDIR or an ONNX file.
+
+    Args:
+        config: the student's.
+        classes: the student's.
+
+    Raises:
+        UserError: the file cannot be read or knows other classes; or there is a frozen backbone, which has no pictures
+            to show it.
+    """
+
+    def __init__(self, config: Config, classes: tuple[str, ...]) -> None:
+        if config.freeze_layer == "backbone":
+            raise UserError("--kd_teacher looks at the pictures of each step, and --freeze_layer backbone trains on "
+                            "features without pictures: leave out one of the two")
+        # What was chosen on the command line was chosen for the student: all keys may come from the teacher's file.
+        self._model = open_model(Config({**config.as_dict(), "pretrain_ckpt": config.kd_teacher, "boost_mode": "O0"}))
+        check_classes(self._model.classes, classes, f"{config.kd_teacher} as a teacher")
+        self._classes = classes
+        self._sizes = (config.multi_scale_min, config.multi_scale_max) if config.multi_scale_max \
+            else (config.image_size,)
+        self.digest = file_digest(self._model.path)
+
+    def teach(self, data: Data) -> "TaughtData":
+        """Training data with this teacher's logits; tries the teacher on blank pictures first.
+
+        Raises:
+            UserError: it does not take pictures of this size, or does not know as many classes.
+        """
+        self._network = self._model.network()
+        for size in self._sizes:
+            try:
+                logits = self(Tensor(np.zeros((data.batch_size, 3, size, size), np.float32)))
+            except UserError as error:
+                raise UserError(f"{error}; a teacher sees the student's pictures: set --image_size to its size, export "
+                                "it for this one, or name its checkpoint, which takes any") from error
+            if logits.shape[1:] != (len(self._classes),):
+                raise UserError(f"{self._model.path}: as a teacher it must know the {len(self._classes)} classes of "
+                                f"the pictures, and it knows {logits.shape[1]}")
+        return TaughtData(data, self, len(self._classes))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """N x C logits of N x 3 x H x W normalised pictures."""
+        if not self._model.normalise:  # the file's graph does that itself, from pixels
+            images = Tensor(images.asnumpy() * PIXEL_STD + PIXEL_MEAN)
+        return self._network(images)
+
+
+class TaughtData:
+    """The batches of training data, with targets N x 2C: each class's share of the label, and the teacher's logits.
+
+    The teacher sees what the student sees: pictures that are augmented and mixed.
+    """
+
+    def __init__(self, data: Data, teacher: Teacher, num_classes: int) -> None:
+        self.images, self.batch_size, self.steps_per_epoch = data.images, data.batch_size, data.steps_per_epoch
+        self._data, self._teacher, self._one_hot = data, teacher, np.eye(num_classes, dtype=np.float32)
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch (from 0), from a step on: pictures and float32 targets."""
+        for images, labels in self._data.epoch(epoch, first_step):
+            shares = labels.asnumpy() if labels.ndim == 2 else self._one_hot[labels.asnumpy()]
+            yield images, Tensor(np.concatenate([shares, self._teacher(images).asnumpy()], axis=1))
