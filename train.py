@@ -79,7 +79,7 @@ def main(config: Config) -> None:
     lr = run_lr(config, train_data.batch_size * world.rank_size, steps)
     optimizer = build_optimizer(trained, lr, config)
     train_step = TrainStep(trained, CrossEntropyWithLabelSmooth(config.label_smooth), optimizer, config,
-                           scored if average else None, world.rank_size)
+                           scored if average else None, world)
     train_step.set_train()
 
     # ---- where to begin: this run's last checkpoint, else the start

@@ -26,6 +26,9 @@ class World:
         return self.rank == 0
 
 
+ALONE = World()
+
+
 def setup_device(config: Config) -> World:
     """Choose the device and graph mode, and join the other ranks. To be called before anything is computed.
 
@@ -47,7 +50,7 @@ def setup_device(config: Config) -> World:
         logging.disable(logging.NOTSET)
     if config.platform == "CPU" and config.amp_level != "O0":
         raise UserError(f"amp_level {config.amp_level}: on CPU MindSpore trains in float32 only; use --amp_level O0")
-    return _join_ranks() if config.distribute else World()
+    return _join_ranks() if config.distribute else ALONE
 
 
 def _join_ranks() -> World:

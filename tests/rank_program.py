@@ -6,6 +6,7 @@ Writes what it found to FOLDER/rank<i>.npz, or FOLDER/alone.npz.
 """
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import mindspore as ms  # noqa: E402
-from mindspore import Tensor, nn  # noqa: E402
+from mindspore import Parameter, Tensor, nn  # noqa: E402
 
 from src.collectives import average_parameters, broadcast_parameters, sum_counts, sum_floats  # noqa: E402
+from src.cpu_kernels import accelerate, rank_sum  # noqa: E402
 from src.dataset import FeatureData, ImageData  # noqa: E402
 from src.device import World, setup_device  # noqa: E402
 from src.evaluation import evaluate  # noqa: E402
@@ -67,11 +69,13 @@ def train(config: Config, world: World, with_batch_norm: bool) -> Findings:
     """A few steps and one that overflows on the last rank; parameters by name."""
     ms.set_seed(1)
     network, average = SmallNetwork(CLASSES), SmallNetwork(CLASSES)
+    if with_batch_norm:  # the kernels have no mode without
+        accelerate(network, config.cpu_kernels)
     average.update_parameters_name(EMA_PREFIX)
     for parameter in network.trainable_params():
         parameter.set_data(parameter + world.rank)  # which the broadcast must undo
     optimizer = build_optimizer(network, np.full(STEPS + 1, 0.01, np.float32), config)
-    step = TrainStep(network, CrossEntropyWithLabelSmooth(0.1), optimizer, config, average, world.rank_size)
+    step = TrainStep(network, CrossEntropyWithLabelSmooth(0.1), optimizer, config, average, world)
     KEPT.append(step)
     step.set_train()
     if not with_batch_norm:
@@ -96,6 +100,34 @@ def train(config: Config, world: World, with_batch_norm: bool) -> Findings:
     return found | {f"{name}.{p.name}": p.asnumpy() for p in step.get_parameters() if p.name != "learning_rate"}
 
 
+def sums(world: World, library_of: nn.Cell) -> Findings:
+    """Sums over the ranks of arrays of several sizes, and what did them."""
+    parameters = [Parameter(Tensor(np.zeros(shape, np.float32))) for shape in ((3, 5), (70001,))]
+    sum_arrays = rank_sum(library_of, parameters, world)
+    given = [array_of(world.rank, parameter.shape) for parameter in (*parameters, np.zeros(1))]
+    KEPT.append(InGraph(sum_arrays))
+    for _ in range(3):  # more often than there are sets of slots
+        found = KEPT[-1](*map(Tensor, given))
+    name = type(sum_arrays).__name__
+    return {"sums.by": np.array(name)} | {f"sums.{i}": array.asnumpy() for i, array in enumerate(found)}
+
+
+def array_of(rank: int, shape: tuple) -> np.ndarray:
+    """What a rank brings to `sums`."""
+    return np.random.default_rng(rank).standard_normal(shape).astype(np.float32)
+
+
+class InGraph(nn.Cell):
+    """Runs what takes a tuple as a graph."""
+
+    def __init__(self, function: Callable) -> None:
+        super().__init__()
+        self.function = function
+
+    def construct(self, *arrays: Tensor) -> tuple[Tensor, ...]:
+        return self.function(arrays)
+
+
 def main(folder: Path, pictures: Path) -> None:
     """Try everything that ranks do together."""
     alone = "MS_ROLE" not in os.environ
@@ -107,6 +139,10 @@ def main(folder: Path, pictures: Path) -> None:
     found = {"counts": sum_counts(counts, world), "floats": sum_floats(np.array([0.5 + world.rank]), world)}
     found |= train(config, world, with_batch_norm=False) | train(config, world, with_batch_norm=True)
 
+    if not alone:
+        accelerated = SmallNetwork(2)
+        accelerate(accelerated, config.cpu_kernels)
+        found |= sums(world, accelerated)
     ms.set_seed(1)
     network = SmallNetwork(2)
     for name in "five", "one":
@@ -114,7 +150,8 @@ def main(folder: Path, pictures: Path) -> None:
         data = ImageData(images, 32, 2, training=False, rank=world.rank, rank_size=world.rank_size)
         score = evaluate(network, data, world)
         found |= {f"{name}.score": np.array([score.correct1, score.correct5, score.images]),
-                  f"{name}.loss": np.array(score.loss), f"{name}.confusion": score.confusion}
+                  f"{name}.loss": np.array(score.loss), f"{name}.confusion": score.confusion,
+                  f"{name}.mistakes": np.sort(score.mistakes, order="position")}
         for again in "", ".cached":
             found[f"{name}.features{again}"] = pooled_features(network.backbone, images, 32, 2, 1, world)
         share = FeatureData(found[f"{name}.features"], images.labels, 2, training=False, rank=world.rank,

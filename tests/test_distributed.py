@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from src.checkpoint import read_checkpoint
 from tests.conftest import make_pictures
 from tests.launcher_tools import ROOT, Bench, end_leftovers, free_port, processes_with, wait_for
+from tests.rank_program import array_of
 
 BENCH_VARIABLE = "CALLS"  # of the environment, by which a test finds the processes that it started
 
@@ -67,6 +69,14 @@ def test_batch_norm_statistics_become_the_mean_of_the_ranks(found: tuple) -> Non
         np.testing.assert_allclose(first[name.replace("own.", "")], mean, rtol=1e-5, atol=1e-7)
 
 
+def test_gradients_are_summed_in_shared_memory_where_there_are_kernels(found: tuple) -> None:
+    by = {str(rank["sums.by"]) for rank in found[:2]}
+    assert by == {"SharedMemorySum" if shutil.which("g++") or shutil.which("clang++") else "AllReduceSum"}
+    for i, shape in enumerate([(3, 5), (70001,), (1,)]):
+        expected = array_of(0, shape) + array_of(1, shape)
+        assert found[0][f"sums.{i}"].tobytes() == found[1][f"sums.{i}"].tobytes() == expected.tobytes()
+
+
 def test_overflow_on_one_rank_is_skipped_on_all(found: tuple) -> None:
     assert [bool(rank["overflow.applied"]) for rank in found] == [False, False, False]
 
@@ -76,6 +86,11 @@ def test_scores_and_features_are_those_of_one_process(found: tuple, folder: str)
     first, _, alone = found
     for name in "score", "confusion", "head":
         assert first[f"{folder}.{name}"].tolist() == alone[f"{folder}.{name}"].tolist()
+    mistakes, others = first[f"{folder}.mistakes"], alone[f"{folder}.mistakes"]
+    assert len(mistakes) == first[f"{folder}.score"][2] - first[f"{folder}.score"][0]
+    for name in "position", "label", "predicted":
+        assert mistakes[name].tolist() == others[name].tolist()
+    np.testing.assert_allclose(mistakes["probability"], others["probability"], rtol=1e-4)
     assert first[f"{folder}.score"][2] == {"five": 5, "one": 1}[folder]
     assert first[f"{folder}.loss"] == pytest.approx(alone[f"{folder}.loss"], rel=1e-5)
     np.testing.assert_allclose(first[f"{folder}.features"], alone[f"{folder}.features"], rtol=1e-4, atol=1e-5)

@@ -224,6 +224,5 @@ def test_decoding_leaves_the_computing_threads_their_cores(cores: int, wanted: i
 def test_the_benchmark_compares_with_onnx_runtime_alone(models: dict[str, Path]) -> None:
     needs_onnx_runtime("ONNX")
     found = measure_inference(str(models["ONNX"]), steps=1)
-    assert found.pop("threads") >= 1
-    assert found.pop("onnx_images_per_s") > 0 < found.pop("infer_images_per_s")
-    assert found == {"batch_size": 8, "image_size": SIZE}
+    assert found.keys() == {"batch_size", "image_size", "threads", "onnx_images_per_s", "infer_images_per_s"}
+    assert min(found.values()) > 0

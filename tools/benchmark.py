@@ -169,7 +169,7 @@ def startup_seconds(root: Path, config: Config) -> float:
     raise UserError(f"train.py came to no step; it said: {''.join(printed[-1:]).strip()}")
 
 
-def measure_inference(model_path: str, steps: int) -> dict[str, object]:
+def measure_inference(model_path: str, steps: int) -> dict[str, float]:
     """Pictures per second of infer.py's loop over `steps` batches of files, and of ONNX Runtime alone."""
     threads = thread_count()
     model = open_model(get_config(["--platform", "CPU", "--pretrain_ckpt", model_path, "--onnx_threads", str(threads)]))

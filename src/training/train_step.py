@@ -2,7 +2,8 @@
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, amp, nn, ops
 
-from src.cpu_kernels import accelerate_optimizer, finite_check
+from src.cpu_kernels import accelerate_optimizer, finite_check, rank_sum
+from src.device import ALONE, World
 from src.model_utils.config import Config
 from src.models import EMA_PREFIX
 from src.utils import network_parameters
@@ -18,25 +19,23 @@ class TrainStep(nn.Cell):
         config: `amp_level`, `loss_scale` and `ema_decay` count here.
         average: optional network of the same parameters, their names with `EMA_PREFIX` before them, that follows the
             trained one as an exponential moving average.
-        rank_size: ranks that train together: gradients and loss are means over them, so all take the same step.
+        world: the ranks that train together: gradients and loss are means over them, so all take the same step. They
+            make their steps together, too.
 
     `step(inputs, labels)` returns the loss, and whether the step was applied.
     """
 
     def __init__(self, network: nn.Cell, loss_fn: nn.Cell, optimizer: nn.Optimizer, config: Config,
-                 average: nn.Cell | None = None, rank_size: int = 1) -> None:
+                 average: nn.Cell | None = None, world: World = ALONE) -> None:
         super().__init__(auto_prefix=False)
         self.network = network if config.amp_level == "O0" else amp.auto_mixed_precision(network, config.amp_level)
         self.loss_fn, self.optimizer = loss_fn, optimizer
         self.loss_scale = _loss_scale(config)
         self.value_and_grad = ops.value_and_grad(self._scaled_loss, None, optimizer.parameters)
         self.all_finite = finite_check(network)
-        self.rank_size = rank_size
-        if rank_size > 1:
-            self.all_reduce = ops.AllReduce()
-            # As nn.DistributedGradReducer does, but without a cast and a product for each gradient, which cost more
-            # on CPU than the exchange itself. Ascend and GPU exchange all those of one fusion number at once.
-            self.all_reduce_gradient = ops.AllReduce().add_prim_attr("fusion", 1)
+        self.rank_size = world.rank_size
+        if world.rank_size > 1:
+            self.rank_sum = rank_sum(network, optimizer.parameters, world)
         self.ema_decay = config.ema_decay
         self.has_average = average is not None
         if average is not None:
@@ -51,8 +50,8 @@ class TrainStep(nn.Cell):
     def construct(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         loss, gradients = self.value_and_grad(inputs, labels)
         if self.rank_size > 1:
-            loss = self.all_reduce(loss)
-            gradients = tuple([self.all_reduce_gradient(gradient) for gradient in gradients])
+            sums = self.rank_sum((loss.reshape(1), *gradients))
+            loss, gradients = sums[0].reshape(()), sums[1:]
         finite = self.all_finite(gradients)  # of the sums, which one rank's overflow spoils for all
         if finite:
             loss = ops.depend(loss, self.optimizer(gradients))

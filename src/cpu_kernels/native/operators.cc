@@ -3,9 +3,12 @@
 #include <cstdint>
 #include <cstdio>
 #include <exception>
+#include <memory>
 #include <mutex>
+#include <vector>
 
 #include "chain.h"
+#include "exchange.h"
 #include "optimizer.h"
 #include "threads.h"
 
@@ -13,6 +16,9 @@ namespace {
 
 // The scratch memory and the pool belong to one operator at a time, whatever threads the framework calls from.
 std::mutex kernel_lock;
+
+// Those that this process has joined; their numbers are the places here.
+std::vector<std::unique_ptr<Exchange>> exchanges;
 
 template <class F> int guarded(F &&f) {
   try {
@@ -37,6 +43,12 @@ Chain chain_of(void **inputs, int64_t **shapes) {
 }
 
 float *floats(void *p) { return static_cast<float *>(p); }
+
+size_t elements(int dimensions, const int64_t *shape) {
+  size_t product = 1;
+  for (int d = 0; d < dimensions; ++d) product *= static_cast<size_t>(shape[d]);
+  return product;
+}
 
 }  // namespace
 
@@ -101,6 +113,33 @@ extern "C" int all_finite(int count, void **parameters, int *ranks, int64_t **sh
     }
     *floats(parameters[count - 1]) = are_finite(arrays) ? 1.0f : 0.0f;
   });
+}
+
+// Inputs: the number of an exchange, then arrays. Outputs: their sums over the ranks.
+extern "C" int sum_over_ranks(int count, void **parameters, int *ranks, int64_t **shapes, const char **, void *,
+                              void *) {
+  return guarded([&] {
+    const int arrays = (count - 1) / 2;
+    std::vector<Numbers> given(arrays);
+    std::vector<float *> sums(arrays);
+    for (int i = 0; i < arrays; ++i) {
+      given[i] = {floats(parameters[1 + i]), elements(ranks[1 + i], shapes[1 + i])};
+      sums[i] = floats(parameters[1 + arrays + i]);
+    }
+    exchanges.at(*static_cast<int32_t *>(parameters[0]))->sum(given, sums);
+  });
+}
+
+extern "C" int64_t exchange_bytes(int ranks, int64_t floats) {
+  return static_cast<int64_t>(Exchange::bytes(ranks, static_cast<size_t>(floats)));
+}
+
+// The number of a new exchange over the memory `file`; -1 if that cannot be had.
+extern "C" int exchange_join(int file, int rank, int ranks, int64_t floats) {
+  const int failed = guarded([&] {
+    exchanges.push_back(std::make_unique<Exchange>(file, rank, ranks, static_cast<size_t>(floats)));
+  });
+  return failed ? -1 : static_cast<int>(exchanges.size()) - 1;
 }
 
 // Writes the channels, height and width of the features and the floats of the stash for pictures of this size.
