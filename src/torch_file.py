@@ -1,15 +1,14 @@
 """Weights out of PyTorch's `.pth` files, without PyTorch.
 
-Such a file is a pickle that describes tensors, and the tensors' raw bytes. A pickle can name any function of any
-module to be called when it is read, so this reader knows four kinds of name (ordered dictionaries, tensors, the types
-of storages and nothing else) and refuses the file at the first other one, as PyTorch's `weights_only=True` does.
+Such a file is a pickle that describes tensors, and the tensors' raw bytes. This reader knows four kinds of name in it
+(ordered dictionaries, tensors, the types of storages and nothing else) and refuses the file at the first other one, as
+PyTorch's `weights_only=True` does.
 
 The two formats are described by `torch/serialization.py` of PyTorch 2: a zip archive (since 1.6) with `data.pkl` and a
 `data/<key>` for each storage, and the older stream of five pickles followed by the storages.
 """
 import io
 import math
-import pickle  # noqa: S403 - restricted below
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from src.errors import UserError
+from src.safe_pickle import RefusedError, RestrictedUnpickler
 
 OLD_MAGIC = 0x1950A86A20F9469CFC6C
 OLD_VERSION = 1001
@@ -41,7 +41,7 @@ def read_torch_file(path: Path) -> dict[str, np.ndarray]:
             read = _read_zip if zipfile.is_zipfile(file) else _read_old
             file.seek(0)
             values = read(file)
-    except _RefusedError as error:
+    except RefusedError as error:
         raise UserError(f"{path}: {error}; save the network's state_dict() alone") from None
     except OSError as error:
         raise UserError(f"{path}: cannot read this file: {error.strerror or error}") from None
@@ -51,10 +51,6 @@ def read_torch_file(path: Path) -> dict[str, np.ndarray]:
             isinstance(name, str) and isinstance(value, np.ndarray) for name, value in values.items()):
         raise UserError(f"{path}: does not hold named tensors alone; save the network's state_dict()")
     return dict(values)
-
-
-class _RefusedError(Exception):
-    """The pickle asks for something that weights have no need of."""
 
 
 @dataclass(frozen=True)
@@ -115,20 +111,15 @@ ALLOWED: dict[tuple[str, str], Any] = {
 }
 
 
-class _WeightsUnpickler(pickle.Unpickler):
+class _WeightsUnpickler(RestrictedUnpickler):
     def __init__(self, file: BinaryIO, storage: Callable[[str, str, int], _Storage]) -> None:
-        super().__init__(file, encoding="utf-8")
+        super().__init__(file, ALLOWED, encoding="utf-8")
         self._storage = storage
-
-    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - what the pickle builds
-        if (module, name) not in ALLOWED:
-            raise _RefusedError(f"asks for {module}.{name}, which weights have no need of, and is not opened")
-        return ALLOWED[module, name]
 
     def persistent_load(self, pid: Any) -> _Storage:  # noqa: ANN401 - whatever the pickle says
         kind, storage_type, key, _location, size = pid[:5]
         if kind != "storage" or not isinstance(storage_type, _StorageType) or size < 0 or any(pid[5:]):
-            raise _RefusedError("refers to something other than a plain storage")
+            raise RefusedError("refers to something other than a plain storage")
         return self._storage(str(key), storage_type.dtype, int(size))
 
 
@@ -143,9 +134,9 @@ def _read_zip(file: BinaryIO) -> object:
     with zipfile.ZipFile(file) as archive:
         entries = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
-            raise _RefusedError("is compressed, which PyTorch never does")
+            raise RefusedError("is compressed, which PyTorch never does")
         if "byteorder" in entries and archive.read(entries["byteorder"]) != b"little":
-            raise _RefusedError("was written on a big-endian machine")
+            raise RefusedError("was written on a big-endian machine")
         storages: dict[str, _Storage] = {}
 
         def storage(key: str, dtype: str, size: int) -> _Storage:
