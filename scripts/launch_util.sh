@@ -199,7 +199,7 @@ launch() {
 # Moves what an earlier run left aside; a folder that no run of ours made is not touched.
 prepare_logs() {
     local name=$1 date strange=''
-    date=$(date +%Y%m%d-%H%M%S)
+    date=$(date +%Y%m%d-%H%M%S-%3N)
     [ -w "$PWD" ] || fail "$PWD: no permission to write the log here; start from another folder"
     [ "$PLATFORM-$name" = Ascend-train ] || [ "$RANKS" -gt 1 ] || RUN_FOLDER=''
     if [ -n "$RUN_FOLDER" ]; then
