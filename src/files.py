@@ -53,7 +53,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.rename(path)  # over an empty folder, never over a full one
     except OSError as error:
-        raise UserError(f"{path}: cannot be made: {error.strerror or error}") from error
+        where = f"{error.filename}: " if error.filename else ""
+        raise UserError(f"{path}: cannot be made: {where}{error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -1,0 +1,58 @@
+"""Pictures by class, photos/<class>/*.jpg, as a data set with a part to train and a part to validate on.
+
+    python tools/split_pictures.py --source photos --output fruit --val_share 0.2
+
+makes fruit/train/<class> and fruit/val/<class>, with the same share of each class. The pictures are copied, or with
+--link get a second name without taking room; the source stays as it is. Which pictures validate follows from their
+names and --seed. Files of the same content stay on one side and are reported.
+"""
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from src.errors import UserError, run_command
+from src.pictures.image_folder import ImageFolder
+from src.pictures.split import plan_split, write_split
+
+LISTED = 20  # groups of duplicates that are shown
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Split as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", required=True, type=Path, help="folder of one folder of pictures per class")
+    parser.add_argument("--output", required=True, type=Path, help="folder to make")
+    parser.add_argument("--val_share", type=float, default=0.2, help="part of each class to validate on (default 0.2)")
+    parser.add_argument("--seed", type=int, default=0, help="another one gives another split (default 0)")
+    parser.add_argument("--link", action="store_true", help="hard links instead of copies, on the same disk")
+    options = parser.parse_args(argv)
+    if not 0 < options.val_share < 1:
+        raise UserError(f"--val_share must be between 0 and 1, not {options.val_share}")
+
+    folder = ImageFolder.scan(options.source)
+    split = plan_split(folder, options.val_share, options.seed)
+    report_duplicates(split.duplicates)
+    written = write_split(folder, split, options.output, options.link)
+    counts = Counter(split.parts.values())
+    print(f"{options.output}: {counts['train']} pictures to train and {counts['val']} to validate on, of "
+          f"{len(folder.classes)} classes{'' if written else '; all of it was there already'}")
+
+
+def report_duplicates(groups: Sequence[Sequence[str]]) -> None:
+    """Tell which files are alike, those in several classes first: one of their classes is wrong."""
+    in_several = [group for group in groups if len({file.partition("/")[0] for file in group}) > 1]
+    for group in [*in_several, *(group for group in groups if group not in in_several)][:LISTED]:
+        what = "the same picture in several classes, kept to train on" if group in in_several else "the same picture"
+        print(f"{what}: {' = '.join(group)}")
+    if len(groups) > LISTED:
+        print(f"and {len(groups) - LISTED} more such groups")
+    if in_several:
+        print(f"warning: {len(in_several)} pictures are in several classes; put that right and split anew",
+              file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run_command(main)
