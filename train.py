@@ -12,9 +12,10 @@ from pathlib import Path
 from mindspore import nn
 from tqdm import tqdm
 
+from src.augmentation import Augmentation
 from src.checkpoint import read_checkpoint
 from src.collectives import any_rank, average_parameters
-from src.dataset import Augmentation, Data, FeatureData, ImageData
+from src.dataset import Data, FeatureData, ImageData
 from src.device import World, setup_device
 from src.errors import UserError, run_command
 from src.evaluation import evaluate
@@ -39,6 +40,7 @@ from src.utils import check_classes, load_weights
 def main(config: Config) -> None:
     """Train as the command line says."""
     world = setup_device(config)
+    augmentation = Augmentation.of(config)
 
     # ---- pictures
     train_folder = scan_checked(train_root(config.dataset_path), config, world, training=True)
@@ -69,8 +71,9 @@ def main(config: Config) -> None:
     trained, scored = network, average or network
     if frozen:
         trained, scored = network.head, scored.head
-    train_data = data_source(config, world, train_folder, network.backbone, training=True)
-    eval_data = data_source(config, world, eval_folder, network.backbone, training=False) if eval_folder else None
+    train_data = data_source(config, augmentation, world, train_folder, network.backbone, training=True)
+    eval_data = data_source(config, augmentation, world, eval_folder, network.backbone,
+                            training=False) if eval_folder else None
     if train_data.batch_size < config.batch_size:
         print(f"batch_size is {train_data.batch_size}, not {config.batch_size}: there are no more training pictures")
 
@@ -127,16 +130,16 @@ def main(config: Config) -> None:
     recorder.end()
 
 
-def data_source(config: Config, world: World, folder: ImageFolder, backbone: nn.Cell, training: bool) -> Data:
+def data_source(config: Config, augmentation: Augmentation, world: World, folder: ImageFolder, backbone: nn.Cell,
+                training: bool) -> Data:
     """Batches of a folder: pictures, or the frozen backbone's features of them."""
     if config.freeze_layer == "backbone":
         features = pooled_features(backbone, folder, config.image_size, config.batch_size, config.num_workers, world)
         return FeatureData(features, folder.labels, config.batch_size, training=training, seed=config.seed,
                            rank=world.rank, rank_size=world.rank_size)
     return ImageData(folder, config.image_size, config.batch_size, training=training, seed=config.seed,
-                     augmentation=Augmentation(config.crop_scale, config.flip, config.color_jitter),
-                     num_workers=config.num_workers, rank=world.rank, rank_size=world.rank_size,
-                     cache=dataset_cache(config))
+                     augmentation=augmentation, num_workers=config.num_workers, rank=world.rank,
+                     rank_size=world.rank_size, cache=dataset_cache(config))
 
 
 def validation_folder(config: Config, train_folder: ImageFolder, world: World) -> ImageFolder | None:

@@ -1,7 +1,8 @@
 """Pictures to batches, with MindSpore's own C++ operators.
 
-Training: random resized crop, flip, colour jitter, normalise. Evaluation: shorter side to `round(size / 0.875)`, centre
-crop, normalise. Evaluation, export and deployment share the numbers here.
+Training: random resized crop, flip, colour jitter, normalise, and what src/augmentation.py does to whole batches.
+Evaluation: shorter side to `round(size / 0.875)`, centre crop, normalise. Evaluation, export and deployment share the
+numbers here.
 
 A run's data is an object with `steps_per_epoch` and `epoch(n)`, which gives the batches of epoch n. Everything random
 in epoch n follows from (seed, n), so that a resumed run sees what the uninterrupted one saw.
@@ -9,7 +10,6 @@ in epoch n follows from (seed, n), so that a resumed run sees what the uninterru
 import itertools
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 import mindspore as ms
@@ -18,6 +18,8 @@ import numpy as np
 from mindspore import Tensor
 from mindspore.dataset import transforms, vision
 
+from src.augmentation import IMAGENET, Augmentation, BatchAugmentation
+from src.auto_augment import auto_augment
 from src.errors import UserError
 from src.pictures.image_folder import ImageFolder
 
@@ -25,6 +27,7 @@ CROP_SHARE = 0.875  # of the shorter side that the evaluation crop keeps
 MEAN = (0.485, 0.456, 0.406)  # RGB, of ImageNet, for pixels of 0 to 1
 STD = (0.229, 0.224, 0.225)
 PADDING = -1  # label of what fills up the last evaluation batch
+MIXING_THREADS = 4  # at most: each holds a batch
 
 Batch = tuple[Tensor, Tensor]
 
@@ -37,7 +40,10 @@ class Data(Protocol):
     steps_per_epoch: int
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch (from 0), from a step on: inputs and int32 labels."""
+        """The batches of an epoch (from 0), from a step on.
+
+        Inputs, and N int32 labels or, of mixed pictures, N x classes float32 targets.
+        """
 
 
 def resize_size(image_size: int) -> int:
@@ -45,22 +51,20 @@ def resize_size(image_size: int) -> int:
     return round(image_size / CROP_SHARE)
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """How far training views stray from a picture: the defaults are those of ImageNet training."""
+def train_transforms(image_size: int, augmentation: Augmentation = IMAGENET) -> list:
+    """Encoded picture to a random 3 x `image_size` x `image_size` float32 view of it.
 
-    crop_scale: float = 0.08  # least share of the picture's area that a crop keeps
-    flip: float = 0.5  # probability of a mirrored view
-    color_jitter: float = 0.4  # brightness, contrast and saturation change by a factor of up to 1 +- this
-
-
-def train_transforms(image_size: int, augmentation: Augmentation = Augmentation()) -> list:
-    """Encoded picture to a random 3 x `image_size` x `image_size` float32 view of it."""
-    jitter = augmentation.color_jitter
+    In multi-scale training the view has the largest of the sizes, and the batch is made smaller later.
+    """
+    image_size, jitter = augmentation.multi_scale_max or image_size, augmentation.color_jitter
+    if augmentation.auto_augment == "none":
+        colour = vision.RandomColorAdjust(brightness=jitter, contrast=jitter, saturation=jitter)
+    else:
+        colour = auto_augment(augmentation.auto_augment)
     return [
         vision.RandomCropDecodeResize(image_size, scale=(augmentation.crop_scale, 1.0), ratio=(3 / 4, 4 / 3)),
         vision.RandomHorizontalFlip(augmentation.flip),
-        vision.RandomColorAdjust(brightness=jitter, contrast=jitter, saturation=jitter),
+        colour,
         *_normalise(),
     ]
 
@@ -80,9 +84,16 @@ def usable_workers(num_workers: int) -> int:
     return min(num_workers, len(os.sched_getaffinity(0)))
 
 
-def training_order(images: int, seed: int, epoch: int, rank: int = 0, rank_size: int = 1) -> np.ndarray:
-    """Indices of this rank's share of the pictures, in the order of this epoch."""
-    return np.random.default_rng((seed, epoch)).permutation(images)[rank::rank_size]
+def training_order(images: int, seed: int, epoch: int, rank: int = 0, rank_size: int = 1,
+                   repeats: int = 1) -> np.ndarray:
+    """Indices of this rank's share of the pictures, in the order of this epoch.
+
+    With `repeats` above 1 an epoch is as long as ever, and shows that many views each of as many times fewer pictures,
+    one after the other, on several ranks each on its own: Hoffer et al., "Augment your batch",
+    https://arxiv.org/abs/1901.09335.
+    """
+    order = np.random.default_rng((seed, epoch)).permutation(images)
+    return np.repeat(order, repeats)[:images][rank::rank_size]
 
 
 class ImageData:
@@ -94,10 +105,10 @@ class ImageData:
     """
 
     def __init__(self, folder: ImageFolder, image_size: int, batch_size: int, *, training: bool, seed: int = 0,
-                 augmentation: Augmentation = Augmentation(), num_workers: int = 1, rank: int = 0,
+                 augmentation: Augmentation = IMAGENET, num_workers: int = 1, rank: int = 0,
                  rank_size: int = 1, cache: ds.DatasetCache | None = None, normalise: bool = True) -> None:
         self.images, self.batch_size, self.steps_per_epoch = share(len(folder), batch_size, training, rank, rank_size)
-        self.training = training
+        self.training, self._augmentation = training, augmentation
         self._transforms = train_transforms(image_size, augmentation) if training \
             else eval_transforms(image_size, normalise)
         self._folder, self._workers = folder, usable_workers(num_workers)
@@ -106,6 +117,7 @@ class ImageData:
     def epoch(self, epoch: int = 0, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch: N x 3 x size x size float32 pictures and N int32 labels.
 
+        Where pictures are mixed, N x classes float32 targets stand for the labels.
         Those before `first_step` are made and dropped, so that the random operators come to where they were.
 
         Raises:
@@ -113,7 +125,8 @@ class ImageData:
         """
         self._folder.check_unchanged()
         if self.training:
-            order = training_order(len(self._folder), self._seed, epoch, self._rank, self._rank_size)
+            order = training_order(len(self._folder), self._seed, epoch, self._rank, self._rank_size,
+                                   self._augmentation.repeated_augmentation)
             order = order[:self.steps_per_epoch * self.batch_size]
         else:
             order = np.arange(self._rank, len(self._folder), self._rank_size)
@@ -121,7 +134,7 @@ class ImageData:
             return  # more ranks than pictures to score
         # The operators take their seeds from here when the pipeline below is built.
         ds.config.set_seed(int(np.random.default_rng((self._seed, epoch, self._rank)).integers(1, 2 ** 31)))
-        pipeline = self._pipeline(order)
+        pipeline = self._pipeline(order, epoch)
         try:
             batches = pipeline.create_tuple_iterator(num_epochs=1, do_copy=False)
             for images, labels in itertools.islice(batches, first_step, None):
@@ -129,12 +142,16 @@ class ImageData:
         except RuntimeError as error:
             raise UserError(_pipeline_message(error)) from error
 
-    def _pipeline(self, order: np.ndarray) -> ds.Dataset:
+    def _pipeline(self, order: np.ndarray, epoch: int) -> ds.Dataset:
         pipeline = ds.ImageFolderDataset(str(self._folder.root), num_parallel_workers=self._workers, decode=False,
                                          sampler=ds.SubsetSampler(self._folder.rows[order].tolist()),
                                          extensions=list(self._folder.extensions), cache=self._cache,
                                          class_indexing={name: i for i, name in enumerate(self._folder.classes)})
         pipeline = pipeline.map(self._transforms, "image", num_parallel_workers=self._workers)
+        if self.training and self._augmentation.changes_batches:
+            change = BatchAugmentation(self._augmentation, len(self._folder.classes), self._seed, epoch, self._rank)
+            return pipeline.batch(self.batch_size, num_parallel_workers=min(self._workers, MIXING_THREADS),
+                                  per_batch_map=change)
         return pipeline.batch(self.batch_size, num_parallel_workers=1)
 
     def _pad(self, images: Tensor, labels: Tensor) -> Batch:

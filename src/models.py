@@ -84,6 +84,7 @@ class ResumableDropout(nn.Cell):
 class CrossEntropyWithLabelSmooth(nn.Cell):
     """Mean cross entropy of N x C logits and N int32 labels, the target softened to 1 - s + s/C and s/C.
 
+    N x C float32 targets of mixed pictures, which sum to 1, may stand for the labels: they become (1 - s) target + s/C.
     Szegedy et al., "Rethinking the Inception Architecture", section 7, https://arxiv.org/abs/1512.00567.
     """
 
@@ -96,8 +97,11 @@ class CrossEntropyWithLabelSmooth(nn.Cell):
         # resumed run would report other losses than an uninterrupted one.
         images, classes = logits.shape
         others = self.smooth_factor / classes
-        targets = ops.one_hot(labels, classes, Tensor(1 - self.smooth_factor + others, ms.float32),
-                              Tensor(others, ms.float32))
+        if labels.ndim == 2:
+            targets = labels * (1 - self.smooth_factor) + others
+        else:
+            targets = ops.one_hot(labels, classes, Tensor(1 - self.smooth_factor + others, ms.float32),
+                                  Tensor(others, ms.float32))
         return -(targets * ops.log_softmax(logits.astype(ms.float32), axis=1)).sum() / images
 
 
@@ -105,13 +109,15 @@ class Monitor:
     """Losses and times of a run, as the log lines that users of MindSpore's model zoo know.
 
     Losses are fetched from the device at a log line only, so that an accelerator is not made to wait for the host; on
-    CPU after every step. A step is bad if its update was left out because the gradients were not finite.
+    CPU after every step. A step is bad if its update was left out because the gradients were not finite. `on_line` gets
+    loss and learning rate of the steps that have a line.
     """
 
     def __init__(self, lr: np.ndarray, config: Config, steps_per_epoch: int,
-                 write: Callable[[str], None] = print) -> None:
+                 write: Callable[[str], None] = print,
+                 on_line: Callable[[float, float], None] | None = None) -> None:
         self._lr, self._epochs, self._steps = lr, config.epoch_size, steps_per_epoch
-        self._log_steps, self._write = config.log_steps, write
+        self._log_steps, self._write, self._on_line = config.log_steps, write, on_line
         self._fetch_steps = 1 if config.platform == "CPU" else config.log_steps
         self.losses: list[float] = []  # of the epoch's steps that were fetched
         self.bad_steps: list[int] = []  # of those, the ones whose update was left out
@@ -137,6 +143,8 @@ class Monitor:
                     f"time:[{1000 * (now - self._line_begin):5.3f}], "
                     f"lr:[{self._lr[self._epoch * self._steps + step]:5.3f}]")
         self._line_begin = now
+        if self._on_line:
+            self._on_line(self.losses[-1], float(self._lr[self._epoch * self._steps + step]))
 
     @property
     def is_fetched(self) -> bool:

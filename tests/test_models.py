@@ -69,6 +69,21 @@ def test_label_smoothing_is_the_formula(smooth: float, seed: int) -> None:
     assert float(loss.asnumpy()) == pytest.approx(-(target * log_softmax).sum(axis=1).mean(), rel=1e-4, abs=1e-5)
 
 
+@settings(max_examples=10, deadline=None)
+@given(st.sampled_from(sorted(LOSSES)), st.integers(0, 2 ** 31))
+def test_shares_of_classes_are_smoothed_as_labels_are(smooth: float, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    logits = (5 * random.standard_normal((6, 4))).astype(np.float32)
+    shares = random.dirichlet(np.ones(4), 6).astype(np.float32)
+    log_softmax = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    expected = -((shares * (1 - smooth) + smooth / 4) * log_softmax).sum(axis=1).mean()
+    assert float(LOSSES[smooth](Tensor(logits), Tensor(shares)).asnumpy()) == pytest.approx(expected, rel=1e-4)
+    labels = random.integers(0, 4, 6).astype(np.int32)
+    of_labels, of_shares = (float(LOSSES[smooth](Tensor(logits), Tensor(targets)).asnumpy())
+                            for targets in (labels, np.eye(4, dtype=np.float32)[labels]))
+    assert of_shares == pytest.approx(of_labels, rel=1e-5, abs=1e-6)
+
+
 def test_loss_of_half_precision_logits_is_computed_in_float32() -> None:
     logits = Tensor(np.array([[20.0, 0.0], [0.0, 20.0]]), ms.float16)
     loss = CrossEntropyWithLabelSmooth(0.0)(logits, Tensor([1, 1], ms.int32))
