@@ -32,7 +32,7 @@ from src.training.features import pooled_features
 from src.training.recorder import Recorder
 from src.training.resume import Run
 from src.training.signals import StopRequest
-from src.training.train_step import TrainStep, batch_norm_statistics, build_optimizer
+from src.training.train_step import TrainStep, batch_norm_statistics, build_optimizer, count_steps
 from src.utils import check_classes, load_weights
 
 
@@ -78,8 +78,8 @@ def main(config: Config) -> None:
         print(f"batch_size is {train_data.batch_size}, not {config.batch_size}: there are no more training pictures")
 
     # ---- schedule, loss, optimizer
-    steps = train_data.steps_per_epoch
-    lr = run_lr(config, train_data.batch_size * world.rank_size, steps)
+    steps = count_steps(train_data.steps_per_epoch, config)
+    lr = run_lr(config, train_data.batch_size * config.accumulate_steps * world.rank_size, steps)
     optimizer = build_optimizer(trained, lr, config)
     train_step = TrainStep(trained, CrossEntropyWithLabelSmooth(config.label_smooth), optimizer, config,
                            scored if average else None, world)
@@ -100,8 +100,9 @@ def main(config: Config) -> None:
         while progress.step < run.total_steps:
             epoch, first_step = divmod(progress.step, steps)
             monitor.epoch_begin(epoch, progress.losses)
-            for step, batch in enumerate(train_data.epoch(epoch, first_step), first_step):
-                monitor.step_end(step, *train_step(*batch))
+            batches = train_data.epoch(epoch, first_step * config.accumulate_steps)
+            for step, (loss, applied) in enumerate(train_step.over(batches), first_step):
+                monitor.step_end(step, loss, applied)
                 divergence.check(monitor.bad_steps,
                                  f"step {step} of epoch {epoch}, learning rate {lr[progress.step]:g}")
                 progress.step += 1

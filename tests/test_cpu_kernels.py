@@ -4,10 +4,14 @@ from collections.abc import Callable
 import mindspore as ms
 import numpy as np
 import pytest
+from conftest import config_for
 from mindspore import Tensor, nn, ops
 
-from src.cpu_kernels import accelerate, accelerate_optimizer
+from src.cpu_kernels import accelerate, accelerate_optimizer, average_update
+from src.cpu_kernels.optimizer import AcceleratedAverage, AcceleratedMomentum
 from src.mobilenetV2 import ConvBN, InvertedResidual, MobileNetV2, MobileNetV2Backbone, MobileNetV2Head
+from src.model_utils.config import Config
+from src.training.train_step import build_optimizer
 
 FORWARD, GRADIENT, STATISTICS = 1e-5, 1e-4, 1e-5
 
@@ -220,19 +224,18 @@ def test_same_object_parameters_and_modes() -> None:
 
 
 class AveragedStep(Step):
-    """As a training step may be: the update in a branch, and the new values read behind it."""
+    """As a training step is: the update in a branch, and the new values read behind it."""
 
-    def __init__(self, network: nn.Cell, accelerated: bool) -> None:
+    def __init__(self, network: nn.Cell, fast_update: bool, config: Config) -> None:
+        if fast_update:
+            accelerate(network, "on")
         super().__init__(network)
-        decayed = [p for p in network.trainable_params() if p.ndim > 1]
-        others = [p for p in network.trainable_params() if p.ndim == 1]
-        groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0},
-                  {"order_params": network.trainable_params()}]
-        self.optimizer = nn.Momentum(groups, Tensor([0.05, 0.04, 0.03, 0.02], ms.float32), 0.9)
-        self.state = [p.name for p in self.optimizer.get_parameters()]
-        if accelerated:
-            accelerate_optimizer(self.optimizer, network)
-            assert type(self.optimizer) is not nn.Momentum
+        self.optimizer = build_optimizer(network, np.array([0.05, 0.04, 0.03, 0.02], np.float32), config)
+        self.average_update = average_update(network)
+        if not fast_update:
+            accelerate(network, "on")
+        assert isinstance(self.optimizer, AcceleratedMomentum) == fast_update
+        assert isinstance(self.average_update, AcceleratedAverage) == fast_update
         self.values = self.optimizer.parameters
         self.means = self.values.clone("mean")
 
@@ -240,27 +243,28 @@ class AveragedStep(Step):
         loss, gradients = self.gradients(images, labels)
         if ops.isfinite(loss):
             loss = ops.depend(loss, self.optimizer(gradients))
-            for mean, value in zip(self.means, self.values):  # noqa: B905 - graph mode knows no strict=
-                ops.assign(mean, mean * 0.5 + value * 0.5)
+            share = Tensor([0.5], ms.float32)
+            loss = ops.depend(loss, self.average_update(share, self.means, self.values))
         return loss
 
 
-def test_one_pass_optimizer_like_the_stock_one() -> None:
+@pytest.mark.parametrize("options", [(), ("--clip_norm", 0.5),
+                                     ("--nesterov", "True", "--clip_norm", 0.5, "--norm_bias_decay", "False")], ids=str)
+def test_one_pass_update_like_the_stock_one(options: tuple[object, ...]) -> None:
     random = np.random.default_rng(0)
     images = Tensor(random.standard_normal((8, 3, 16, 16)).astype(np.float32))
     labels = Tensor(random.integers(0, 4, 8).astype(np.int32))
     steps = []
-    for accelerated in (False, True):
+    for fast_update in (False, True):
         ms.set_seed(0)
-        network = SmallNetwork()
-        accelerate(network, "on")
-        step = AveragedStep(network, accelerated)
+        step = AveragedStep(SmallNetwork(), fast_update, config_for("--weight_decay", 0.1, *options))
         step.set_train()
         for _ in range(3):
             step(images, labels)
         steps.append(step)
     stock, ours = steps
-    assert [p.name for p in ours.optimizer.get_parameters()] == stock.state
+    names = [p.name for p in stock.optimizer.get_parameters()]
+    assert [p.name for p in ours.optimizer.get_parameters()] == names
     for a, b in zip(stock.get_parameters(), ours.get_parameters(), strict=True):
         np.testing.assert_allclose(b.asnumpy(), a.asnumpy(), rtol=1e-4, atol=1e-5, err_msg=a.name)
 
@@ -272,7 +276,6 @@ def test_optimizers_that_the_pass_does_not_know_stay() -> None:
     assert type(optimizer) is nn.Momentum  # the network is not accelerated
     accelerate(network, "on")
     for other in (nn.SGD(network.trainable_params(), 0.1),
-                  nn.Momentum(network.trainable_params(), 0.1, 0.9, use_nesterov=True),
                   nn.Momentum(network.trainable_params(), 0.1, 0.9, loss_scale=8.0)):
         kind = type(other)
         accelerate_optimizer(other, network)

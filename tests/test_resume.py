@@ -1,9 +1,11 @@
 """An interrupted run goes on where it was, bit for bit, or says why it cannot."""
+import itertools
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from conftest import ROOT, Pictures, config_for, make_pictures
 
 import train
 from src.checkpoint import Checkpoint, CheckpointFolder, read_checkpoint, write_checkpoint
+from src.dataset import Batch, FeatureData
 from src.errors import UserError
 from src.models import define_net
 from src.utils import network_parameters
@@ -31,9 +34,9 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
     return "--dataset_path", folder / "photos", "--pretrain_ckpt", folder / "k.ckpt"
 
 
-def call_main(given: tuple[object, ...], folder: Path, *more: object) -> Checkpoint:
+def call_main(given: tuple[object, ...], folder: Path, *more: object, base: tuple[str, ...] = OPTIONS) -> Checkpoint:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train.py", *OPTIONS, "--epoch_size", "3",
+        patch.setattr(sys, "argv", ["train.py", *base, "--epoch_size", "3",
                                     *map(str, (*given, "--save_checkpoint_path", folder, *more))])
         train.main()
     return read_checkpoint(folder / "last.ckpt")
@@ -131,6 +134,31 @@ def test_a_finished_run_is_not_resumed(whole: tuple[Path, Checkpoint], given: tu
     assert "resuming" not in capsys.readouterr().out
 
 
+def test_an_interruption_within_an_accumulation(given: tuple[object, ...], tmp_path: Path,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of several batches is whole or not there: its batches are gone through again."""
+    changed = {"--batch_size": "2", "--save_checkpoint_steps": "1", "--ema_decay": "0.9999", "--accumulate_steps": "2",
+               "--nesterov": "True", "--clip_norm": "0.1"}
+    base = tuple(itertools.chain(*{**dict(zip(OPTIONS[::2], OPTIONS[1::2], strict=True)), **changed}.items()))
+    expected = call_main(given, tmp_path / "whole", base=base)
+    assert expected.about["step"] == 9  # 7 batches an epoch make 3 steps
+    epoch = FeatureData.epoch
+
+    def cut_epoch(self: FeatureData, number: int = 0, first_step: int = 0) -> Iterator[Batch]:
+        batches = epoch(self, number, first_step)
+        if self.batch_size == 2 and number == 1:
+            yield from itertools.islice(batches, 3)  # the first batch of the second step is the last
+            raise KeyboardInterrupt
+        yield from batches
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(FeatureData, "epoch", cut_epoch)
+        call_main(given, tmp_path / "cut", base=base)
+    assert read_checkpoint(tmp_path / "cut" / "last.ckpt").about["step"] == 4
+    again = shutil.copytree(tmp_path / "cut", tmp_path / "again")  # this process still holds the lock of the first
+    assert_same(call_main(given, again, base=base), expected)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_with_a_whole_checkpoint(number: signal.Signals, given: tuple[object, ...],
                                                tmp_path: Path) -> None:
@@ -158,7 +186,12 @@ def test_two_runs_cannot_write_to_one_folder(given: tuple[object, ...], tmp_path
         call_main(given, tmp_path / "run")
 
 
-def test_the_whole_network_goes_on_bit_for_bit_within_an_epoch(pictures: Pictures, tmp_path: Path) -> None:
+@pytest.mark.parametrize("augmentation", [
+    (), ("--auto_augment", "randaugment", "--random_erasing", "0.5", "--mixup_alpha", "0.4", "--cutmix_alpha", "1",
+         "--repeated_augmentation", "2", "--multi_scale_min", "32", "--multi_scale_max", "64", "--num_workers", "2"),
+], ids=["plain", "augmented"])
+def test_the_whole_network_goes_on_bit_for_bit_within_an_epoch(augmentation: tuple[str, ...], pictures: Pictures,
+                                                               tmp_path: Path) -> None:
     """Random crops, batch norm statistics and dropout included."""
     photos = pictures({"train/ape": 5, "train/zebra": 5})
     whole = tmp_path / "whole"
@@ -166,7 +199,7 @@ def test_the_whole_network_goes_on_bit_for_bit_within_an_epoch(pictures: Picture
     def run(folder: Path) -> Checkpoint:
         argv = ["train.py", "--platform", "CPU", "--image_size", "32", "--width_mult", "0.35", "--batch_size", "3",
                 "--cpu_kernels", "off", "--epoch_size", "1", "--save_checkpoint_steps", "2", "--warmup_epochs", "0",
-                "--dataset_path", photos, "--save_checkpoint_path", folder]
+                "--dataset_path", photos, "--save_checkpoint_path", folder, *augmentation]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", [str(word) for word in argv])
             if folder == whole:  # keep a copy of the checkpoint that the end of the epoch replaces

@@ -1,4 +1,4 @@
-"""What a step does with all gradients, as one operator each: hundreds of small ones cost more to start than to run."""
+"""What a step does with all parameters, as one operator each: hundreds of small ones cost more to start than to run."""
 from collections.abc import Callable
 
 import mindspore as ms
@@ -15,7 +15,9 @@ class AcceleratedMomentum(nn.Momentum):
     """The same state under the same names as `nn.Momentum`, whose `construct` alone it replaces."""
 
     def adopt(self, library: str) -> None:
-        """Called once, on an optimizer that was made by the stock class."""
+        """Called once, on an optimizer that was made by the stock class, or by one that adds a `clip_norm` to it."""
+        self.clip_limit = Tensor(getattr(self, "clip_norm", 0.0), ms.float32)
+        self.looks_ahead = Tensor(float(self.use_nesterov), ms.float32)
         decay = self.weight_decay if self.is_group else (self.weight_decay,) * len(self.params)
         self.decay_per_parameter = Tensor(
             [float(d) if flag else 0.0 for d, flag in zip(decay, self.decay_flags, strict=True)], ms.float32)
@@ -24,7 +26,8 @@ class AcceleratedMomentum(nn.Momentum):
 
     def construct(self, gradients: tuple) -> Tensor:
         rate = self.get_lr()
-        done = self.update(rate, self.momentum, self.decay_per_parameter, *self.params, *self.moments, *gradients)
+        done = self.update(rate, self.momentum, self.clip_limit, self.looks_ahead, self.decay_per_parameter,
+                           *self.params, *self.moments, *gradients)
         self.assignadd(self.global_step, self.global_step_increase_tensor)
         return done
 
@@ -40,6 +43,33 @@ class AcceleratedAllFinite(nn.Cell):
         return self.all_finite(*gradients)[0] > 0
 
 
+class Average(nn.Cell):
+    """Moves means towards values: mean += share * (value - mean), all of them in place."""
+
+    def construct(self, share: Tensor, means: tuple, values: tuple) -> Tensor:
+        for mean, value in zip(means, values):  # noqa: B905 - graph mode knows no strict=
+            ops.assign_add(mean, share * (value - mean))
+        return share
+
+
+class AcceleratedAverage(nn.Cell):
+    """As `Average`, over float32 parameters."""
+
+    def __init__(self, library: str) -> None:
+        super().__init__()
+        self.update = ops.Custom(f"{library}:average_update", _one_number, ms.float32, "aot")
+        self.update.add_prim_attr("side_effect_mem", True)
+
+    def construct(self, share: Tensor, means: tuple, values: tuple) -> Tensor:
+        return self.update(share, *means, *values)
+
+
+def average_update(network: nn.Cell) -> nn.Cell:
+    """What moves the averages of a network's float32 parameters: one operator if the network is accelerated."""
+    library = library_in_use(network)
+    return Average() if library is None else AcceleratedAverage(library)
+
+
 def finite_check(network: nn.Cell) -> Callable[[tuple], Tensor]:
     """What tells whether all float32 gradients are finite: one operator if the network is accelerated."""
     library = library_in_use(network)
@@ -49,14 +79,14 @@ def finite_check(network: nn.Cell) -> Callable[[tuple], Tensor]:
 def accelerate_optimizer(optimizer: nn.Optimizer, network: nn.Cell) -> None:
     """Let an optimizer update in one pass, in place, if the network that it trains is accelerated.
 
-    What the operator does not do stays with the stock optimizer: anything but plain momentum over float32 parameters
-    with one learning rate, fixed weight decay and no loss scale. Call it before the optimizer is compiled.
+    What the operator does not do stays with the stock optimizer: anything but momentum over float32 parameters with one
+    learning rate, fixed weight decay and no loss scale. A momentum that has a `clip_norm` is one that first scales its
+    gradients down to it. Call it before the optimizer is compiled.
     """
     library = library_in_use(network)
-    plain = (type(optimizer) is nn.Momentum and not optimizer.use_nesterov and not optimizer.is_group_lr
-             and not optimizer.dynamic_weight_decay and optimizer.loss_scale == 1.0
-             and not (optimizer.is_group and any(optimizer.grad_centralization_flags))
+    known = (isinstance(optimizer, nn.Momentum) and not optimizer.is_group_lr and not optimizer.dynamic_weight_decay
+             and optimizer.loss_scale == 1.0 and not (optimizer.is_group and any(optimizer.grad_centralization_flags))
              and all(parameter.dtype == ms.float32 for parameter in optimizer.params))
-    if library is not None and plain:
+    if library is not None and known:
         optimizer.__class__ = AcceleratedMomentum
         optimizer.adopt(library)

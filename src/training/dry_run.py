@@ -10,6 +10,7 @@ from src.lr_generator import run_lr
 from src.mobilenetV2 import ConvBN, MobileNetV2
 from src.model_utils.config import Config
 from src.pictures.image_folder import ImageFolder
+from src.training.train_step import count_steps
 
 FLOAT32, FLOAT16 = 4, 2  # bytes
 
@@ -19,12 +20,14 @@ def describe_run(config: Config, world: World, train_folder: ImageFolder, eval_f
     if config.pretrain_ckpt:
         config = config.adopt(read_checkpoint(Path(config.pretrain_ckpt)).config, "width_mult")
     frozen = config.freeze_layer == "backbone"
-    _, batch_size, steps = share(len(train_folder), config.batch_size, True, world.rank, world.rank_size)
+    _, batch_size, batches = share(len(train_folder), config.batch_size, True, world.rank, world.rank_size)
+    steps, accumulated = count_steps(batches, config), config.accumulate_steps
+    step_pictures = batch_size * accumulated * world.rank_size
     network = MobileNetV2(len(train_folder.classes), config.width_mult)
     largest_size = config.multi_scale_max or config.image_size
     memory = _memory(config, network, len(train_folder), batch_size, largest_size)
     trained = network.head if frozen else network
-    lr = run_lr(config, batch_size * world.rank_size, steps)
+    lr = run_lr(config, step_pictures, steps)
     folder, name = Path(config.save_checkpoint_path), "mobilenetv2_head" if frozen else "mobilenetv2"
     checkpoints = (f"{folder}/{name}-<epoch>_{steps}.ckpt, {LAST}.ckpt" + (f", {BEST}.ckpt" if eval_folder else "")
                    if config.save_checkpoint else "none")
@@ -33,7 +36,7 @@ def describe_run(config: Config, world: World, train_folder: ImageFolder, eval_f
         "platform": f"{config.platform}, {config.amp_level}, {world.rank_size} rank{'s' * (world.rank_size > 1)}",
         "pictures": f"{len(train_folder)} of {len(train_folder.classes)} classes in {train_folder.root}",
         "validation": f"{len(eval_folder)} in {eval_folder.root}" if eval_folder else "none",
-        "batch": f"{batch_size} x {world.rank_size} = {batch_size * world.rank_size} of "
+        "batch": f"{batch_size} x {world.rank_size}{f' x {accumulated}' * (accumulated > 1)} = {step_pictures} of "
                  + (f"{config.multi_scale_min} to " if config.multi_scale_max else "") + f"{largest_size} pixels",
         "steps": f"{steps} per epoch, {config.epoch_size} epochs, {len(lr)} in all",
         "network": f"MobileNetV2 {config.width_mult}, {_count(network):,} parameters, "

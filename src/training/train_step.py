@@ -1,12 +1,19 @@
 """One optimisation step as one compiled graph."""
+from collections.abc import Iterable, Iterator
+
+import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, amp, nn, ops
 
-from src.cpu_kernels import accelerate_optimizer, finite_check, rank_sum
+from src.cpu_kernels import accelerate_optimizer, average_update, finite_check, rank_sum
 from src.device import ALONE, World
+from src.errors import UserError
 from src.model_utils.config import Config
 from src.models import EMA_PREFIX
 from src.utils import network_parameters
+
+SUM_PREFIX = "sum."  # of the gradients of the batches of one step
+MAX_LOSS_SCALE = 2.0 ** 24
 
 
 class TrainStep(nn.Cell):
@@ -16,13 +23,14 @@ class TrainStep(nn.Cell):
         network: inputs to logits.
         loss_fn: logits and labels to a scalar loss.
         optimizer: over the parameters to train, made by `build_optimizer` for the same configuration.
-        config: `amp_level`, `loss_scale` and `ema_decay` count here.
+        config: `accumulate_steps`, `amp_level`, `loss_scale`, `loss_scale_window` and `ema_decay` count here.
         average: optional network of the same parameters, their names with `EMA_PREFIX` before them, that follows the
             trained one as an exponential moving average.
         world: the ranks that train together: gradients and loss are means over them, so all take the same step. They
             make their steps together, too.
 
-    `step(inputs, labels)` returns the loss, and whether the step was applied.
+    `step(inputs, labels)` returns the loss, and whether the step was applied. With `accumulate_steps` above 1 a step is
+    over several batches: `step.over(batches)`.
     """
 
     def __init__(self, network: nn.Cell, loss_fn: nn.Cell, optimizer: nn.Optimizer, config: Config,
@@ -30,7 +38,16 @@ class TrainStep(nn.Cell):
         super().__init__(auto_prefix=False)
         self.network = network if config.amp_level == "O0" else amp.auto_mixed_precision(network, config.amp_level)
         self.loss_fn, self.optimizer = loss_fn, optimizer
-        self.loss_scale = _loss_scale(config)
+        self.is_scaled = config.amp_level != "O0"  # float32 needs no loss scale
+        self.loss_scale = config.loss_scale if self.is_scaled else 1.0
+        self.window = config.loss_scale_window if self.is_scaled else 0
+        if self.window:
+            self.loss_scale = Parameter(Tensor(config.loss_scale, ms.float32), "loss_scale", requires_grad=False)
+            self.good_steps = Parameter(Tensor(0, ms.int32), "good_steps", requires_grad=False)
+        self.accumulate_steps = config.accumulate_steps
+        if self.accumulate_steps > 1:
+            self.loss_sum = Parameter(Tensor(0, ms.float32), f"{SUM_PREFIX}loss", requires_grad=False)
+            self.sums = optimizer.parameters.clone(SUM_PREFIX.rstrip("."), init="zeros")
         self.value_and_grad = ops.value_and_grad(self._scaled_loss, None, optimizer.parameters)
         self.all_finite = finite_check(network)
         self.rank_size = world.rank_size
@@ -42,23 +59,98 @@ class TrainStep(nn.Cell):
             trained = network.parameters_dict()
             self.means = ParameterTuple(average.get_parameters())
             self.values = ParameterTuple(trained[mean.name.removeprefix(EMA_PREFIX)] for mean in self.means)
+            self.average_update = average_update(network)
 
     def _scaled_loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        # Each rank's share of the mean over the ranks, so that sums over them are that mean.
-        return self.loss_fn(self.network(inputs), labels) * (self.loss_scale / self.rank_size)
+        # A batch's share of the mean over ranks and batches, so that sums over them are that mean.
+        return self.loss_fn(self.network(inputs), labels) * (self.loss_scale / (self.rank_size * self.accumulate_steps))
 
-    def construct(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def over(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Step after step, each over `accumulate_steps` of the batches: what `step(inputs, labels)` returns."""
+        for number, (inputs, labels) in enumerate(batches, 1):
+            is_last = number % self.accumulate_steps == 0
+            result = self(inputs, labels, is_last)
+            if is_last:
+                yield result
+
+    def construct(self, inputs: Tensor, labels: Tensor, is_last: bool = True) -> tuple[Tensor, Tensor | bool]:
+        """`is_last`, a constant of the graph, is False for all but the last of the batches of a step."""
         loss, gradients = self.value_and_grad(inputs, labels)
+        if not is_last:
+            return self._add_to_sums(loss, gradients), False
+        if self.accumulate_steps > 1:
+            loss, gradients = self._take_sums(loss, gradients)
         if self.rank_size > 1:
             sums = self.rank_sum((loss.reshape(1), *gradients))
             loss, gradients = sums[0].reshape(()), sums[1:]
         finite = self.all_finite(gradients)  # of the sums, which one rank's overflow spoils for all
+        loss = loss / self.loss_scale
         if finite:
+            if self.is_scaled:
+                gradients = tuple([gradient / self.loss_scale for gradient in gradients])
             loss = ops.depend(loss, self.optimizer(gradients))
             if self.has_average:
-                for mean, value in zip(self.means, self.values):  # noqa: B905 - graph mode knows no strict=
-                    ops.assign(mean, mean * self.ema_decay + value * (1 - self.ema_decay))
-        return loss / self.loss_scale, finite
+                # 1 - min(ema_decay, (1 + n) / (10 + n)) after n updates, as TensorFlow's ExponentialMovingAverage: a
+                # short run, too, soon forgets its first weights.
+                share = ops.maximum(1 - self.ema_decay, 9 / (10 + self.optimizer.global_step.astype(ms.float32)))
+                loss = ops.depend(loss, self.average_update(share, self.means, self.values))
+        if self.window:
+            self._adapt_loss_scale(finite)
+        return loss, finite
+
+    def _add_to_sums(self, loss: Tensor, gradients: tuple) -> Tensor:
+        ops.assign_add(self.loss_sum, loss)
+        for total, gradient in zip(self.sums, gradients):  # noqa: B905 - graph mode knows no strict=
+            ops.assign_add(total, gradient)
+        return loss
+
+    def _take_sums(self, loss: Tensor, gradients: tuple) -> tuple[Tensor, tuple]:
+        """Loss and gradients of all batches of a step; the sums are zero again."""
+        loss = loss + self.loss_sum
+        gradients = tuple([total + gradient for total, gradient in zip(self.sums, gradients)])  # noqa: B905
+        ops.assign(self.loss_sum, ops.zeros_like(self.loss_sum))
+        for total in self.sums:
+            ops.assign(total, ops.zeros_like(total))
+        return loss, gradients
+
+    def _adapt_loss_scale(self, finite: Tensor) -> None:
+        """Twice the scale after `loss_scale_window` applied steps in a row, half of it after an overflow.
+
+        Micikevicius et al., "Mixed Precision Training", section 3.2, https://arxiv.org/abs/1710.03740.
+        """
+        good_steps = (self.good_steps + 1) * finite.astype(ms.int32)
+        is_time = good_steps >= self.window
+        factor = ops.select(finite, 1 + is_time.astype(ms.float32), Tensor(0.5, ms.float32))
+        ops.assign(self.loss_scale, ops.clamp(self.loss_scale * factor, 1.0, MAX_LOSS_SCALE))
+        ops.assign(self.good_steps, good_steps * (1 - is_time.astype(ms.int32)))
+
+
+class Momentum(nn.Momentum):
+    """`nn.Momentum` with two more rules.
+
+    Gradients are first scaled down together, so that the norm of them all is at most `clip_norm`; 0 leaves them as they
+    are: Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks", algorithm 1,
+    https://arxiv.org/abs/1211.5063. Nesterov's momentum is that of Sutskever et al., "On the importance of
+    initialization and momentum in deep learning", equation 4, https://proceedings.mlr.press/v28/sutskever13.html, told
+    of the point that is looked ahead to. It is written out: MindSpore's operator takes no notice of it on CPU.
+    """
+
+    def __init__(self, groups: list[dict], lr: Tensor, config: Config) -> None:
+        super().__init__(groups, lr, config.momentum, use_nesterov=config.nesterov)
+        self.clip_norm = config.clip_norm
+
+    def construct(self, gradients: tuple) -> Tensor:
+        if self.clip_norm > 0:
+            gradients = ops.clip_by_global_norm(gradients, self.clip_norm)
+        if self.use_nesterov:
+            return self._look_ahead(self.decay_weight(gradients), self.get_lr())
+        return super().construct(gradients)
+
+    def _look_ahead(self, gradients: tuple, rate: Tensor) -> Tensor:
+        for value, moment, gradient in zip(self.params, self.moments, gradients):  # noqa: B905 - as above
+            ops.assign(moment, self.momentum * moment + gradient)
+            ops.assign_sub(value, rate * (gradient + self.momentum * moment))
+        return self.assignadd(self.global_step, self.global_step_increase_tensor)
 
 
 def build_optimizer(network: nn.Cell, lr: np.ndarray, config: Config) -> nn.Optimizer:
@@ -73,18 +165,18 @@ def build_optimizer(network: nn.Cell, lr: np.ndarray, config: Config) -> nn.Opti
         {"params": [p for p in parameters if p.ndim == 1], "weight_decay": decay if config.norm_bias_decay else 0.0},
         {"order_params": parameters},
     ]
-    optimizer = nn.Momentum(groups, Tensor(lr), config.momentum, loss_scale=_loss_scale(config))
+    optimizer = Momentum(groups, Tensor(lr), config)
     accelerate_optimizer(optimizer, network)
     return optimizer
 
 
 def training_state(train_step: TrainStep) -> dict[str, Tensor]:
-    """What going on with training needs besides the scored network: momenta, counters, and under an average the
-    trained weights themselves.
+    """What going on with training needs besides the scored network: momenta, counters, a loss scale that adapts, and
+    under an average the trained weights themselves. The sums of gradients are zero between two steps.
     """
     scored = () if train_step.has_average else network_parameters(train_step.network)
     return {name: value for name, value in train_step.parameters_dict().items()
-            if name not in scored and name != "learning_rate" and not name.startswith(EMA_PREFIX)}
+            if name not in scored and name != "learning_rate" and not name.startswith((EMA_PREFIX, SUM_PREFIX))}
 
 
 def batch_norm_statistics(cell: nn.Cell) -> list[Parameter]:
@@ -93,6 +185,13 @@ def batch_norm_statistics(cell: nn.Cell) -> list[Parameter]:
             if parameter.name.endswith((".moving_mean", ".moving_variance"))]
 
 
-def _loss_scale(config: Config) -> float:
-    """Float32 needs none."""
-    return 1.0 if config.amp_level == "O0" else config.loss_scale
+def count_steps(batches: int, config: Config) -> int:
+    """Steps in an epoch of so many batches; batches that do not fill a step are left out.
+
+    Raises:
+        UserError: they fill none.
+    """
+    if batches < config.accumulate_steps:
+        raise UserError(f"accumulate_steps is {config.accumulate_steps}, but an epoch has only {batches} batches; "
+                        "lower one of --accumulate_steps and --batch_size")
+    return batches // config.accumulate_steps

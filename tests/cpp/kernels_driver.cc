@@ -140,7 +140,7 @@ int main() {
     }
   }
   std::vector<float> value(70001, 1.0f), moment(value.size(), 2.0f), gradient(value.size(), 3.0f);
-  momentum_step({{value.data(), moment.data(), gradient.data(), value.size(), 0.5f}}, 0.25f, 0.5f);
+  momentum_step({{value.data(), moment.data(), gradient.data(), value.size(), 0.5f}}, {0.25f, 0.5f, 0.0f, false});
   for (size_t i = 0; i < value.size(); ++i) {
     if (moment[i] != 4.5f || value[i] != -0.125f) {
       std::printf("wrong update\n");

@@ -3,8 +3,10 @@
 #include <cstdint>
 #include <cstdio>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <mutex>
+#include <numeric>
 #include <vector>
 
 #include "chain.h"
@@ -44,10 +46,8 @@ Chain chain_of(void **inputs, int64_t **shapes) {
 
 float *floats(void *p) { return static_cast<float *>(p); }
 
-size_t elements(int dimensions, const int64_t *shape) {
-  size_t product = 1;
-  for (int d = 0; d < dimensions; ++d) product *= static_cast<size_t>(shape[d]);
-  return product;
+size_t size_of(int rank, const int64_t *shape) {
+  return std::accumulate(shape, shape + rank, size_t{1}, std::multiplies<size_t>());
 }
 
 }  // namespace
@@ -83,21 +83,37 @@ extern "C" int chain_backward(int count, void **parameters, int *, int64_t **sha
   });
 }
 
-// Inputs: learning rate, momentum, a weight decay each, then all parameters, all their moments (both updated in place),
-// all gradients. Output: one number, for the framework to have something to wait for.
+// Inputs: learning rate, momentum, norm to clip to, whether to look ahead (1 or 0), a weight decay each, then all
+// parameters, all their moments (both updated in place), all gradients. Output: one number, for the framework to have
+// something to wait for.
 extern "C" int momentum_update(int count, void **parameters, int *ranks, int64_t **shapes, const char **, void *,
                                void *) {
   return guarded([&] {
-    constexpr int FIRST = 3;
+    enum { RATE, MOMENTUM, CLIP_NORM, NESTEROV, DECAYS, FIRST };
     const int trained = (count - FIRST - 1) / 3;
     std::vector<Trained> all(trained);
     for (int i = 0; i < trained; ++i) {
-      size_t size = 1;
-      for (int d = 0; d < ranks[FIRST + i]; ++d) size *= static_cast<size_t>(shapes[FIRST + i][d]);
       auto array = [&](int which) { return floats(parameters[FIRST + which * trained + i]); };
-      all[i] = {array(0), array(1), array(2), size, floats(parameters[2])[i]};
+      all[i] = {array(0), array(1), array(2), size_of(ranks[FIRST + i], shapes[FIRST + i]),
+                floats(parameters[DECAYS])[i]};
     }
-    momentum_step(all, *floats(parameters[0]), *floats(parameters[1]));
+    auto number = [&](int which) { return *floats(parameters[which]); };
+    momentum_step(all, {number(RATE), number(MOMENTUM), number(CLIP_NORM), number(NESTEROV) != 0});
+    *floats(parameters[count - 1]) = 1.0f;
+  });
+}
+
+// Inputs: the share of a value that its mean takes, all means (updated in place), all values. Output: one number.
+extern "C" int average_update(int count, void **parameters, int *ranks, int64_t **shapes, const char **, void *,
+                              void *) {
+  return guarded([&] {
+    constexpr int FIRST = 1;
+    const int averaged = (count - FIRST - 1) / 2;
+    std::vector<Averaged> all(averaged);
+    for (int i = 0; i < averaged; ++i)
+      all[i] = {floats(parameters[FIRST + i]), floats(parameters[FIRST + averaged + i]),
+                size_of(ranks[FIRST + i], shapes[FIRST + i])};
+    follow(all, *floats(parameters[0]));
     *floats(parameters[count - 1]) = 1.0f;
   });
 }
@@ -106,11 +122,7 @@ extern "C" int momentum_update(int count, void **parameters, int *ranks, int64_t
 extern "C" int all_finite(int count, void **parameters, int *ranks, int64_t **shapes, const char **, void *, void *) {
   return guarded([&] {
     std::vector<Numbers> arrays(count - 1);
-    for (int i = 0; i < count - 1; ++i) {
-      size_t size = 1;
-      for (int d = 0; d < ranks[i]; ++d) size *= static_cast<size_t>(shapes[i][d]);
-      arrays[i] = {floats(parameters[i]), size};
-    }
+    for (int i = 0; i < count - 1; ++i) arrays[i] = {floats(parameters[i]), size_of(ranks[i], shapes[i])};
     *floats(parameters[count - 1]) = are_finite(arrays) ? 1.0f : 0.0f;
   });
 }
@@ -123,7 +135,7 @@ extern "C" int sum_over_ranks(int count, void **parameters, int *ranks, int64_t 
     std::vector<Numbers> given(arrays);
     std::vector<float *> sums(arrays);
     for (int i = 0; i < arrays; ++i) {
-      given[i] = {floats(parameters[1 + i]), elements(ranks[1 + i], shapes[1 + i])};
+      given[i] = {floats(parameters[1 + i]), size_of(ranks[1 + i], shapes[1 + i])};
       sums[i] = floats(parameters[1 + arrays + i]);
     }
     exchanges.at(*static_cast<int32_t *>(parameters[0]))->sum(given, sums);
