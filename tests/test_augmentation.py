@@ -2,12 +2,14 @@
 from pathlib import Path
 from typing import Any
 
+import mindspore as ms
 import mindspore.dataset as ds
 import numpy as np
 import pytest
 from conftest import Pictures, config_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mindspore import Tensor, nn
 from PIL import Image
 from test_dataset import batches
 
@@ -15,7 +17,10 @@ from src.augmentation import IMAGENET, Augmentation, cutmix, erase, mixup, resiz
 from src.auto_augment import auto_augment
 from src.dataset import ImageData, train_transforms, training_order
 from src.errors import UserError
+from src.mobilenetV2 import ConvBN, InvertedResidual, MobileNetV2Head
+from src.models import CrossEntropyWithLabelSmooth
 from src.pictures.image_folder import ImageFolder
+from src.training.train_step import TrainStep, build_optimizer
 
 EVERYTHING: dict[str, Any] = {
     "auto_augment": "randaugment", "random_erasing": 0.5, "mixup_alpha": 0.4, "cutmix_alpha": 1.0,
@@ -291,3 +296,39 @@ def test_a_single_picture_and_a_single_class_can_be_mixed(pictures: Pictures) ->
     folder = ImageFolder.scan(pictures({"cat": 1, "dog": 1}))
     data = ImageData(folder, 32, 1, training=True, augmentation=Augmentation(mixup_alpha=1.0, cutmix_alpha=1.0))
     assert sorted(labels.argmax() for _, labels in batches(data)) == [0, 1]
+
+
+# ---- a step on batches of several sizes
+
+class SmallNetwork(nn.Cell):
+    """The parts of a MobileNetV2, few of them: compiling takes the time here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block = ConvBN(3, 8, kernel_size=3, stride=2), InvertedResidual(8, 8, 1, expand_ratio=2)
+        self.head = MobileNetV2Head(8, 3, dropout=0.0)
+
+    def construct(self, images: Tensor) -> Tensor:
+        return self.head(self.block(self.stem(images)))
+
+
+def test_steps_on_batches_of_other_sizes_and_kinds_of_targets_are_those_of_a_step_made_for_them() -> None:
+    generator = np.random.default_rng(0)
+    labels, shares = np.array([0, 1, 2, 1], np.int32), np.full((4, 3), 1 / 3, np.float32)
+    sizes_and_targets = (32, labels), (64, labels), (64, shares), (32, labels)
+    sequence = [(Tensor(generator.standard_normal((4, 3, size, size)).astype(np.float32)), Tensor(targets))
+                for size, targets in sizes_and_targets]
+    losses: dict[str, list[float]] = {}
+    for name, made_for in ("one", [0, 0, 0, 0]), ("own", [0, 1, 2, 0]):
+        ms.set_seed(1)
+        network = SmallNetwork()
+        config = config_for()
+        optimizer = build_optimizer(network, np.full(4, 0.1, np.float32), config)
+        steps = [TrainStep(network, CrossEntropyWithLabelSmooth(0.1), optimizer, config)
+                 for _ in range(max(made_for) + 1)]
+        losses[name] = []
+        for number, batch in zip(made_for, sequence, strict=True):
+            steps[number].set_train()
+            losses[name].append(float(steps[number](*batch)[0].asnumpy()))
+    assert losses["one"] == losses["own"]
+    assert len(set(losses["one"])) == 4
