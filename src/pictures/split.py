@@ -64,7 +64,8 @@ def plan_split(folder: ImageFolder, val_share: float, seed: int) -> Split:
                 held_out.update(unit)
                 chosen += len(unit)
         if not chosen:
-            held_out.update(min(free, key=lambda unit: len(unit)))
+            smallest: tuple[str, ...] = min(free, key=len)
+            held_out.update(smallest)
     return Split({file: "val" if file in held_out else "train" for file in folder.files}, duplicates)
 
 

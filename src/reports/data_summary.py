@@ -1,0 +1,134 @@
+"""A data set as one picture: how many pictures each class has, how large they are, and some of them."""
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps
+
+from src.files import whole_file
+from src.pictures.survey import Survey
+
+NAMED = 40  # classes that get a bar with their name; more become a line
+SHOWN, ACROSS, SAMPLES, SIDE = 24, 3, 5, 96  # classes with samples, beside each other, pictures of each, pixels
+BAR_LETTERS, STRIP_LETTERS = 28, 48  # of a class's name, beside its bar and above its samples
+COLOURS = ("tab:blue", "tab:orange")  # of train and of val
+WIDTH, BAR, STRIP = 13.0, 0.24, 1.12  # inches: of all; height of a class's bar and of its samples
+
+
+def draw_summary(parts: Mapping[str, Survey], path: Path) -> None:
+    """Draw as a PNG. The samples are of the first part."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    classes = sorted({name for part in parts.values() for name in part.folder.classes})
+    first = next(iter(parts.values()))
+    shown = [first.folder.classes[i] for i in _spread(len(first.folder.classes), SHOWN)]
+    upper = max(4.0, 0.8 + BAR * len(classes)) if len(classes) <= NAMED else 4.5
+    lower = 0.5 + STRIP * -(-len(shown) // ACROSS)
+    figure = Figure(figsize=(WIDTH, upper + lower), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.06))
+    FigureCanvasAgg(figure)
+    halves: Any = figure.subfigures(2, 1, height_ratios=(upper, lower))
+    top, bottom = halves
+    plots = top.subplot_mosaic([["classes", "size"], ["classes", "shape"]], width_ratios=(1.4, 1))
+    _draw_counts(plots["classes"], parts, classes)
+    _draw_sizes(plots["size"], plots["shape"], parts)
+    if len(parts) > 1:
+        top.legend(*plots["classes"].get_legend_handles_labels(), loc="outside upper right", ncols=len(parts))
+    _draw_samples(bottom, first, shown)
+    with whole_file(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a class name in a script that the font has not
+        figure.savefig(temporary, dpi=100, format="png")
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Up to `most` of `count` positions, evenly apart."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
+
+
+def short(name: str, letters: int) -> str:
+    """A name of at most so many letters, with its beginning and its end: long names often differ there."""
+    if len(name) <= letters:
+        return name
+    half = letters // 2
+    return f"{name[:letters - half - 1]}\N{HORIZONTAL ELLIPSIS}{name[-half:]}"
+
+
+def _draw_counts(axes: Any, parts: Mapping[str, Survey], classes: list[str]) -> None:  # noqa: ANN401 - matplotlib's
+    height = 0.8 / len(parts)
+    for position, (name, part) in enumerate(parts.items()):
+        of_class = dict(zip(part.folder.classes, part.counts.tolist(), strict=True))
+        counts = [of_class.get(one, 0) for one in classes]
+        if len(classes) <= NAMED:
+            bars = axes.barh(np.arange(len(classes)) + position * height, counts, height, label=name,
+                             color=COLOURS[position % len(COLOURS)])
+            axes.bar_label(bars, fontsize=7, padding=2)
+        else:
+            axes.step(np.arange(len(classes)), sorted(counts, reverse=True), where="mid", label=name,
+                      color=COLOURS[position % len(COLOURS)])
+    axes.set_title(f"pictures of each of {len(classes)} classes")
+    if len(classes) <= NAMED:
+        axes.set_yticks(np.arange(len(classes)) + 0.4 - height / 2)
+        axes.set_yticklabels([short(one, BAR_LETTERS) for one in classes], parse_math=False, fontsize=9)
+        axes.set_ylim(len(classes) - 0.5 + height / 2, -0.5 - height / 2)
+        axes.margins(x=0.08)
+    else:
+        axes.set(xlabel="classes, by their number of pictures", ylabel="pictures")
+        axes.set_ylim(bottom=0)
+
+
+def _draw_sizes(size: Any, shape: Any, parts: Mapping[str, Survey]) -> None:  # noqa: ANN401 - matplotlib's own types
+    sizes = {name: part.known_sizes for name, part in parts.items() if len(part.known_sizes)}
+    values = {"shorter side, pixels": (size, {name: found.min(axis=1) for name, found in sizes.items()}),
+              "width / height": (shape, {name: found[:, 0] / found[:, 1] for name, found in sizes.items()})}
+    for label, (axes, found) in values.items():
+        axes.set(xlabel=label, ylabel="pictures")
+        if found:
+            axes.hist(list(found.values()), bins=_bins(np.concatenate(list(found.values()))), label=list(found),
+                      color=COLOURS[:len(found)], stacked=True)
+    size.set_title("their sizes")
+
+
+def _bins(values: np.ndarray) -> np.ndarray:
+    """Edges of up to 30 bins, also where all values are one."""
+    low, high = float(values.min()), float(values.max())
+    if high - low < 0.1 * high:  # a bin would be narrower than what it tells
+        middle = (low + high) / 2
+        low, high = 0.85 * middle, 1.15 * middle
+    return np.linspace(low, high, 31)
+
+
+def _draw_samples(figure: Any, part: Survey, shown: list[str]) -> None:  # noqa: ANN401 - matplotlib's own type
+    grid = figure.subplots(-(-len(shown) // ACROSS), ACROSS, squeeze=False).ravel()
+    for axes in grid:
+        axes.axis("off")
+    for axes, name in zip(grid, shown, strict=False):
+        axes.imshow(_strip(part, name), interpolation="none")
+        axes.set_title(short(name, STRIP_LETTERS), fontsize=9, loc="left", pad=2, parse_math=False)
+    classes = len(part.folder.classes)
+    figure.suptitle("samples" if len(shown) == classes else f"samples of {len(shown)} of the {classes} classes")
+
+
+def _strip(part: Survey, name: str) -> Image.Image:
+    """Some pictures of a class beside each other, cut to squares; a crossed field for one that cannot be read."""
+    label = part.folder.classes.index(name)
+    files = [part.folder.files[i] for i in np.flatnonzero(part.folder.labels == label)]
+    strip = Image.new("RGB", (SAMPLES * (SIDE + 4) - 4, SIDE), "white")
+    for position, i in enumerate(_spread(len(files), SAMPLES)):
+        strip.paste(_sample(part.folder.root / files[i]), (position * (SIDE + 4), 0))
+    return strip
+
+
+def _sample(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (2 * SIDE, 2 * SIDE))  # JPEG: decodes at a coarse scale
+            return ImageOps.fit(image.convert("RGB"), (SIDE, SIDE))
+    except Exception:  # decoders raise what they like at bad input
+        field = Image.new("RGB", (SIDE, SIDE), "lightgrey")
+        draw = ImageDraw.Draw(field)
+        draw.line((0, 0, SIDE, SIDE), "red", 2)
+        draw.line((0, SIDE, SIDE, 0), "red", 2)
+        return field
