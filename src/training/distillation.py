@@ -26,13 +26,12 @@ class DistillationLoss(nn.Cell):
 
     Args:
         hard_loss: N x C logits and N x C float32 shares of the classes to a scalar.
-        weight: w, the share of the teacher's part, 0 to 1.
-        temperature: T; the higher, the more the teacher's unlikely classes count.
+        config: `kd_weight` is w, the share of the teacher's part; `kd_temperature` is T.
     """
 
-    def __init__(self, hard_loss: nn.Cell, weight: float, temperature: float) -> None:
+    def __init__(self, hard_loss: nn.Cell, config: Config) -> None:
         super().__init__()
-        self.hard_loss, self.weight, self.temperature = hard_loss, weight, temperature
+        self.hard_loss, self.weight, self.temperature = hard_loss, config.kd_weight, config.kd_temperature
 
     def construct(self, logits: Tensor, targets: Tensor) -> Tensor:
         images, classes = logits.shape
