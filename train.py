@@ -13,7 +13,7 @@ from mindspore import nn
 from tqdm import tqdm
 
 from src.augmentation import Augmentation
-from src.checkpoint import read_checkpoint
+from src.checkpoint import Checkpoint, read_checkpoint
 from src.collectives import any_rank, average_parameters
 from src.dataset import Data, FeatureData, ImageData
 from src.device import World, setup_device
@@ -26,6 +26,7 @@ from src.models import CrossEntropyWithLabelSmooth, Monitor, define_average, def
 from src.pictures.dataset_cache import dataset_cache
 from src.pictures.image_folder import ImageFolder, train_root, validation_root
 from src.pictures.picture_check import scan_checked
+from src.training.distillation import DistillationLoss, Teacher
 from src.training.divergence import Divergence
 from src.training.dry_run import describe_run
 from src.training.features import pooled_features
@@ -51,20 +52,16 @@ def main(config: Config) -> None:
 
     # ---- network: new weights, or those of a checkpoint
     frozen = config.freeze_layer == "backbone"
-    if frozen and not config.pretrain_ckpt:
-        raise UserError("--freeze_layer backbone trains a classifier on a trained backbone: name one, "
-                        "--pretrain_ckpt CHECKPOINT")
+    pretrained = starting_point(config)
+    teacher = Teacher(config, classes) if config.kd_teacher else None
     if config.dry_run:
         if world.is_first:
             print(describe_run(config, world, train_folder, eval_folder))
         return
-    if config.pretrain_ckpt:
-        pretrained = read_checkpoint(Path(config.pretrain_ckpt))
-        config = config.adopt(pretrained.config, "width_mult")
-        network = define_net(config, len(classes), world.rank)
+    config = config.adopt(pretrained.config if pretrained else {}, "width_mult")
+    network = define_net(config, len(classes), world.rank)
+    if pretrained:
         load_weights(network, pretrained, filter_head=config.filter_head or frozen)
-    else:
-        network = define_net(config, len(classes), world.rank)
     average = define_average(config, network)
 
     # ---- what is trained on what: the whole network on pictures, or the head on what the backbone makes of them
@@ -81,12 +78,14 @@ def main(config: Config) -> None:
     steps = count_steps(train_data.steps_per_epoch, config)
     lr = run_lr(config, train_data.batch_size * config.accumulate_steps * world.rank_size, steps)
     optimizer = build_optimizer(trained, lr, config)
-    train_step = TrainStep(trained, CrossEntropyWithLabelSmooth(config.label_smooth), optimizer, config,
-                           scored if average else None, world)
+    loss_fn: nn.Cell = CrossEntropyWithLabelSmooth(config.label_smooth)
+    if teacher:
+        train_data, loss_fn = teacher.teach(train_data), DistillationLoss(loss_fn, config)
+    train_step = TrainStep(trained, loss_fn, optimizer, config, scored if average else None, world)
     train_step.set_train()
 
     # ---- where to begin: this run's last checkpoint, else the start
-    run = Run(config, classes, train_folder.digest(), world.rank_size, steps)
+    run = Run(config, classes, train_folder.digest(), world.rank_size, steps, teacher.digest if teacher else "")
     recorder = Recorder(run, train_step, network, average, world)
     recorder.begin()
     progress = recorder.progress
@@ -129,6 +128,16 @@ def main(config: Config) -> None:
                 recorder.end()
                 sys.exit(stop.exit_status)
     recorder.end()
+
+
+def starting_point(config: Config) -> Checkpoint | None:
+    """The checkpoint that training starts from, if one is named."""
+    if config.pretrain_ckpt:
+        return read_checkpoint(Path(config.pretrain_ckpt))
+    if config.freeze_layer == "backbone":
+        raise UserError("--freeze_layer backbone trains a classifier on a trained backbone: name one, "
+                        "--pretrain_ckpt CHECKPOINT")
+    return None
 
 
 def data_source(config: Config, augmentation: Augmentation, world: World, folder: ImageFolder, backbone: nn.Cell,

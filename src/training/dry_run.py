@@ -43,6 +43,8 @@ def describe_run(config: Config, world: World, train_folder: ImageFolder, eval_f
                    f"{multiply_adds(network, config.image_size) / 1e6:,.1f} million multiply-adds a picture",
         "trained": f"{'the classifier' if frozen else 'everything'}, {_count(trained):,} parameters, "
                    f"from {config.pretrain_ckpt or 'new weights'}",
+        "teacher": f"{config.kd_teacher}, {config.kd_weight:g} of the loss, at temperature {config.kd_temperature:g}"
+                   if config.kd_teacher else "none",
         "learning rate": f"{lr[0]:.6g} at first, {lr.max():.6g} at most, {lr[-1]:.6g} at last",
         "memory": f"about {memory / 2 ** 20:,.0f} MB for weights, "
                   "gradients, momenta and what the backward pass needs, on each rank",

@@ -73,8 +73,9 @@ class Run:
             return f"there are {self.ranks} ranks now and there were {about.get('ranks')}"
         if tuple(about.get("classes", ())) != self.classes or about.get("pictures") != self.pictures:
             return "the training pictures have changed"
-        if about.get("teacher", "") != self.teacher:
-            return f"the teacher is {'another one' if self.teacher and about.get('teacher') else 'there or gone'} now"
+        if (teacher := about.get("teacher", "")) != self.teacher:
+            return "the teacher is another one now" if teacher and self.teacher else \
+                f"there is {'a' if self.teacher else 'no'} teacher now and there was {'one' if teacher else 'none'}"
         return None
 
 
