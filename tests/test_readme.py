@@ -11,14 +11,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from src.mobilenetV2 import MobileNetV2
 from src.model_utils.config import ALIASES, get_config
 from tests.conftest import ROOT, make_pictures
 from tests.launcher_tools import Bench
-from tests.test_convert_weights import foreign
-from tools.convert_weights import torchvision_layers
+from tools.convert_weights import STATISTICS, torchvision_layers
 
 README, README_CN = ROOT / "README.md", ROOT / "README_CN.md"
 PAGES = sorted(path for folder in (".", "docs", "hub") for path in (ROOT / folder).glob("*.md"))
@@ -26,9 +27,8 @@ CONFIGURED = {"train.py", "eval.py", "export.py", "infer.py"}  # take every key 
 KEYS = {*get_config([]).as_dict(), *ALIASES, "config_path", "help"}
 
 # What is laid over the README's own options, so that a run takes seconds.
-TINY = {"train.py": {"image_size": "32", "width_mult": "0.35", "epoch_size": "1", "batch_size": "4",
-                     "cpu_kernels": "off"},
-        "eval.py": {"cpu_kernels": "off"}, "export.py": {}, "infer.py": {"cpu_kernels": "off"},
+TINY = {"train.py": {"image_size": "32", "width_mult": "0.35", "epoch_size": "1", "batch_size": "4"},
+        "eval.py": {}, "export.py": {}, "infer.py": {},
         # Other tests read the format of the name in the README; writing it takes PyTorch's classes.
         "tools/convert_weights.py": {"source": "mobilenet_v2.safetensors"}, "tools/make_label_file.py": {}}
 
@@ -174,6 +174,16 @@ def test_messages_are_those_of_the_code() -> None:
 
 # ---- the commands of the README, run
 
+def torchvision_weights() -> dict[str, np.ndarray]:
+    """A new narrow network as torchvision would save it."""
+    ours = {name: value.asnumpy() for name, value in MobileNetV2(4, 0.35).parameters_dict().items()}
+    state = {f"classifier.1.{kind}": ours[f"head.classifier.{kind}"] for kind in ("weight", "bias")}
+    for layer, conv, norm in torchvision_layers():
+        state[f"{conv}.weight"] = ours[f"{layer}.conv.weight"]
+        state |= {f"{norm}.{theirs}": ours[f"{layer}.bn.{mine}"] for mine, theirs in STATISTICS.items()}
+    return state
+
+
 class Reader:
     """Somebody who types the README's commands, in a folder that looks like the repository."""
 
@@ -185,7 +195,7 @@ class Reader:
         counts = {"train/apple": 8, "train/pear": 7, "val/apple": 3, "val/pear": 2}
         make_pictures(self.folder / "photos", counts)
         make_pictures(self.folder / "holiday", {"beach": 2})
-        save_file(foreign(torchvision_layers(), "classifier.1"), self.folder / "mobilenet_v2.safetensors")
+        save_file(torchvision_weights(), self.folder / "mobilenet_v2.safetensors")
         # What users of accelerators have; the programs there are stand-ins.
         self.bench = Bench(folder)
         (folder / "bin" / "dataset-cache").write_text("#!/bin/sh\necho 'Session created for server on port 1: 77'\n")
