@@ -11,4 +11,5 @@ use_lite
 cd "$ROOT"
 ruff check .
 mypy
-exec python -m pytest "$@"
+# By file: what a file has started, as several ranks, serves all its tests.
+exec python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder "$@"

@@ -26,7 +26,18 @@ STEP_LINE = re.compile(r"epoch: \[\s*\d+/\s*\d+\], step:\[\s*\d+/\s*\d+\], loss:
                        r"time:\[\s*[\d.]+\], lr:\[\s*[\d.]+\]")
 EPOCH_LINE = re.compile(r"epoch time: [\d.]+, per step time: [\d.]+, avg loss: \s*[\d.]+")
 
+# Several workers share the files out among them: those that take longest begin first, so that no worker is left alone
+# with one at the end.
+LONG_FILES = ("test_distributed.py", "test_nfs_cache.py", "test_killed.py", "test_readme.py", "test_cpu_kernels.py",
+              "test_resume.py", "test_modelarts_jobs.py", "test_train.py", "test_infer.py", "test_launchers.py")
+
 Pictures = Callable[..., Path]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, the rest as collected."""
+    rank = {name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,8 +49,10 @@ def device() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache folder of this test run alone, also for the processes that tests start."""
-    folder = tmp_path_factory.mktemp("cache")
+    """A cache folder of this test run alone, for all its workers and the processes that tests start."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    folder.mkdir(exist_ok=True)
     os.environ["MOBILENETV2_CACHE"] = str(folder)
     yield folder
     del os.environ["MOBILENETV2_CACHE"]
