@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from mindspore.dataset import BatchInfo
+from mindspore.dataset import BatchInfo, vision
 
 from src.errors import UserError
 from src.model_utils.config import Config
@@ -77,7 +77,7 @@ IMAGENET = Augmentation()
 class BatchAugmentation:
     """Called by MindSpore's `batch` with the pictures of a batch, in a thread beside the training.
 
-    Resizes the batch to the size of the step, erases, then mixes pictures. Labels stay as they are unless pictures are
+    Shrinks the batch to the size of the step, erases, then mixes pictures. Labels stay as they are unless pictures are
     mixed: then they are N x `classes` float32 shares.
     """
 
@@ -94,7 +94,7 @@ class BatchAugmentation:
         pictures, targets = np.stack(images), np.stack(labels)
         if augmentation.multi_scale_max:
             sizes = range(augmentation.multi_scale_min, augmentation.multi_scale_max + 1, SIZE_STEP)
-            pictures = resize(pictures, int(self._generator(SIZE, step, ALL_RANKS).choice(sizes)))
+            pictures = shrink(pictures, int(self._generator(SIZE, step, ALL_RANKS).choice(sizes)))
         if augmentation.random_erasing:
             erase(pictures, augmentation.random_erasing, self._generator(ERASING, step, self.rank))
         if augmentation.mixup_alpha or augmentation.cutmix_alpha:
@@ -118,11 +118,11 @@ def mixup(pictures: np.ndarray, targets: np.ndarray, alpha: float,
     """Each picture and its target, N x C, blended with another's: share x own + (1 - share) x the other's.
 
     The share is one for the batch, from Beta(alpha, alpha). Zhang et al., "mixup: Beyond Empirical Risk Minimization",
-    section 2, https://arxiv.org/abs/1710.09412.
+    section 2, https://arxiv.org/abs/1710.09412. The pictures are changed in place.
     """
     share = np.float32(generator.beta(alpha, alpha))
     others = generator.permutation(len(pictures))
-    return blend(pictures, pictures[others], share), blend(targets, targets[others], share)
+    return blend(pictures, others, share), blend(targets, others, share)
 
 
 def cutmix(pictures: np.ndarray, targets: np.ndarray, alpha: float,
@@ -139,7 +139,7 @@ def cutmix(pictures: np.ndarray, targets: np.ndarray, alpha: float,
     (top, bottom), (left, right) = (_cut(length, side, generator.random()) for length in (height, width))
     pictures[:, :, top:bottom, left:right] = pictures[others, :, top:bottom, left:right]
     share = np.float32(1 - (bottom - top) * (right - left) / (height * width))
-    return pictures, blend(targets, targets[others], share)
+    return pictures, blend(targets, others, share)
 
 
 def _cut(length: int, share: float, centre: float) -> tuple[int, int]:
@@ -148,9 +148,13 @@ def _cut(length: int, share: float, centre: float) -> tuple[int, int]:
     return max(middle - half, 0), min(middle + half, length)
 
 
-def blend(own: np.ndarray, others: np.ndarray, share: np.float32) -> np.ndarray:
-    """`share` of the one and the rest of the other."""
-    return own * share + others * (1 - share)
+def blend(rows: np.ndarray, others: np.ndarray, share: np.float32) -> np.ndarray:
+    """`share` of each row and the rest of the one that `others` gives for it, in place: a new batch takes longer."""
+    rest = rows[others]
+    rest *= 1 - share
+    rows *= share
+    rows += rest
+    return rows
 
 
 def erase(pictures: np.ndarray, probability: float, generator: np.random.Generator) -> None:
@@ -172,17 +176,9 @@ def erase(pictures: np.ndarray, probability: float, generator: np.random.Generat
                 break
 
 
-def resize(pictures: np.ndarray, size: int) -> np.ndarray:
-    """N x C x S x S float32 pictures at another size: bilinear, and where they shrink, with all pixels counting."""
+def shrink(pictures: np.ndarray, size: int) -> np.ndarray:
+    """N x C x S x S float32 pictures at a size of at most S: each pixel is the mean of the area that it covers."""
     if pictures.shape[-1] == size:
         return pictures
-    weights = _resize_weights(pictures.shape[-1], size)
-    return np.matmul(np.matmul(weights, pictures), weights.T)
-
-
-def _resize_weights(old: int, new: int) -> np.ndarray:
-    """`new` x `old` float32: what each old pixel of a line gives to each new one, a triangle around its centre."""
-    scale = old / new
-    centres = (np.arange(new) + 0.5) * scale - 0.5
-    weights = np.maximum(1 - np.abs(np.arange(old) - centres[:, None]) / max(scale, 1), 0)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    resize = vision.Resize((size, size), vision.Inter.AREA)
+    return np.stack([[resize(plane) for plane in picture] for picture in pictures])
