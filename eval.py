@@ -1,7 +1,7 @@
 """Score a checkpoint, a MINDIR or an ONNX file on a folder of pictures, each exactly once.
 
     python eval.py --platform CPU --dataset_path pictures --pretrain_ckpt checkpoint/best.ckpt
-    python eval.py --platform CPU --dataset_path pictures --pretrain_ckpt mobilenetv2.onnx
+    python eval.py --platform CPU --dataset_path pictures --pretrain_ckpt mobilenetv2.onnx --report report.html
 
 Image size and width are those that the file was made with, unless options say otherwise.
 """
@@ -17,6 +17,8 @@ from src.model_utils.modelarts import local_or_modelarts
 from src.pictures.image_folder import eval_root
 from src.pictures.picture_check import scan_checked
 from src.reports.figures import write_confusion
+from src.reports.report import write_report
+from src.reports.run_report import evaluation_report, report_path
 from src.utils import check_classes
 
 
@@ -41,6 +43,9 @@ def main(config: Config) -> None:
     print(f"result: {score} ckpt={config.pretrain_ckpt}")
     if config.confusion_matrix:
         write_confusion(score.confusion, folder.classes, Path(config.confusion_matrix))
+    if path := report_path(config):
+        write_report(evaluation_report(model, folder, score, network, world), path)
+        print(f"report: {path}")
 
 
 if __name__ == "__main__":

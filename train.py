@@ -4,7 +4,8 @@
     python train.py --platform CPU --dataset_path pictures --pretrain_ckpt mobilenetv2.ckpt --filter_head True
     python train.py --platform CPU --dataset_path pictures --pretrain_ckpt mobilenetv2.ckpt --freeze_layer backbone
 
-Every key of default_config.yaml is an option. Checkpoints, `curves.csv` and `curves.png` go to --save_checkpoint_path.
+Every key of default_config.yaml is an option. Checkpoints, `curves.csv`, `curves.png` and `report.html` go to
+--save_checkpoint_path.
 """
 import sys
 from pathlib import Path
@@ -33,6 +34,7 @@ from src.training.features import pooled_features
 from src.training.recorder import Recorder
 from src.training.resume import Run
 from src.training.signals import StopRequest
+from src.training.timing import EVALUATION
 from src.training.train_step import TrainStep, batch_norm_statistics, build_optimizer, count_steps
 from src.utils import check_classes, load_weights
 
@@ -86,7 +88,7 @@ def main(config: Config) -> None:
 
     # ---- where to begin: this run's last checkpoint, else the start
     run = Run(config, classes, train_folder.digest(), world.rank_size, steps, teacher.digest if teacher else "")
-    recorder = Recorder(run, train_step, network, average, world)
+    recorder = Recorder(run, train_step, network, average, world, eval_folder)
     recorder.begin()
     progress = recorder.progress
     divergence = Divergence(config, batch_norm_statistics(train_step), recorder.roll_back)
@@ -94,13 +96,13 @@ def main(config: Config) -> None:
     # ---- the loop
     bar = tqdm(total=run.total_steps, initial=progress.step, unit="step", dynamic_ncols=True,
                disable=None if world.is_first else True)
-    monitor = Monitor(lr, config, steps, write=bar.write)
+    monitor = Monitor(lr, config, steps, write=bar.write, on_line=recorder.log_step)
     with StopRequest() as stop, bar:
         while progress.step < run.total_steps:
             epoch, first_step = divmod(progress.step, steps)
             monitor.epoch_begin(epoch, progress.losses)
             batches = train_data.epoch(epoch, first_step * config.accumulate_steps)
-            for step, (loss, applied) in enumerate(train_step.over(batches), first_step):
+            for step, (loss, applied) in enumerate(train_step.over(recorder.watch(batches)), first_step):
                 monitor.step_end(step, loss, applied)
                 divergence.check(monitor.bad_steps,
                                  f"step {step} of epoch {epoch}, learning rate {lr[progress.step]:g}")
@@ -117,13 +119,12 @@ def main(config: Config) -> None:
 
             row = {"epoch": epoch + 1, "loss": monitor.epoch_end(), "lr": float(lr[progress.step - 1])}
             average_parameters(batch_norm_statistics(train_step), world)
-            if eval_data:
-                score = evaluate(scored, eval_data, world)
-                row |= {"val_loss": score.loss, "top1": score.top1, "top5": score.top5}
-                if world.is_first:
-                    bar.write(f"result: {score} ckpt={recorder.path}")
+            with recorder.timing.measure(EVALUATION):
+                score = evaluate(scored, eval_data, world) if eval_data else None
+            if score and world.is_first:
+                bar.write(f"result: {score} ckpt={recorder.path}")
             stopping = any_rank(stop.is_wanted, world)
-            recorder.save_epoch(row, always=stopping)
+            recorder.save_epoch(row, score, always=stopping)
             if stopping and progress.step < run.total_steps:
                 recorder.end()
                 sys.exit(stop.exit_status)

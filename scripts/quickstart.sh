@@ -37,6 +37,7 @@ step "done"
 printf '%-18s %s\n' \
     "result" "$(grep '^result:' "$out/eval.log" | sed 's/^result: //; s/ ckpt=.*//')" \
     "checkpoint" "$out/checkpoint/best.ckpt" \
+    "report" "$out/checkpoint/report.html" \
     "curves" "$out/checkpoint/curves.png" \
     "confusion matrix" "$out/confusion.png" \
     "exported" "$out/digits-classifier.mindir, $out/digits-classifier.onnx" \

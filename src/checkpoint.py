@@ -21,6 +21,7 @@ from src.files import link_or_copy, whole_file
 
 STATE_PREFIX = "state."
 BEST, LAST = "best", "last"
+RECORDS = ("curves.csv", "curves.png", "report.html", "best.npz", "tensorboard", "profile")  # what else a run leaves
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class CheckpointFolder:
         left = [file for pattern in ("mobilenetv2*-*_*.ckpt", f"{BEST}.ckpt", f"{LAST}.ckpt")
                 for file in self.path.glob(pattern)]
         left = [file for found in left for file in (found, found.with_suffix(".json")) if file.is_file()]
-        left += [file for file in (self.path / "curves.csv", self.path / "curves.png") if file.is_file()]
+        left += [file for name in RECORDS if (file := self.path / name).exists()]
         if not left:
             return
         date = time.strftime("earlier-%Y%m%d-%H%M%S")

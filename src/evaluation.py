@@ -15,6 +15,7 @@ JUDGED = np.dtype([("label", np.int32), ("predicted", np.int32), ("probability",
                    ("right1", np.bool_), ("right5", np.bool_)])
 # An image that was taken for another class: its position in the folder, and the probability of the wrong class.
 MISTAKE = np.dtype([("position", np.int64), ("label", np.int32), ("predicted", np.int32), ("probability", np.float32)])
+MISTAKE_COLUMNS = ("position", "label", "predicted", "probability")
 
 
 @dataclass(frozen=True)
@@ -120,12 +121,12 @@ def _sum_scores(score: Score, world: World) -> Score:
 
 def _gather_mistakes(mistakes: np.ndarray, world: World) -> np.ndarray:
     """The worst of all ranks' mistakes. Float32 carries the numbers of an image exactly up to 2^24."""
-    rows = np.zeros((MOST_MISTAKES, len(MISTAKE)), np.float32)  # a probability of 0: no mistake here
-    for column, name in enumerate(MISTAKE.names or ()):
+    rows = np.zeros((MOST_MISTAKES, len(MISTAKE_COLUMNS)), np.float32)  # a probability of 0: no mistake here
+    for column, name in enumerate(MISTAKE_COLUMNS):
         rows[:len(mistakes), column] = mistakes[name]
-    rows = gather_rows(rows.ravel(), world).reshape(-1, len(MISTAKE))
+    rows = gather_rows(rows.ravel(), world).reshape(-1, len(MISTAKE_COLUMNS))
     rows = rows[rows[:, -1] > 0]
     gathered = np.empty(len(rows), MISTAKE)
-    for column, name in enumerate(MISTAKE.names or ()):
+    for column, name in enumerate(MISTAKE_COLUMNS):
         gathered[name] = rows[:, column]
     return _surest(gathered)

@@ -191,10 +191,13 @@ def test_an_earlier_run_is_moved_aside_whole(tmp_path: Path) -> None:
         save(earlier, epoch, best=True)
     (tmp_path / "curves.csv").write_text("epoch\n")
     (tmp_path / "curves.png").write_bytes(b"png")
+    (tmp_path / "report.html").write_text("<!DOCTYPE html>")
+    (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "tensorboard" / "events").write_bytes(b"curves")
     (tmp_path / "mobilenetv2_head-9_5.ckpt").write_bytes(b"of a frozen run, without JSON")
     (tmp_path / "notes.txt").write_text("the user's own")
     (tmp_path / "resnet.ckpt").write_bytes(b"the user's own")
-    contents = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    contents = {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     CheckpointFolder(tmp_path, Retention(3)).set_aside_earlier_run()
     aside, = (path for path in tmp_path.iterdir() if path.is_dir())
     assert names(tmp_path) == sorted([aside.name, "notes.txt", "resnet.ckpt"])

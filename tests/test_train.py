@@ -211,7 +211,7 @@ def test_fewer_pictures_than_a_batch_train_on_what_there_is(pictures: Pictures, 
 def test_checkpoints_can_be_left_out(two_classes: Path, tmp_path: Path, scratch: tuple[Path, Any]) -> None:
     call_main("--dataset_path", two_classes, "--epoch_size", 1, "--freeze_layer", "backbone", "--save_checkpoint", "no",
               "--pretrain_ckpt", scratch[0] / "best.ckpt", "--save_checkpoint_path", tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["curves.csv", "curves.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["curves.csv", "curves.png", "report.html"]
 
 
 # ---- bad input

@@ -29,7 +29,7 @@ from src.model_utils.local_adapter import Place
 from src.model_utils.moxing_adapter import Storage, await_rank_table, harmless, is_remote
 from src.pictures.mindrecord import find_parts, unpack_mindrecord
 
-OUTPUT_KEYS = ("save_checkpoint_path", "confusion_matrix", "file_name", "predictions")
+OUTPUT_KEYS = ("save_checkpoint_path", "confusion_matrix", "report", "file_name", "predictions")
 MODEL_ENDINGS = (".ckpt", ".mindir", ".onnx")
 DATA_KEYS = ("dataset_path", "eval_dataset_path", "pictures")
 LEAVING_SECONDS = 10.0  # that the first process of a machine gives the others to end before it uploads

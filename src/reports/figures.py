@@ -1,5 +1,6 @@
 """Pictures and tables that a run leaves behind. matplotlib is loaded when one is drawn: it takes its time."""
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,9 @@ from typing import Any
 import numpy as np
 
 from src.files import whole_file
+
+INK = "#123456"  # no colour of a line: where it stands in an SVG, the reader's own colour of letters is put
+THEME = b"<style>svg{color:#333}@media(prefers-color-scheme:dark){svg{color:#ccc}}</style>"
 
 History = list[dict[str, Any]]  # a row per epoch: epoch, loss, lr and, where validated, val_loss, top1, top5
 
@@ -22,26 +26,40 @@ def write_table(history: History, path: Path) -> None:
 
 def draw_curves(history: History, path: Path) -> None:
     """Loss, learning rate and validation accuracy over the epochs, as a picture."""
-    figure, (left, middle, right) = _subplots(3, (13, 3.6))
-    _line(left, history, "loss", "training")
-    _line(left, history, "val_loss", "validation")
-    left.set(title="loss", xlabel="epoch")
-    _line(middle, history, "lr", None)
-    middle.set(title="learning rate at the end of the epoch", xlabel="epoch")
-    _line(right, history, "top1", "top-1")
-    _line(right, history, "top5", "top-5")
-    right.set(title="validation accuracy", xlabel="epoch")
-    for axes in (left, right):
-        if axes.lines:
-            axes.legend()
+    figure, axes = _subplots(3, (13, 3.6))
+    for place, plot in zip(axes, _CURVES.values(), strict=True):
+        plot(place, history)
     _save(figure, path)
+
+
+def curve_svgs(history: History) -> dict[str, bytes]:
+    """The same as an SVG each, by name, with lines and letters in a colour that suits the reader's light or dark page.
+    Those of which there is nothing to show are left out.
+    """
+    pictures = {}
+    for name, plot in _CURVES.items():
+        figure, (axes,) = _subplots(1, (5.2, 3.2))
+        plot(axes, history)
+        if axes.lines:
+            pictures[name] = _themed_svg(figure, axes)
+    return pictures
+
+
+def confusion_png(confusion: np.ndarray) -> bytes:
+    """A dot per pair of classes, too many to name: a row per true class, brighter for a larger share of its images."""
+    from matplotlib import colormaps
+    from PIL import Image
+    pixels = (colormaps["viridis"](_shares(confusion))[..., :3] * 255).astype(np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "PNG", optimize=True)
+    return content.getvalue()
 
 
 def write_confusion(confusion: np.ndarray, classes: Sequence[str], path: Path) -> None:
     """The confusion matrix as a picture: a row per true class, the share of its images taken for each class."""
     side = min(40.0, 3 + 0.32 * len(classes))
     figure, (axes,) = _subplots(1, (side, side))
-    shares = confusion / np.maximum(1, confusion.sum(axis=1, keepdims=True))
+    shares = _shares(confusion)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="predicted", ylabel="true", xticks=range(len(classes)), yticks=range(len(classes)),
              title=f"top-1 {np.trace(confusion) / max(1, confusion.sum()):.2%} of {confusion.sum()} images")
@@ -51,6 +69,31 @@ def write_confusion(confusion: np.ndarray, classes: Sequence[str], path: Path) -
         axes.text(column, row, confusion[row, column], ha="center", va="center", fontsize=7,
                   color="white" if shares[row, column] > 0.5 else "black")
     _save(figure, path)
+
+
+def _shares(confusion: np.ndarray) -> np.ndarray:
+    """Of each true class's images, the share that was taken for each class."""
+    return confusion / np.maximum(1, confusion.sum(axis=1, keepdims=True))
+
+
+def _plot_loss(axes: Any, history: History) -> None:  # noqa: ANN401 - matplotlib's own type
+    _line(axes, history, "loss", "training")
+    _line(axes, history, "val_loss", "validation")
+    _finish(axes, "loss")
+
+
+def _plot_lr(axes: Any, history: History) -> None:  # noqa: ANN401 - matplotlib's own type
+    _line(axes, history, "lr", None)
+    _finish(axes, "learning rate at the end of the epoch")
+
+
+def _plot_accuracy(axes: Any, history: History) -> None:  # noqa: ANN401 - matplotlib's own type
+    _line(axes, history, "top1", "top-1")
+    _line(axes, history, "top5", "top-5")
+    _finish(axes, "validation accuracy")
+
+
+_CURVES = {"loss": _plot_loss, "learning rate": _plot_lr, "validation accuracy": _plot_accuracy}
 
 
 def _subplots(columns: int, size: tuple[float, float]) -> Any:  # noqa: ANN401 - matplotlib's own types
@@ -65,6 +108,36 @@ def _line(axes: Any, history: History, column: str, label: str | None) -> None: 
     rows = [row for row in history if column in row]
     if rows:
         axes.plot([row["epoch"] for row in rows], [row[column] for row in rows], marker=".", label=label)
+
+
+def _finish(axes: Any, title: str) -> None:  # noqa: ANN401 - matplotlib's own type
+    axes.set(title=title, xlabel="epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if len(axes.lines) > 1:
+        axes.legend()
+
+
+def _themed_svg(figure: Any, axes: Any) -> bytes:  # noqa: ANN401 - matplotlib's own types
+    import matplotlib as mpl
+    figure.patch.set_visible(False)
+    axes.patch.set_visible(False)
+    axes.grid(color=INK, alpha=0.15)
+    axes.set_title("")  # the page has it
+    axes.spines[["top", "right"]].set_visible(False)
+    legend = axes.get_legend()
+    for text in (axes.xaxis.label, axes.yaxis.offsetText, *(legend.get_texts() if legend else ())):
+        text.set_color(INK)
+    axes.tick_params(colors=INK)
+    axes.spines[:].set_color(INK)
+    if legend:
+        legend.set_frame_on(False)
+    content = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "curves"}):
+        figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
+    drawn = content.getvalue()
+    start = drawn.index(b"<svg")  # a DOCTYPE, which names an address, is before it
+    head, tail = drawn[start:].split(b">", 1)
+    return head + b">" + THEME + tail.replace(INK.encode(), b"currentColor")
 
 
 def _save(figure: Any, path: Path) -> None:  # noqa: ANN401 - matplotlib's own type

@@ -1,7 +1,9 @@
-"""The record of a run on disk: checkpoints and curves, and the way back from them.
+"""The record of a run on disk: checkpoints, curves and the report, and the way back from them.
 
 Rank 0 alone reads and writes files; the other ranks take part where values of all ranks are needed.
 """
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,21 @@ from mindspore import Tensor, nn
 
 from src.checkpoint import LAST, Checkpoint, CheckpointFolder, Retention, read_checkpoint
 from src.collectives import broadcast_counts, broadcast_parameters, gather_rows, sum_floats
+from src.dataset import Batch
 from src.device import World
 from src.errors import UserError
+from src.evaluation import Score
 from src.models import Monitor
+from src.pictures.image_folder import ImageFolder
+from src.reports import best_evaluation
+from src.reports.best_evaluation import BestEvaluation
+from src.reports.event_file import EventFile, check_tensorboard
 from src.reports.figures import draw_curves, write_table
+from src.reports.report import write_report
+from src.reports.run_report import training_report
+from src.training.profiling import StepProfiler
 from src.training.resume import Progress, Run, find_checkpoint, lock_folder
+from src.training.timing import CHECKPOINTS, Timing
 from src.training.train_step import TrainStep, batch_norm_statistics, training_state
 from src.utils import load_parameters, load_weights, scored_parameters
 
@@ -29,18 +41,24 @@ class Recorder:
         run: what the run is; it goes on only from a checkpoint of the same run.
         network: the whole network, of which `train_step` trains all or the head.
         average: the moving average of `network`, if the run keeps one.
+        eval_folder: the pictures of validation, if there are any.
     """
 
-    def __init__(self, run: Run, train_step: TrainStep, network: nn.Cell, average: nn.Cell | None,
-                 world: World) -> None:
+    def __init__(self, run: Run, train_step: TrainStep, network: nn.Cell, average: nn.Cell | None, world: World,
+                 eval_folder: ImageFolder | None = None) -> None:
         config = run.config
-        self.progress = Progress()
+        self.progress, self.timing = Progress(), Timing()
         self.folder = Path(config.save_checkpoint_path)
         self._run, self._world = run, world
         self._train_step, self._network, self._average = train_step, network, average
         self._checkpoints = CheckpointFolder(self.folder, Retention(
             config.keep_checkpoint_max, config.keep_checkpoint_best, config.keep_checkpoint_every))
         self._last_is_written = True
+        self._profiler = StepProfiler(config, self.timing, world)
+        self._eval_folder = eval_folder
+        self._best: BestEvaluation | None = None
+        self._events: EventFile | None = None
+        check_tensorboard(config)
 
     def begin(self) -> None:
         """Go on from this run's last checkpoint, or set aside what an earlier run left; make all ranks equal."""
@@ -51,9 +69,13 @@ class Recorder:
             if checkpoint:
                 self.progress = Progress.of(checkpoint.about)
                 self._checkpoints.go_on_from(checkpoint)
+                self._best = BestEvaluation.load(self.folder / best_evaluation.FILE, self.progress.run,
+                                                 self.progress.best_top1)
                 print(f"resuming from {checkpoint.path}: {self.progress.step} of {self._run.total_steps} steps done")
             else:
                 self._checkpoints.set_aside_earlier_run()
+            if self._run.config.tensorboard:
+                self._events = EventFile(self.folder / "tensorboard", self.progress.step)
         self.progress.step = int(broadcast_counts(np.array([self.progress.step]), self._world)[0])
         self._restore(checkpoint)
 
@@ -77,18 +99,37 @@ class Recorder:
         epoch, step = divmod(self.progress.step - 1, self._run.steps_per_epoch)
         return self.folder / f"mobilenetv2{head}-{epoch + 1}_{step + 1}.ckpt"
 
-    def save_epoch(self, row: dict[str, Any], always: bool = False) -> None:
-        """Take the figures of a finished epoch; write the table and, if it is time or `always`, a checkpoint."""
+    def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches of an epoch; the clock, and the profiler if it is wanted, run until the next one is asked for."""
+        return self._profiler.watch(self.timing.batches(batches))
+
+    def log_step(self, loss: float, lr: float) -> None:
+        """Take the figures of a step that has a line in the log."""
+        if self._events:
+            self._events.write(self.progress.step + 1, {"step/loss": loss, "step/lr": lr})
+
+    def save_epoch(self, row: dict[str, Any], score: Score | None, always: bool = False) -> None:
+        """Take the figures of a finished epoch and of its validation; write the table and, if it is time or `always`, a
+        checkpoint.
+        """
+        if score:
+            row = {**row, "val_loss": score.loss, "top1": score.top1, "top5": score.top5}
         config, progress = self._run.config, self.progress
         is_best = row.get("top1", -1.0) > progress.best_top1
         progress.best_top1 = max(progress.best_top1, row.get("top1", -1.0))
         progress.losses = []
         progress.history.append(row)
+        if self._events:
+            self._events.write(progress.step, {f"epoch/{name}": row[name] for name in row if name != "epoch"})
         if config.save_checkpoint and (always or is_best or row["epoch"] % config.save_checkpoint_epochs == 0
                                        or row["epoch"] == config.epoch_size):
             self._save(row, whole_epoch=True, is_best=is_best)
         if self._world.is_first:
             write_table(progress.history, self.folder / "curves.csv")
+            if is_best and score and self._eval_folder:
+                self._best = BestEvaluation.of(score, self._eval_folder, progress.run, row["epoch"])
+                if config.save_checkpoint:
+                    self._best.save(self.folder / best_evaluation.FILE)
 
     def save_within_epoch(self, monitor: Monitor) -> None:
         """Write a checkpoint between two steps of an epoch, whose losses so far `monitor` has."""
@@ -98,18 +139,35 @@ class Recorder:
             self._save({}, whole_epoch=False, is_best=False)
 
     def end(self) -> None:
-        """Draw the curves.
+        """Draw the curves and write the report.
 
         Raises:
             UserError: the last checkpoint could not be written.
         """
-        if self._world.is_first and self.progress.history:
-            draw_curves(self.progress.history, self.folder / "curves.png")
+        if self._events:
+            self._events.close()
+        if self._world.is_first:
+            self._report()
         if not self._last_is_written:
             raise UserError(f"{self.folder}: the last checkpoint could not be written; make room, and start again to "
                             "go on from the one before it")
 
+    def _report(self) -> None:
+        try:
+            if self.progress.history:
+                draw_curves(self.progress.history, self.folder / "curves.png")
+            path = self.folder / "report.html"
+            write_report(training_report(self._run, self.progress, self._best, self._eval_folder, self.timing,
+                                         self._network, self._world), path)
+            print(f"report: {path}")
+        except UserError as error:
+            print(f"warning: the run is saved, but not its report: {error}", file=sys.stderr)
+
     def _save(self, metrics: dict[str, Any], whole_epoch: bool, is_best: bool) -> None:
+        with self.timing.measure(CHECKPOINTS):
+            self._write_checkpoint(metrics, whole_epoch, is_best)
+
+    def _write_checkpoint(self, metrics: dict[str, Any], whole_epoch: bool, is_best: bool) -> None:
         state = training_state(self._train_step)
         if self._world.rank_size > 1:
             state[RANKS_STATISTICS] = Tensor(gather_rows(self._statistics(), self._world))

@@ -19,7 +19,8 @@ from src.reports.figures import History
 # Keys that may change between the parts of one run: they do not touch the result.
 FREE_KEYS = {"log_steps", "save_checkpoint", "save_checkpoint_path", "save_checkpoint_epochs", "save_checkpoint_steps",
              "keep_checkpoint_max", "keep_checkpoint_best", "keep_checkpoint_every", "resume", "on_nan",
-             "confusion_matrix", "kd_teacher",  # whose digest counts, wherever the file lies
+             "confusion_matrix", "report", "tensorboard", "enable_profiling", "profiling_steps",
+             "kd_teacher",  # whose digest counts, wherever the file lies
              "enable_modelarts", "data_url", "train_url", "checkpoint_url", "data_path", "output_path", "load_path",
              "need_modelarts_dataset_unzip", "modelarts_dataset_unzip_name", "copy_local", "copy_tries",
              "copy_retry_seconds", "copy_wait_seconds"}

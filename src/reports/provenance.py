@@ -1,0 +1,69 @@
+"""What a result came from: the settings, the command that repeats it, the versions and the machine."""
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn
+
+from src.cpu_kernels.cells import library_in_use
+from src.model_utils.config import BASE_FILE, Config, get_config
+
+ROOT = BASE_FILE.parent
+
+
+def changed_settings(config: Config) -> dict[str, Any]:
+    """The keys in which a configuration differs from what its platform and its recipe alone give."""
+    usual = get_config(["--platform", config.platform, "--recipe", config.recipe]).as_dict()
+    return {key: value for key, value in config.as_dict().items() if value != usual[key]}
+
+
+def repeating_command(config: Config, script: Path) -> str:
+    """Shell lines that run a script with this configuration again, whatever files it was read from.
+
+    Several processes are started by a launcher, which is for the user to add.
+    """
+    settings = {"platform": config.platform, "recipe": config.recipe, **changed_settings(config)}
+    # One word for each: a value may begin with a dash.
+    words = ["python", str(script), *(f"--{key}={value}" for key, value in settings.items())]
+    return f"cd {shlex.quote(str(Path.cwd()))}\n{shlex.join(words)}"
+
+
+def environment(network: object, rank_size: int) -> dict[str, str]:
+    """Versions, and the machine as far as it matters; `network` is what was computed with."""
+    kernels = isinstance(network, nn.Cell) and library_in_use(network) is not None
+    return {
+        "Project": _project_version(),
+        "MindSpore": ms.__version__,
+        "Python": platform.python_version(),
+        "numpy": np.__version__,
+        "CPU kernels": "on" if kernels else "off",
+        "Operating system": platform.platform(),
+        "Processor": f"{_processor()}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} cores usable",
+        "Processes": str(rank_size),
+        "Interpreter": sys.executable,
+    }
+
+
+def _project_version() -> str:
+    stated = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    git = shutil.which("git")
+    command = [git or "git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False) if git else None  # noqa: S603
+    commit = found.stdout.strip() if found and found.returncode == 0 else ""
+    return " ".join(filter(None, (stated[1] if stated else "unknown", f"({commit})" if commit else "")))
+
+
+def _processor() -> str:
+    try:
+        names = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        names = None
+    return names[1] if names else platform.machine()

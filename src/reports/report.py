@@ -1,0 +1,125 @@
+"""A report of a run or of an evaluation: one HTML file that needs nothing else, no network and no script."""
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.files import whole_file
+from src.reports.figures import History, confusion_png, curve_svgs
+
+NAMED_CLASSES = 30  # a confusion matrix of more of them is a picture without names and numbers
+MOST_PAIRS = 12  # of classes that were taken for each other
+THUMBNAIL = 128  # pixels
+JPEG_QUALITY = 80
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """An evaluation as a report shows it.
+
+    `files` are those of the `mistakes` (see `src.evaluation.Score`), relative to `root`.
+    """
+
+    title: str  # which weights were scored
+    classes: Sequence[str]
+    confusion: np.ndarray
+    mistakes: np.ndarray
+    root: Path
+    files: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is told. Parts that are empty are left out."""
+
+    title: str
+    state: str  # a sentence: what this is the end of
+    facts: dict[str, str]  # what a reader looks for first
+    settings: dict[str, Any]  # the whole configuration
+    changed: dict[str, Any]  # what of it is not the default
+    command: str  # that does it again, lines for a shell
+    environment: dict[str, str]
+    history: History = field(default_factory=list)
+    evaluated: Evaluated | None = None
+    seconds: dict[str, float] = field(default_factory=dict)  # of each part of the run
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Write a report.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
+                              lstrip_blocks=True, undefined=StrictUndefined)
+    environment.filters["percent"] = "{:.1%}".format
+    columns = list(dict.fromkeys(column for row in report.history for column in row))
+    page = environment.get_template("report.html.jinja").render(
+        report=report, columns=columns,
+        curves={name: _data_url(svg, "image/svg+xml") for name, svg in curve_svgs(report.history).items()},
+        **_of_evaluation(report.evaluated))
+    with whole_file(path) as temporary:
+        # Names of files need not be text; what is not is shown as a question mark.
+        temporary.write_text(page, encoding="utf-8", errors="replace")
+
+
+def class_scores(confusion: np.ndarray) -> np.ndarray:
+    """C x 3: precision, recall and F1 of each class; 0 where there is nothing to divide by."""
+    right = np.diag(confusion).astype(float)
+    predicted, support = confusion.sum(axis=0), confusion.sum(axis=1)
+    scores = right / np.maximum(1, predicted), right / np.maximum(1, support), \
+        2 * right / np.maximum(1, predicted + support)
+    return np.stack(scores, axis=1)
+
+
+def confused_pairs(confusion: np.ndarray) -> list[tuple[int, int, int]]:
+    """(true class, predicted class, images) of the most frequent mistakes, at most `MOST_PAIRS`."""
+    wrong = confusion * (1 - np.eye(len(confusion), dtype=confusion.dtype))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:MOST_PAIRS]
+    pairs = ((int(i), int(j)) for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True))
+    return [(i, j, int(wrong[i, j])) for i, j in pairs if wrong[i, j]]
+
+
+def _of_evaluation(evaluated: Evaluated | None) -> dict[str, Any]:
+    """What the template needs of an evaluation, by name."""
+    if evaluated is None:
+        return {}
+    classes, confusion = evaluated.classes, evaluated.confusion
+    scores, support = class_scores(confusion), confusion.sum(axis=1)
+    matrix = confusion.tolist() if len(classes) <= NAMED_CLASSES else None
+    weakest = np.lexsort((-support, scores[:, 2]))
+    return {
+        "matrix": matrix,
+        "matrix_picture": "" if matrix else _data_url(confusion_png(confusion), "image/png"),
+        "support": support.tolist(),
+        "class_rows": [(classes[i], *scores[i].tolist(), int(support[i])) for i in weakest],
+        "mean_scores": scores.mean(axis=0).tolist(),
+        "pairs": [(classes[i], classes[j], images, images / int(support[i]))
+                  for i, j, images in confused_pairs(confusion)],
+        "mistakes": [{"picture": _thumbnail(evaluated.root / name), "name": name,
+                      "label": classes[mistake["label"]], "predicted": classes[mistake["predicted"]],
+                      "probability": float(mistake["probability"])}
+                     for mistake, name in zip(evaluated.mistakes, evaluated.files, strict=True)],
+    }
+
+
+def _thumbnail(path: Path) -> str:
+    """A picture, small, as a data URL; nothing where it has gone or cannot be read."""
+    from PIL import Image
+    content = io.BytesIO()
+    try:
+        with Image.open(path) as picture:
+            picture.thumbnail((THUMBNAIL, THUMBNAIL))
+            picture.convert("RGB").save(content, "JPEG", quality=JPEG_QUALITY)
+    except Exception:  # noqa: BLE001 - decoders raise what they like at bad input
+        return ""
+    return _data_url(content.getvalue(), "image/jpeg")
+
+
+def _data_url(content: bytes, media_type: str) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
