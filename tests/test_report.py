@@ -1,12 +1,13 @@
 """Curves and the confusion matrix."""
 import csv
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from src.reports.figures import History, draw_curves, write_confusion, write_table
+from src.reports.figures import MOST_DOTS, History, confusion_png, curve_svgs, draw_curves, write_confusion, write_table
 
 HISTORY: History = [{"epoch": 1, "loss": 2.0, "lr": 0.1, "val_loss": 1.5, "top1": 0.5, "top5": 0.9},
                     {"epoch": 2, "loss": 1.0, "lr": 0.05, "val_loss": 1.0, "top1": 0.75, "top5": 1.0}]
@@ -50,3 +51,29 @@ def test_confusion_matrix(classes: int, tmp_path: Path) -> None:
 def test_a_class_without_images_does_no_harm(tmp_path: Path) -> None:
     write_confusion(np.array([[2, 0], [0, 0]]), ["a", "b"], tmp_path / "c.png")
     assert (tmp_path / "c.png").stat().st_size > 1000
+
+
+def test_curves_for_a_page_take_the_readers_colour() -> None:
+    pictures = curve_svgs(HISTORY)
+    assert list(pictures) == ["loss", "learning rate", "validation accuracy"]
+    for picture in pictures.values():
+        assert picture.startswith(b"<svg")
+        assert b"currentColor" in picture
+        assert b"prefers-color-scheme:dark" in picture
+        assert b"#000000" not in picture
+    assert list(curve_svgs([{"epoch": 1, "loss": 2.0, "lr": 0.1}])) == ["loss", "learning rate"]
+    assert curve_svgs([]) == {}
+
+
+@pytest.mark.parametrize("classes", [40, 2 * MOST_DOTS + 1])
+def test_rare_mistakes_show_in_a_matrix_of_many_classes(classes: int) -> None:
+    confusion = np.eye(classes, dtype=np.int64) * 49
+    confusion[classes - 1, 0] = 1  # one of fifty
+    with Image.open(io.BytesIO(confusion_png(confusion))) as picture:
+        brightness = np.asarray(picture.convert("L")).astype(int)
+    side = {40: 40, 2 * MOST_DOTS + 1: 334}[classes]  # three classes to a dot
+    assert brightness.shape == (side, side)
+    background = np.median(brightness)
+    assert (np.diag(brightness) > background + 100).all()
+    assert brightness[-1, 0] > background + 15
+    assert (brightness > background).sum() == side + 1

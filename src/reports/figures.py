@@ -9,6 +9,8 @@ import numpy as np
 
 from src.files import whole_file
 
+MOST_DOTS = 500  # of a confusion matrix as a picture, in a row
+MOST_MARKED = 60  # epochs of which each has its point on a curve
 INK = "#123456"  # no colour of a line: where it stands in an SVG, the reader's own colour of letters is put
 THEME = b"<style>svg{color:#333}@media(prefers-color-scheme:dark){svg{color:#ccc}}</style>"
 
@@ -46,10 +48,17 @@ def curve_svgs(history: History) -> dict[str, bytes]:
 
 
 def confusion_png(confusion: np.ndarray) -> bytes:
-    """A dot per pair of classes, too many to name: a row per true class, brighter for a larger share of its images."""
+    """A dot per pair of classes, or per block of pairs where there are more than `MOST_DOTS` in a row: a row per true
+    class, brighter for a larger share of its images. The share's square root is drawn, so that rare mistakes show.
+    """
     from matplotlib import colormaps
     from PIL import Image
-    pixels = (colormaps["viridis"](_shares(confusion))[..., :3] * 255).astype(np.uint8)
+    block = -(-len(confusion) // MOST_DOTS)
+    side = -(-len(confusion) // block)
+    missing = side * block - len(confusion)
+    shares = np.pad(_shares(confusion), ((0, missing), (0, missing)))
+    largest = shares.reshape(side, block, side, block).max(axis=(1, 3))
+    pixels = (colormaps["viridis"](np.sqrt(largest))[..., :3] * 255).astype(np.uint8)
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, "PNG", optimize=True)
     return content.getvalue()
@@ -107,7 +116,8 @@ def _subplots(columns: int, size: tuple[float, float]) -> Any:  # noqa: ANN401 -
 def _line(axes: Any, history: History, column: str, label: str | None) -> None:  # noqa: ANN401 - matplotlib's own type
     rows = [row for row in history if column in row]
     if rows:
-        axes.plot([row["epoch"] for row in rows], [row[column] for row in rows], marker=".", label=label)
+        axes.plot([row["epoch"] for row in rows], [row[column] for row in rows], label=label,
+                  marker="." if len(rows) <= MOST_MARKED else None)
 
 
 def _finish(axes: Any, title: str) -> None:  # noqa: ANN401 - matplotlib's own type

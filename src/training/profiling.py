@@ -22,6 +22,9 @@ from src.model_utils.config import Config
 from src.training.timing import DATA, Timing
 
 LISTED = 10  # operators in the summary
+CUSTOM = ("Custom are this project's C++ kernels: below backbone its forward pass, else its backward pass, the check of "
+          "the gradients and the optimizer. The profiler does not look into them; --cpu_kernels off shows layers, but "
+          "of MindSpore's operators")
 # What the profiler writes of the host's operators: a row per kind, and a row per operator.
 KINDS, OPERATORS = "cpu_op_type_info_*.csv", "cpu_op_detail_info_*.csv"
 
@@ -106,6 +109,8 @@ def summary(folder: Path, steps: int, seconds: float, waited: float) -> str:
         lines.append(f"{title}: share of the operators' time, ms per batch, calls per batch")
         lines += [f"  {milliseconds / busy:6.1%} {milliseconds / steps:9.3f} {calls / steps:7g}  {name}"
                   for milliseconds, calls, name in sorted(entries, reverse=True)[:LISTED]]
+    if any(name == "Custom" for *_, name in kinds):
+        lines.append(CUSTOM)
     return "\n".join(lines)
 
 
