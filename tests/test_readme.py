@@ -76,7 +76,7 @@ def without_environment(words: Sequence[str]) -> list[str]:
 def known_options(script: Path) -> set[str]:
     """Names of a script's options."""
     if script.name in CONFIGURED or script.suffix == ".sh":
-        return KEYS | {"cov"}  # pytest's, which run_tests.sh passes on
+        return KEYS | {"coverage"}  # of run_tests.sh
     return set(re.findall(r'add_argument\("--(\w+)"', script.read_text(encoding="utf-8"))) | {"help"}
 
 
