@@ -42,7 +42,7 @@ def main(config: Config) -> None:
         raise UserError(f"AIR files can be written on Ascend only, not on {config.platform}; use --file_format MINDIR, "
                         "which MindSpore Lite runs on Ascend 310 too")
     checkpoint = read_checkpoint(Path(config.pretrain_ckpt))
-    config = config.adopt(checkpoint.config, "image_size", "width_mult", "boost_mode")
+    config = config.adopt(checkpoint.config, "image_size", "width_mult")
     options = ExportOptions(config.image_size, config.export_batch_size, config.export_normalise,
                             config.export_softmax)
     network = deployable(checkpoint, config, options)

@@ -134,7 +134,11 @@ def main(config: Config) -> None:
 def starting_point(config: Config) -> Checkpoint | None:
     """The checkpoint that training starts from, if one is named."""
     if config.pretrain_ckpt:
-        return read_checkpoint(Path(config.pretrain_ckpt))
+        checkpoint = read_checkpoint(Path(config.pretrain_ckpt))
+        if config.boost_mode == "O1" and checkpoint.config.get("boost_mode") != "O1":
+            raise UserError(f"{checkpoint.path}: needs the batch norms that boost_mode O1 leaves out: it was trained "
+                            "without; use --boost_mode O0, or begin with new weights")
+        return checkpoint
     if config.freeze_layer == "backbone":
         raise UserError("--freeze_layer backbone trains a classifier on a trained backbone: name one, "
                         "--pretrain_ckpt CHECKPOINT")

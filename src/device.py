@@ -37,6 +37,7 @@ def setup_device(config: Config) -> World:
             configuration disagree on how many processes there are.
     """
     _check_launch(config)
+    _check_boost(config)
     ms.set_context(mode=ms.GRAPH_MODE)
     # MindSpore's own words for a missing platform are pages of warnings; the error below says what is in them.
     logging.disable(logging.ERROR)
@@ -73,6 +74,15 @@ def _check_launch(config: Config) -> None:
     ranks = os.environ.get("MS_WORKER_NUM" if "MS_ROLE" in os.environ else "RANK_SIZE", "1")
     if launched and not config.distribute and ranks != "1":
         raise UserError(f"this is one of {ranks} processes, but distribute is False; add --distribute True")
+
+
+def _check_boost(config: Config) -> None:
+    """MindSpore would say nothing and leave out nothing."""
+    if config.boost_mode == "O1" and config.amp_level == "O2":
+        raise UserError("boost_mode O1 and amp_level O2: the casts around batch norms hide them from MindSpore's boost "
+                        "mode; use --amp_level O3, or O0 on CPU")
+    if config.boost_mode == "O1" and config.cpu_kernels == "on":
+        raise UserError("boost_mode O1 and cpu_kernels on: MindSpore's boost mode knows its own cells only; choose one")
 
 
 def _device_id(config: Config) -> int | None:

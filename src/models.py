@@ -46,10 +46,25 @@ def define_average(config: Config, network: MobileNetV2) -> MobileNetV2 | None:
 def _make_fast(network: MobileNetV2, config: Config) -> str:
     """What a platform or the boost mode has to offer; returns what there is to tell of it."""
     if config.boost_mode == "O1":
-        network.set_boost("less_bn")  # MindSpore leaves out batch norms that it finds unneeded: stock cells only
+        _boost(network)
     if config.platform != "CPU":
         return ""
     return accelerate(network, "off" if config.boost_mode == "O1" else config.cpu_kernels)
+
+
+def _boost(network: MobileNetV2) -> None:
+    """Let MindSpore's boost mode less_bn leave out batch norms: it finds those after the expansions unneeded.
+
+    They are made to change nothing and kept from training, so that the parameters compute the same in the plain
+    network, whether a graph leaves them out or not: a checkpoint needs no boost mode to be scored or exported.
+    """
+    for block in network.backbone.blocks:
+        if block.expand is not None:
+            norm = block.expand.bn
+            norm.gamma.set_data(ops.full_like(norm.gamma, math.sqrt(1 + norm.eps)))
+            norm.gamma.requires_grad = norm.beta.requires_grad = False
+    network.set_boost("less_bn")
+    network.add_flags(defer_inline=True)  # else the flag is lost where the step's graph takes the network in
 
 
 class ResumableDropout(nn.Cell):

@@ -60,13 +60,8 @@ def deployable(checkpoint: Checkpoint, config: Config, options: ExportOptions) -
     Raises:
         UserError: the checkpoint is not of the network that the configuration says.
     """
-    if config.boost_mode == "O1" and config.file_format == "MINDIR":
-        raise UserError(f"{checkpoint.path}: was trained with boost_mode O1, of which MindSpore writes no MINDIR; use "
-                        "--file_format ONNX")
     bias = checkpoint.network.get("head.classifier.bias")
     network = MobileNetV2(bias.size if bias is not None else max(1, config.num_classes), config.width_mult)
-    if config.boost_mode == "O1":
-        network.set_boost("less_bn")
     load_weights(network, checkpoint)
     return Deployable(network, options).set_train(False)
 

@@ -44,7 +44,9 @@ class ModelFile:
             self.content.expect_classes(num_classes)
             return self.content
         bias = self.content.network.get("head.classifier.bias")
-        network = define_net(self.config, num_classes or (bias.size if bias is not None else 1))
+        # Boost mode is for training: what it leaves out there changes nothing in the plain network.
+        config = self.config.replace({"boost_mode": "O0"})
+        network = define_net(config, num_classes or (bias.size if bias is not None else 1))
         load_weights(network, self.content)
         return network.set_train(False)
 
@@ -72,7 +74,7 @@ def open_model(config: Config) -> ModelFile:
     path = Path(config.pretrain_ckpt)
     if not is_exported(config.pretrain_ckpt):
         checkpoint = read_checkpoint(path)
-        return ModelFile(path, checkpoint, config.adopt(checkpoint.config, "image_size", "width_mult", "boost_mode"))
+        return ModelFile(path, checkpoint, config.adopt(checkpoint.config, "image_size", "width_mult"))
     exported = load_exported(path, config)
     known = {"image_size": exported.image_size, "batch_size": exported.best_batch_size or config.batch_size}
     return ModelFile(path, exported, config.adopt(known, "image_size", "batch_size"))
