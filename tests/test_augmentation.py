@@ -301,6 +301,18 @@ def test_a_single_picture_and_a_single_class_can_be_mixed(pictures: Pictures) ->
     assert sorted(labels.argmax() for _, labels in batches(data)) == [0, 1]
 
 
+def test_an_unreadable_picture_is_named_in_one_line_beside_mixing(pictures: Pictures, tmp_path: Path,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where MindSpore leaves a copy of such a picture
+    root = pictures({"cat": 3, "dog": 3})
+    (root / "dog" / "bad.jpg").write_bytes(b"\xff\xd8\xff\xe0 broken")
+    data = ImageData(ImageFolder.scan(root), 32, 7, training=True, augmentation=Augmentation(mixup_alpha=1.0))
+    with pytest.raises(UserError) as error:
+        batches(data)
+    assert "\n" not in str(error.value)
+    assert "bad.jpg" in str(error.value)
+
+
 # ---- a step on batches of several sizes
 
 class SmallNetwork(nn.Cell):

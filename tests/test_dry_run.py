@@ -49,6 +49,15 @@ def test_accumulated_batches_enlarge_them_too(photos: Path) -> None:
     assert told["steps"].startswith("1 per epoch")  # of 2 batches
 
 
+def test_multi_scale_training_needs_the_memory_of_its_largest_size(photos: Path) -> None:
+    folder = ImageFolder.scan(photos / "train")
+    range_of_sizes, largest_size = ("--multi_scale_min", 32, "--multi_scale_max", 128), ("--image_size", 128)
+    sizes, largest = (table(describe_run(config_for("--batch_size", 4, *options), World(), folder, None))
+                      for options in (range_of_sizes, largest_size))
+    assert sizes["batch"] == "4 x 1 = 4 of 32 to 128 pixels"
+    assert sizes["memory"] == largest["memory"]
+
+
 def test_a_frozen_backbone_needs_no_memory_for_its_layers(photos: Path) -> None:
     folder = ImageFolder.scan(photos / "train")
     frozen = table(describe_run(config_for("--freeze_layer", "backbone"), World(), folder, None))
