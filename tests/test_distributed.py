@@ -101,9 +101,12 @@ TINY = """platform: CPU
 width_mult: .35
 image_size: 32
 batch_size: 4
-cpu_kernels: off
-epoch_size: 5000
+dropout: .2
+save_checkpoint_steps: 1
+epoch_size: 20
 """
+EPOCHS = 20
+STEPS_PER_EPOCH = 3  # 25 pictures: 12 for each rank, in batches of 4
 
 
 class KilledRun:
@@ -111,7 +114,7 @@ class KilledRun:
 
     def __init__(self, folder: Path) -> None:
         self.bench = Bench(folder, stubs=())
-        counts = {"train/blue": 7, "train/red": 6, "val/blue": 4, "val/red": 3}
+        counts = {"train/blue": 13, "train/red": 12, "val/blue": 4, "val/red": 3}
         self.photos = make_pictures(folder / "photos", counts)
         (self.bench.folder / "tiny.yaml").write_text(TINY)
         self.log = self.bench.folder / "train.log"
@@ -155,7 +158,7 @@ def test_only_the_first_rank_writes(killed_run: KilledRun) -> None:
     assert killed_run.text().count("result:") >= 2
     assert "result:" not in other
     assert "epoch time:" in other
-    assert re.search(r"step:\[ +0/ +1\]", killed_run.text())  # 13 pictures: 6 for each rank, one batch of 4
+    assert re.search(rf"step:\[ +2/ +{STEPS_PER_EPOCH}\]", killed_run.text())
 
 
 def test_a_killed_rank_leaves_no_broken_checkpoint(killed_run: KilledRun) -> None:
@@ -169,7 +172,7 @@ def test_evaluation_is_the_same_on_one_two_and_three_ranks(killed_run: KilledRun
     scores = []
     for workers in "1", "2", "3":
         run = killed_run.bench.run("run_eval.sh", "CPU", killed_run.photos, "checkpoint/best.ckpt", "--batch_size", 2,
-                                   "--cpu_kernels", "off", WORKER_NUM=workers)
+                                   WORKER_NUM=workers)
         assert run.returncode == 0, run.stderr
         scores.append(re.findall(r"result: (\{.*\}) ckpt=", run.stdout))
     about = json.loads((killed_run.bench.folder / "checkpoint/best.json").read_text())
@@ -181,7 +184,8 @@ def test_the_same_command_goes_on_and_can_be_stopped(killed_run: KilledRun) -> N
     before = read_checkpoint(killed_run.bench.folder / "checkpoint/last.ckpt").about["step"]
     launcher = killed_run.start()
     try:
-        wait_for(lambda: launcher.poll() is not None or f"epoch: [{before + 1:3d}/" in killed_run.text(), "an epoch")
+        wait_for(lambda: launcher.poll() is not None or f"epoch: [{before // STEPS_PER_EPOCH + 1:3d}/"
+                 in killed_run.text(), "an epoch")
         launcher.send_signal(signal.SIGTERM)
         out, err = launcher.communicate(timeout=100)
         assert launcher.returncode == 143, err
@@ -190,8 +194,23 @@ def test_the_same_command_goes_on_and_can_be_stopped(killed_run: KilledRun) -> N
         launcher.kill()
         end_leftovers(BENCH_VARIABLE, str(killed_run.bench.calls_file))
     assert "train.log is now train-earlier-" in out
-    assert f"{before} of 5000 steps done" in killed_run.text()
+    assert f"{before} of {EPOCHS * STEPS_PER_EPOCH} steps done" in killed_run.text()
     assert read_checkpoint(killed_run.bench.folder / "checkpoint/last.ckpt").about["step"] > before
+
+
+def test_killed_and_stopped_it_ends_as_if_nothing_had_happened(killed_run: KilledRun) -> None:
+    """The last of the tests of this run: to the end of it, and the same uninterrupted, equal to the bit."""
+    for options in (), ("--save_checkpoint_path", "whole"):
+        run = killed_run.bench.run("run_train.sh", "CPU", "tiny.yaml", killed_run.photos, *options, WORKER_NUM="2")
+        assert run.returncode == 0, run.stderr
+    found, whole = (read_checkpoint(killed_run.bench.folder / folder / "last.ckpt")
+                    for folder in ("checkpoint", "whole"))
+    assert found.about["step"] == EPOCHS * STEPS_PER_EPOCH
+    assert found.about["history"] == whole.about["history"]
+    for part in "network", "state":
+        values, expected = getattr(found, part), getattr(whole, part)
+        assert values.keys() == expected.keys()
+        assert [name for name in values if values[name].asnumpy().tobytes() != expected[name].asnumpy().tobytes()] == []
 
 
 def namespaces(*names: str) -> str | None:
@@ -223,7 +242,7 @@ def test_two_machines(killed_run: KilledRun, tmp_path: Path) -> None:
                            "MASTER_PORT": "18200"}
             launchers.append(subprocess.Popen(
                 ["ip", "netns", "exec", name, "bash", ROOT / "scripts/run_eval.sh", "CPU", killed_run.photos,
-                 killed_run.bench.folder / "checkpoint/best.ckpt", "--cpu_kernels", "off"],
+                 killed_run.bench.folder / "checkpoint/best.ckpt"],
                 cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
         results = [launcher.communicate(timeout=300) for launcher in launchers]
         assert [launcher.returncode for launcher in launchers] == [0, 0], results
