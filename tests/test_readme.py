@@ -30,7 +30,8 @@ KEYS = {*get_config([]).as_dict(), *ALIASES, "config_path", "help"}
 TINY = {"train.py": {"image_size": "32", "width_mult": "0.35", "epoch_size": "1", "batch_size": "4"},
         "eval.py": {}, "export.py": {}, "infer.py": {},
         # Other tests read the format of the name in the README; writing it takes PyTorch's classes.
-        "tools/convert_weights.py": {"source": "mobilenet_v2.safetensors"}, "tools/make_label_file.py": {}}
+        "tools/convert_weights.py": {"source": "mobilenet_v2.safetensors"}, "tools/make_label_file.py": {},
+        "tools/split_pictures.py": {}, "tools/describe_data.py": {}}
 
 MINUTES = "takes minutes and downloads"
 GROCERY = "takes minutes, and photos that only the developers have; commands like it are run"
@@ -192,15 +193,14 @@ class Reader:
         self.folder.mkdir()
         for entry in [*ROOT.glob("*.py"), *ROOT.glob("*.yaml"), *map(ROOT.joinpath, ("src", "tools", "scripts"))]:
             (self.folder / entry.name).symlink_to(entry)
-        counts = {"train/apple": 8, "train/pear": 7, "val/apple": 3, "val/pear": 2}
-        make_pictures(self.folder / "photos", counts)
+        make_pictures(self.folder / "my_photos", {"apple": 10, "pear": 9})
         make_pictures(self.folder / "holiday", {"beach": 2})
         save_file(torchvision_weights(), self.folder / "mobilenet_v2.safetensors")
         # What users of accelerators have; the programs there are stand-ins.
         self.bench = Bench(folder)
         (folder / "bin" / "dataset-cache").write_text("#!/bin/sh\necho 'Session created for server on port 1: 77'\n")
         (folder / "bin" / "dataset-cache").chmod(0o755)
-        (self.folder / "imagenet").symlink_to("photos")
+        (self.folder / "imagenet").symlink_to("my_photos")
         (self.folder / "mobilenetv2.ckpt").touch()
         self.bench.rank_table(*range(8), name="hccl_8p.json").rename(self.folder / "hccl_8p.json")
 
@@ -269,15 +269,15 @@ def test_every_command_of_the_readme_runs(reader: Reader) -> None:
         if command not in NOT_RUN:
             print("README:", command)
             reader.type(command)
-    made = ("imagenet.ckpt", "checkpoint/best.ckpt", "checkpoint/curves.png", "confusion.png", "mobilenetv2.mindir",
-            "predictions/predictions.csv", "mobilenetv2.onnx", "out/predictions.png", "label.txt")
+    made = ("photos.png", "imagenet.ckpt", "checkpoint/best.ckpt", "checkpoint/report.html", "confusion.png",
+            "predictions/predictions.csv", "mobilenetv2.mindir", "mobilenetv2.onnx", "out/predictions.png", "label.txt")
     assert [name for name in made if not (reader.folder / name).is_file()] == []
     about = json.loads((reader.folder / "checkpoint/last.json").read_text(encoding="utf-8"))
     assert about["classes"] == ["apple", "pear"]
 
 
 def test_launch_commands_of_the_documents(reader: Reader) -> None:
-    (reader.folder / "pictures").symlink_to("photos")
+    make_pictures(reader.folder / "pictures", {"train/apple": 1})
     (reader.folder / "net.ckpt").touch()
     launches = [command for command in mentions(ROOT / "docs/distributed.md")
                 if "scripts/run_train" in command and "..." not in command]
