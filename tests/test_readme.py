@@ -106,6 +106,14 @@ def test_commands_name_scripts_and_options_that_exist(page: Path) -> None:
     assert [(command, fault) for command in mentions(page) for fault in faults(command)] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_in_sentences_exist(page: Path) -> None:
+    programs = [*ROOT.glob("*.py"), *(ROOT / "tools").glob("*.py"), *(ROOT / "tests").glob("*.py")]
+    known = KEYS.union(*map(known_options, programs))
+    text = page.read_text(encoding="utf-8").replace("`--key value`", "").replace("`--键 值`", "")
+    assert [option for option in re.findall(r"`--([\w-]+)[^`]*`", text) if option not in known] == []
+
+
 def test_a_wrong_command_is_found() -> None:
     assert list(faults("python train.py --platform CPU --datset_path x")) == ["no option --datset_path"]
     assert list(faults("WORKER_NUM=2 bash scripts/run_trian.sh CPU photos")) == ["no script run_trian.sh"]
