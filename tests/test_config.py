@@ -16,6 +16,12 @@ KEYS = sorted(VALUES)
 Write = Callable[[str], Path]
 
 
+def profile(name: str) -> tuple[dict, dict]:
+    """What a profile states, and what it has of its own for each recipe."""
+    values, *recipes = yaml.safe_load_all((ROOT / f"default_config_{name}.yaml").read_text(encoding="utf-8"))
+    return values, recipes[0] if recipes else {}
+
+
 @pytest.fixture
 def yaml_file(tmp_path: Path) -> Write:
     def write(text: str) -> Path:
@@ -40,22 +46,24 @@ def test_base_values_are_the_defaults() -> None:
     assert get_config([]).as_dict() == VALUES
 
 
-@pytest.mark.parametrize("profile", ["gpu", "cpu"])
-def test_platform_chooses_its_profile(profile: str) -> None:
-    stated = yaml.safe_load((ROOT / f"default_config_{profile}.yaml").read_text(encoding="utf-8"))
-    assert get_config(["--platform", profile.upper()]).as_dict() == {**VALUES, **stated}
+@pytest.mark.parametrize("platform", ["gpu", "cpu"])
+def test_platform_chooses_its_profile(platform: str) -> None:
+    assert get_config(["--platform", platform.upper()]).as_dict() == {**VALUES, **profile(platform)[0]}
 
 
-@pytest.mark.parametrize("profile", ["gpu", "cpu", "boost"])
-def test_profiles_state_only_what_differs(profile: str) -> None:
-    stated = yaml.safe_load((ROOT / f"default_config_{profile}.yaml").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("name", ["gpu", "cpu", "boost"])
+def test_profiles_state_only_what_differs(name: str) -> None:
+    stated, recipes = profile(name)
     assert [key for key, value in stated.items() if value == VALUES[key]] == []
+    assert recipes.keys() <= RECIPES.keys()
+    for recipe, own in recipes.items():
+        assert [key for key, value in own.items() if value == {**VALUES, **RECIPES[recipe], **stated}[key]] == []
 
 
 def test_command_line_beats_file_beats_profile_beats_base(yaml_file: Write) -> None:
     path = yaml_file("platform: CPU\nbatch_size: 7\nepoch_size: 9\n")
     config = get_config(["--config_path", str(path), "--epoch_size", "3"])
-    cpu = yaml.safe_load((ROOT / "default_config_cpu.yaml").read_text(encoding="utf-8"))
+    cpu, _ = profile("cpu")
     assert (config.epoch_size, config.batch_size, config.platform) == (3, 7, "CPU")
     assert config.lr_max == cpu["lr_max"]
     assert config.weight_decay == VALUES["weight_decay"]
@@ -64,9 +72,9 @@ def test_command_line_beats_file_beats_profile_beats_base(yaml_file: Write) -> N
 def test_recipe_lies_between_base_and_profile(yaml_file: Write) -> None:
     best = RECIPES["best"]
     assert get_config(["--recipe", "best"]).as_dict() == {**VALUES, "recipe": "best", **best}
-    cpu = yaml.safe_load((ROOT / "default_config_cpu.yaml").read_text(encoding="utf-8"))
+    cpu, own = profile("cpu")
     on_cpu = get_config(["--recipe", "best", "--platform", "CPU"])
-    assert on_cpu.as_dict() == {**VALUES, "recipe": "best", **best, **cpu}
+    assert on_cpu.as_dict() == {**VALUES, "recipe": "best", **best, **cpu, **own["best"]}
     path = yaml_file("warmup_epochs: 7\nepoch_size: 9\n")
     config = get_config(["--recipe", "best", "--config_path", str(path), "--epoch_size", "3"])
     assert (config.epoch_size, config.warmup_epochs, config.ema_decay) == (3, 7, best["ema_decay"])

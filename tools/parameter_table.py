@@ -41,7 +41,10 @@ def page() -> str:
     """The whole page as Markdown."""
     text = BASE_FILE.read_text(encoding="utf-8")
     values, help_texts, allowed, recipes = yaml.safe_load_all(text)
-    others = {platform: yaml.safe_load(path.read_text(encoding="utf-8")) for platform, path in PROFILES.items()}
+    others: dict[str, dict] = {}
+    for platform, path in PROFILES.items():
+        others[platform], *own = yaml.safe_load_all(path.read_text(encoding="utf-8"))
+        others |= {f"recipe {name} on {platform}": stated for name, stated in (own[0] if own else {}).items()}
     others |= {f"recipe {name}": stated for name, stated in recipes.items()}
     lines = [PREFACE]
     for title, keys in sections(text.split("\n---\n")[0]):

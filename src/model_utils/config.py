@@ -2,8 +2,8 @@
 
 `default_config.yaml` is the base. It has four YAML documents: the values (whose types are the types of the keys), the
 help texts, the allowed values, and the recipes. On top of it come, the later the stronger: the recipe, the platform's
-profile (`default_config_cpu.yaml`, ...), the file that `--config_path` names, and the options of the command line. The
-strongest of these that states a platform or a recipe chooses it.
+profile (`default_config_cpu.yaml`, ...) and what its second document has for the recipe, the file that `--config_path`
+names, and the options of the command line. The strongest of these that states a platform or a recipe chooses it.
 """
 import argparse
 import difflib
@@ -80,8 +80,12 @@ class _Description:
 
     def recipe(self, name: str) -> dict[str, Any]:
         """The checked values of a recipe."""
-        where = f"{BASE_FILE}, recipe {name}"
-        return {key: self.check(self.resolve(key, where), value, where) for key, value in self._recipes[name].items()}
+        return self.check_all(self._recipes[name], f"{BASE_FILE}, recipe {name}")
+
+    def check_all(self, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """Values by their keys' own names, checked."""
+        return {key: self.check(key, value, where)
+                for key, value in ((self.resolve(name, where), value) for name, value in values.items())}
 
     def resolve(self, name: str, where: str) -> str:
         """The key that `name` stands for."""
@@ -141,15 +145,23 @@ def get_config(argv: Sequence[str] | None = None) -> Config:
     chosen = _read_values(description, _find(Path(config_path))) if config_path else {}
     platform = options.get("platform") or chosen.get("platform") or description.defaults["platform"]
     profile = _read_values(description, PROFILES[platform]) if platform in PROFILES else {}
-    stated = {**profile, **chosen, **options}
-    recipe = description.recipe(stated.get("recipe", description.defaults["recipe"]))
-    config = Config({**description.defaults, **recipe, **stated}, chosen.keys() | options.keys())
+    recipe = {**description.defaults, **profile, **chosen, **options}["recipe"]
+    config = Config({**description.defaults, **description.recipe(recipe), **profile,
+                     **_profile_recipe(description, platform, recipe), **chosen, **options},
+                    chosen.keys() | options.keys())
     if unknown and not config.enable_modelarts:
         _refuse(description, unknown)
     for word in unknown:
         if word.startswith("--"):  # its value may be a secret
             print(f"{word.partition('=')[0]}: not an option of this program, passed over")
     return config
+
+
+def _profile_recipe(description: _Description, platform: str, name: str) -> dict[str, Any]:
+    """What a platform's profile has of its own for a recipe, in its second document."""
+    documents = list(_read_documents(PROFILES[platform])) if platform in PROFILES else []
+    recipes = {recipe: values for document in documents[1:] for recipe, values, _ in document}
+    return description.check_all(recipes.get(name, {}), f"{PROFILES.get(platform)}, recipe {name}")
 
 
 def _parse_command_line(description: _Description,
