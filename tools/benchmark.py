@@ -3,13 +3,15 @@
     python tools/benchmark.py --batch_size 32 --image_size 224 --steps 8 [--mode train|eval|data|startup]
     python tools/benchmark.py --cpu_kernels off --steps 2
     python tools/benchmark.py --mode infer --model mobilenetv2.onnx --steps 50
+    python tools/benchmark.py --mode mindrecord --steps 20
 
 Without --mode the first four are measured. Speeds come from the median of single steps, after two that warm up; the
 batch is random, except that `data` decodes and augments JPEG pictures of 500x375 pixels, and `startup` runs train.py on
 them up to the log line of its first step. `infer` runs an ONNX file, as it takes batches: what infer.py does with such
 pictures from file to logits, and beside it ONNX Runtime alone on one batch in memory; medians of `ROUNDS` turns each.
-Peak memory is that of training. The last line is one JSON object; what was not measured is null in it. Compare figures
-only within one run of one machine.
+`mindrecord` decodes and augments pictures from a MindRecord file, and compares the speed with that of the same from an
+image folder. Peak memory is that of training. The last line is one JSON object; what was not measured is null in it.
+Compare figures only within one run of one machine.
 """
 import argparse
 import json
@@ -23,13 +25,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import mindspore.dataset as ds
 import numpy as np
 from mindspore import Tensor
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.cpu_kernels.threads import thread_count
-from src.dataset import ImageData
+from src.dataset import ImageData, train_transforms, usable_workers
 from src.deployment.model_file import open_model
 from src.deployment.prediction import PictureStream, decoding_workers, list_pictures
 from src.device import setup_device
@@ -38,6 +41,7 @@ from src.mobilenetV2 import MobileNetV2, MobileNetV2Backbone
 from src.model_utils.config import Config, get_config
 from src.models import CrossEntropyWithLabelSmooth, define_net
 from src.pictures.image_folder import ImageFolder
+from src.pictures.mindrecord_writer import pack_mindrecord
 from src.training.train_step import TrainStep, build_optimizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,13 +57,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch_size", type=_positive, default=32, help="pictures a step (default 32)")
     parser.add_argument("--image_size", type=_positive, default=224, help="pixels a side (default 224)")
     parser.add_argument("--steps", type=_positive, default=8, help="steps that count (default 8)")
-    parser.add_argument("--mode", choices=(*MODES, "infer"), help="measure only this")
+    parser.add_argument("--mode", choices=(*MODES, "infer", "mindrecord"), help="measure only this")
     parser.add_argument("--model", default="", help="infer: the ONNX file")
     parser.add_argument("--cpu_kernels", choices=("auto", "on", "off"), default="auto", help="as of train.py")
     options = parser.parse_args(argv)
     modes = (options.mode,) if options.mode else MODES
     if options.mode == "infer":
         print(json.dumps(measure_inference(options.model, options.steps)))
+    elif options.mode == "mindrecord":
+        print(json.dumps(measure_mindrecord(options.batch_size, options.image_size, options.steps)))
     else:
         print(json.dumps(measure(modes, options.batch_size, options.image_size, options.steps, options.cpu_kernels)))
 
@@ -192,6 +198,47 @@ def measure_inference(model_path: str, steps: int) -> dict[str, float]:
             seconds["infer_images_per_s"].append(time.perf_counter() - start)
     return {"batch_size": batch_size, "image_size": size, "threads": threads,
             **{name: round(steps * batch_size / statistics.median(values), 2) for name, values in seconds.items()}}
+
+
+def measure_mindrecord(batch_size: int, image_size: int, steps: int) -> dict[str, object]:
+    """Decoding and augmenting pictures from one MindRecord file, as a share of the speed from files; medians of turns.
+
+    `cpu_ratio` compares the time that the processor worked, which other programs on the machine disturb less.
+    """
+    config = get_config(["--platform", "CPU", "--batch_size", str(batch_size), "--image_size", str(image_size)])
+    workers = usable_workers(config.num_workers)
+    with tempfile.TemporaryDirectory() as place:
+        root, packed = Path(place) / "pictures", Path(place) / "mindrecord"
+        write_pictures(root, batch_size * (WARM_UP + steps))
+        folder = ImageFolder.scan(root)
+        pack_mindrecord({"train": folder}, packed)
+
+        def from_files() -> Iterator:
+            return ImageData(folder, image_size, batch_size, training=True, num_workers=config.num_workers).epoch()
+
+        def from_records() -> Iterator:
+            records = ds.MindDataset(str(packed / "pictures.mindrecord"), ["data", "label"], workers, shuffle=True)
+            records = records.map(train_transforms(image_size), "data", num_parallel_workers=workers)
+            return iter(records.batch(batch_size).create_tuple_iterator(num_epochs=1, do_copy=False))
+
+        ratios = []
+        for turn in range(ROUNDS):
+            sources = [from_files, from_records]
+            seconds = {source: epoch_seconds(source()) for source in (sources if turn % 2 else sources[::-1])}
+            ratios.append(np.divide(seconds[from_files], seconds[from_records]))
+    wall, cpu = np.median(ratios, axis=0).round(3).tolist()
+    return {"batch_size": batch_size, "image_size": image_size, "ratio": wall, "cpu_ratio": cpu,
+            "ratios": np.round(ratios, 3).tolist()}
+
+
+def epoch_seconds(batches: Iterator) -> tuple[float, float]:
+    """How long an epoch takes after its first batches: by the clock, and of this process's processor time."""
+    for _ in range(WARM_UP):
+        next(batches)
+    start, cpu_start = time.perf_counter(), time.process_time()
+    for _ in batches:
+        pass
+    return time.perf_counter() - start, time.process_time() - cpu_start
 
 
 if __name__ == "__main__":

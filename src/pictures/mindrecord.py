@@ -17,7 +17,7 @@ from src.files import check_space
 from src.pictures.image_folder import EVAL_FOLDERS, has_mindrecords, mindrecords
 
 PICTURE_COLUMNS = ("image", "data", "img")
-LABEL_COLUMNS = ("label", "labels", "class", "target")
+LABEL_COLUMNS = ("class_name", "label", "labels", "class", "target")
 NAME_COLUMNS = ("file_name", "filename", "name")
 SIGNATURES = ((b"\xff\xd8\xff", ".jpg"), (b"\x89PNG\r\n", ".png"), (b"BM", ".bmp"), (b"II*\0", ".tif"),
               (b"MM\0*", ".tif"))

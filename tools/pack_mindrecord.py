@@ -1,0 +1,34 @@
+"""An image folder as MindRecord files, with the same classes and the same indices.
+
+    python tools/pack_mindrecord.py --dataset_path photos --output photos_mindrecord
+
+Pictures stay as they are, byte for byte, in files of about 1 GB: train/train.mindrecord and val/val.mindrecord with an
+index beside each, or pictures.mindrecord for a folder of classes alone. tools/unpack_mindrecord.py turns them back.
+"""
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from src.errors import run_command
+from src.pictures.image_folder import ImageFolder, train_root, validation_root
+from src.pictures.mindrecord_writer import pack_mindrecord
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Pack as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset_path", required=True, help="folder of classes, or one that holds train and val")
+    parser.add_argument("--output", required=True, type=Path, help="folder to make")
+    options = parser.parse_args(argv)
+
+    roots = {"train": train_root(options.dataset_path), "val": validation_root(options.dataset_path, "")}
+    parts = {part: ImageFolder.scan(root) for part, root in roots.items() if root}
+    for part, files in pack_mindrecord(parts, options.output).items():
+        print(f"{options.output}: {len(parts[part])} pictures of {len(parts[part].classes)} classes from "
+              f"{parts[part].root} in {files} files")
+
+
+if __name__ == "__main__":
+    run_command(main)
