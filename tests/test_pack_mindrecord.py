@@ -88,7 +88,7 @@ def test_the_comparison_with_an_image_folder() -> None:
     """Its report; no figure is judged."""
     report = measure_mindrecord(2, 32, 1)
     assert report.keys() == {"batch_size", "image_size", "ratio", "cpu_ratio", "ratios"}
-    assert report["ratio"] > 0
+    assert isinstance(report["cpu_ratio"], float)
 
 
 def test_as_a_command(tmp_path: Path) -> None:
