@@ -75,9 +75,13 @@ void use_batch_statistics(const Layer &l, const Parts &parts, Norm &norm) {
     }
     squares = squares < 0.0 ? 0.0 : squares;  // a NaN stays one
     set_norm(l, norm, c, mean, squares / pixels);
-    // The framework keeps the unbiased variance; of a single pixel it is not a number there either.
-    l.moving_mean[c] += l.momentum * (static_cast<float>(mean) - l.moving_mean[c]);
-    l.moving_variance[c] += l.momentum * (static_cast<float>(squares / (pixels - 1.0)) - l.moving_variance[c]);
+    // The framework keeps the unbiased variance; of a single pixel it is not a number there either. A sum of two
+    // products, because a difference of two infinities would be no number.
+    auto follow = [&](float &moving, double value) {
+      moving = (1.0f - l.momentum) * moving + l.momentum * static_cast<float>(value);
+    };
+    follow(l.moving_mean[c], mean);
+    follow(l.moving_variance[c], squares / (pixels - 1.0));
   });
 }
 

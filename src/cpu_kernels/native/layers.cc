@@ -59,6 +59,8 @@ float *sums_of(Parts &parts, int part, int blocks, int block) {
 // The running sums of one channel block.
 struct Moments {
   Vec pivot = {}, sum = {}, squares = {};
+  // Infinity minus infinity would be no number: from there on values are summed as they are.
+  void set_pivot(Vec y) { pivot = y - y == 0.0f ? y : Vec{}; }
   void add(Vec y) {
     const Vec d = y - pivot;
     sum += d;
@@ -124,7 +126,7 @@ void matrix_forward(const Layer &l, const View &value, const float *image, float
           float *kept = sums_of(parts, part, blocks, vector + v);
           Moments moments;
           if (first_tile && row == 0) {
-            moments.pivot = sums.at[0][v];
+            moments.set_pivot(sums.at[0][v]);
           } else {
             moments = {load(kept), load(kept + LANES), load(kept + 2 * LANES)};
           }
@@ -213,7 +215,7 @@ template <int S> void depthwise_forward(const Layer &l, const View &value, float
           load_value(value, block, first, l.in_pixels(), l.width, to);
         },
         [&](int oy, int ox, Vec sum) {
-          if (oy == 0 && ox == 0) moments.pivot = sum;
+          if (oy == 0 && ox == 0) moments.set_pivot(sum);
           moments.add(sum);
           store(out, sum);
           out += LANES;

@@ -59,8 +59,8 @@ struct RawGradient {
 };
 
 // Sums over disjoint parts of the pixels, each part by one task, so that the totals never depend on the threads:
-// data is [part][block][SUMS][16]. Forward: pivot, sum of y - pivot, sum of its squares (the pivot, a value of the
-// part itself, keeps the variance exact when the mean is far from zero). Backward: two sums, as said at Producer.
+// data is [part][block][SUMS][16]. Forward: pivot, sum of y - pivot, sum of its squares (the pivot, a finite value of
+// the part itself, keeps the variance exact when the mean is far from zero). Backward: two sums, as said at Producer.
 struct Parts {
   static constexpr int SUMS = 3;
   std::vector<float> data;
