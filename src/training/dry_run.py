@@ -80,8 +80,9 @@ def _memory(config: Config, network: MobileNetV2, pictures: int, batch_size: int
     batch norm. The device's own needs come on top.
     """
     weights = _count(network) * FLOAT32 * (1 + (config.ema_decay > 0))
+    copies = 2 + (config.accumulate_steps > 1)  # gradients, momenta, sums of gradients
     if config.freeze_layer == "backbone":
-        return weights + 2 * _count(network.head) * FLOAT32 + pictures * network.backbone.out_channels * FLOAT32
+        return weights + copies * _count(network.head) * FLOAT32 + pictures * network.backbone.out_channels * FLOAT32
     activations = sum(conv.out_channels * pixels for conv, pixels in _convolutions(network, image_size))
     width = FLOAT32 if config.amp_level == "O0" else FLOAT16
-    return weights + 2 * _count(network) * FLOAT32 + 2 * batch_size * activations * width
+    return weights + copies * _count(network) * FLOAT32 + 2 * batch_size * activations * width
