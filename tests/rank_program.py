@@ -65,8 +65,12 @@ def joint_batch(step: int, config: Config, world: World) -> tuple[Tensor, Tensor
     return Tensor(images[world.rank::world.rank_size]), Tensor(labels[world.rank::world.rank_size])
 
 
-def train(config: Config, world: World, with_batch_norm: bool) -> Findings:
-    """A few steps and one that overflows on the last rank; parameters by name."""
+def train(config: Config, world: World, name: str) -> Findings:
+    """A few steps and, under the name "plain", one that overflows on the last rank; parameters by name.
+
+    Only those under the name "norm" have batch norm with the statistics of the batch.
+    """
+    with_batch_norm = name == "norm"
     ms.set_seed(1)
     network, average = SmallNetwork(CLASSES), SmallNetwork(CLASSES)
     if with_batch_norm:  # the kernels have no mode without
@@ -85,12 +89,13 @@ def train(config: Config, world: World, with_batch_norm: bool) -> Findings:
     broadcast_parameters(step.get_parameters(), world)
     losses = []
     for number in range(STEPS):
-        loss, applied = step(*joint_batch(number, config, world))
+        images, labels = joint_batch(number, config, world)
+        (loss, applied), = step.over(zip(images.chunk(config.accumulate_steps), labels.chunk(config.accumulate_steps),
+                                         strict=True))
         assert applied.asnumpy()
         losses.append(float(loss.asnumpy()))
-    name = "norm" if with_batch_norm else "plain"
     found = {f"{name}.losses": np.array(losses)}
-    if not with_batch_norm:
+    if name == "plain":
         images, labels = joint_batch(STEPS, config, world)
         if world.rank == world.rank_size - 1:
             images = images * float("inf")
@@ -137,7 +142,8 @@ def main(folder: Path, pictures: Path) -> None:
     os.environ["MOBILENETV2_CACHE"] = str(folder / ("cache-alone" if alone else "cache"))
     counts = np.array([0, 5, 2 ** 24 + 1, 2 ** 40 + world.rank], np.int64)
     found = {"counts": sum_counts(counts, world), "floats": sum_floats(np.array([0.5 + world.rank]), world)}
-    found |= train(config, world, with_batch_norm=False) | train(config, world, with_batch_norm=True)
+    found |= train(config, world, "plain") | train(config, world, "norm")
+    found |= train(config.replace({"accumulate_steps": 1 if alone else 2}), world, "accumulated")
 
     if not alone:
         accelerated = SmallNetwork(2)

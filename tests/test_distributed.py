@@ -52,9 +52,10 @@ def test_parameters_are_the_same_on_both_ranks_to_the_bit(found: tuple) -> None:
             assert first[name].tobytes() == second[name].tobytes(), name
 
 
-def test_without_batch_norm_two_ranks_equal_one_on_the_joint_batch(found: tuple) -> None:
+@pytest.mark.parametrize("kind", ["plain", "accumulated"])  # the second: two batches a step on each rank
+def test_without_batch_norm_two_ranks_equal_one_on_the_joint_batch(kind: str, found: tuple) -> None:
     first, _, alone = found
-    names = [name for name in alone if name.startswith("plain.") and ".own." not in name]
+    names = [name for name in alone if name.startswith(f"{kind}.") and ".own." not in name]
     assert len(names) > 30
     for name in names:
         assert np.abs(first[name].astype(np.float64) - alone[name]).max() <= 1e-6, name
