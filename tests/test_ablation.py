@@ -10,6 +10,7 @@ from conftest import ROOT, config_for, make_pictures
 
 from src.checkpoint import write_checkpoint
 from src.errors import UserError
+from src.model_utils.config import get_config
 from src.models import define_net
 from src.utils import network_parameters
 from tools import ablation
@@ -127,3 +128,24 @@ def test_what_would_fail_is_told_before_anything_runs(given: tuple[str, ...], tm
     assert "whole numbers" in refusal(*out, "--seeds", "1,x", "--variant", "a", "", *given)
     assert "no validation" in refusal(*out, "--variant", "a", "run_eval=False", *given)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_is_taken_apart_by_what_sets_it_apart(given: tuple[str, ...]) -> None:
+    common = given[given.index("--") + 1:]
+    variants = ablation.recipe_variants("best", "all", ["mixup_alpha=0.2,cutmix_alpha=1"], common)
+    plain, best, *without, more = variants
+    assert (plain.options, best.options) == ({"recipe": "plain"}, {"recipe": "best"})
+    assert more.options == {"recipe": "best", "mixup_alpha": "0.2", "cutmix_alpha": "1"}
+    left_out = {key for variant in without for key in variant.options} - {"recipe"}
+    assert {"ema_decay", "nesterov", "norm_bias_decay"} <= left_out
+    assert not {"epoch_size", "batch_size"} & left_out  # set by the common options and by the CPU profile
+    ours, theirs = (get_config([*common, "--recipe", name]).as_dict() for name in ("best", "plain"))
+    for variant in without:
+        (key, value), = set(variant.options.items()) - {("recipe", "best")}
+        argv = [word for pair in variant.options.items() for word in (f"--{pair[0]}", pair[1])]
+        assert get_config([*common, *argv]).as_dict() == {**ours, key: theirs[key]}
+        assert value == str(theirs[key])
+    one = ablation.recipe_variants("best", "nesterov", [], common)
+    assert [variant.name for variant in one] == ["plain", "best", "best without nesterov"]
+    with pytest.raises(UserError, match="--without epoch_size: the recipe best does not set it apart"):
+        ablation.recipe_variants("best", "epoch_size", [], common)
