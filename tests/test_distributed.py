@@ -197,6 +197,7 @@ def test_the_same_command_goes_on_and_can_be_stopped(killed_run: KilledRun) -> N
     assert "train.log is now train-earlier-" in out
     assert f"{before} of {EPOCHS * STEPS_PER_EPOCH} steps done" in killed_run.text()
     assert read_checkpoint(killed_run.bench.folder / "checkpoint/last.ckpt").about["step"] > before
+    assert "Stopped after" in (killed_run.bench.folder / "checkpoint/report.html").read_text()
 
 
 def test_killed_and_stopped_it_ends_as_if_nothing_had_happened(killed_run: KilledRun) -> None:
