@@ -22,9 +22,9 @@ from src.model_utils.config import Config
 from src.training.timing import DATA, Timing
 
 LISTED = 10  # operators in the summary
-CUSTOM = ("Custom are this project's C++ kernels: below backbone its forward pass, else its backward pass, the check of\n"
-          "the gradients and the optimizer. The profiler does not look into them; --cpu_kernels off shows layers, but\n"
-          "of MindSpore's operators.")
+CUSTOM = ("Custom are this project's C++ kernels: below backbone its forward pass, else its backward pass, the check\n"
+          "of the gradients and the optimizer. The profiler does not look into them; --cpu_kernels off shows layers,\n"
+          "but of MindSpore's operators.")
 # What the profiler writes of the host's operators: a row per kind, and a row per operator.
 KINDS, OPERATORS = "cpu_op_type_info_*.csv", "cpu_op_detail_info_*.csv"
 
