@@ -31,6 +31,7 @@ from src.evaluation import MISTAKE, MOST_MISTAKES
 from src.model_utils.config import get_config
 from src.models import define_net
 from src.reports.best_evaluation import BestEvaluation
+from src.reports.event_file import EventFile
 from src.reports.provenance import changed_settings, repeating_command
 from src.reports.report import Evaluated, Report, class_scores, confused_pairs, write_report
 from src.reports.run_report import report_path
@@ -388,8 +389,10 @@ def events(folder: Path) -> dict[str, dict[int, float]]:
     curves: dict[str, dict[int, float]] = {}
     for path in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns):
         content = path.read_bytes()
-        while content:
+        while len(content) > 16:  # a full disk may have cut the last one
             length, = struct.unpack("<Q", content[:8])
+            if len(content) < 16 + length:
+                break
             event = Event.FromString(content[12:12 + length])
             content = content[16 + length:]
             if event.HasField("session_log"):
@@ -407,6 +410,16 @@ def test_event_files_hold_the_curves_of_both_parts_of_the_run(run: Run) -> None:
         assert curves[f"epoch/{name}"] == pytest.approx(wanted, rel=1e-6), name
     assert sorted(curves["step/loss"]) == [2, 3, 5, 6, 8, 9, 11, 12]  # where the log has a line
     assert curves["step/lr"][12] == pytest.approx(run.about["history"][-1]["lr"])
+
+
+def test_a_full_disk_ends_the_event_file_and_not_the_run(small_disk: Path, capsys: pytest.CaptureFixture) -> None:
+    file = EventFile(small_disk / "events", 0)
+    file.write(1, {"loss": 1.0})
+    (small_disk / "filler").write_bytes(bytes(2 ** 20 - 16 * 1024))
+    for step in range(2, 1000):
+        file.write(step, {"loss": 1.0})
+    assert capsys.readouterr().err.count("no more event files, training goes on") == 1
+    assert events(small_disk / "events")["loss"][1] == 1.0
 
 
 def test_a_missing_library_is_told_in_one_line(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
