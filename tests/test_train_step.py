@@ -168,6 +168,33 @@ def test_a_step_that_overflows_changes_nothing(bad: float) -> None:
     assert not np.array_equal(values(network)[0], before["head.classifier.weight"])
 
 
+def test_float16_follows_the_rules_and_keeps_the_loss_scale_out_of_them() -> None:
+    network, step = make_step("--amp_level", "O2", "--loss_scale", 128, "--clip_norm", 0.3)
+    expected = NumpySgd(network, clip_norm=0.3)
+    for n in range(3):
+        loss, applied = step(*map(Tensor, batch(n)))
+        assert bool(applied.asnumpy())
+        assert float(loss.asnumpy()) == pytest.approx(expected.step(LR[n], batch(n)), rel=2e-3)
+    for value, wanted in zip(values(network), expected.values, strict=True):
+        np.testing.assert_allclose(value, wanted, atol=2e-3)  # ten bits; a scale of 128 left in would be far off
+    assert not {"loss_scale", "good_steps"} & set(training_state(step))
+
+
+def test_loss_scale_doubles_after_good_steps_and_halves_after_an_overflow() -> None:
+    network, step = make_step("--amp_level", "O2", "--loss_scale", 8, "--loss_scale_window", 2)
+    bad = batch(9)
+    bad[0][0] *= 6e4  # what follows from it leaves float16's range
+    scales = []
+    for is_good in (True, True, True, False, True, True):
+        before = values(network)
+        _, applied = step(*map(Tensor, batch(0) if is_good else bad))
+        assert bool(applied.asnumpy()) == is_good
+        assert np.array_equal(values(network)[0], before[0]) == (not is_good)
+        scales.append(float(training_state(step)["loss_scale"].asnumpy()))
+    assert scales == [8, 16, 16, 8, 8, 16]
+    assert int(training_state(step)["good_steps"].asnumpy()) == 0
+
+
 def averaged_step(*options: object) -> tuple[Classifier, Classifier, TrainStep]:
     average = Classifier()
     average.update_parameters_name(EMA_PREFIX)
