@@ -264,7 +264,7 @@ def test_where_it_goes(given: str, path: str | None) -> None:
 
 # ---- its figures
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)  # the first one loads the library
 @given(st.integers(1, 6).flatmap(lambda c: arrays(np.int64, (c, c), elements=st.integers(0, 5))).filter(np.any))
 def test_scores_of_classes_are_scikit_learns(confusion: np.ndarray) -> None:
     labels, predicted = (np.repeat(index.ravel(), confusion.ravel()) for index in np.indices(confusion.shape))
