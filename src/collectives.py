@@ -52,7 +52,7 @@ def broadcast_parameters(parameters: Iterable[Parameter], world: World) -> None:
     for parameter in chosen:
         if parameter.dtype != ms.float32:
             counts = broadcast_counts(parameter.asnumpy().astype(np.int64), world)
-            parameter.set_data(Tensor(counts.astype(parameter.asnumpy().dtype)))
+            ops.assign(parameter, Tensor(counts.astype(parameter.asnumpy().dtype)))
 
 
 def broadcast_counts(counts: np.ndarray, world: World) -> np.ndarray:
@@ -75,4 +75,5 @@ def any_rank(condition: bool, world: World) -> bool:
 def _set_values(parameters: list[Parameter], values: np.ndarray) -> None:
     ends = np.cumsum([parameter.size for parameter in parameters])
     for parameter, part in zip(parameters, np.split(values, ends[:-1]), strict=True):
-        parameter.set_data(Tensor(part.reshape(parameter.shape).astype(np.float32)))
+        # In place: `set_data` does not reach all of a step that is compiled.
+        ops.assign(parameter, Tensor(part.reshape(parameter.shape).astype(np.float32)))

@@ -3,7 +3,7 @@ is an error that lists it; only the head may differ, and only where that was ask
 """
 from collections.abc import Mapping
 
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 
 from src.checkpoint import Checkpoint
 from src.errors import UserError
@@ -40,7 +40,7 @@ def load_parameters(wanted: Mapping[str, Tensor], checkpoint: Checkpoint, filter
             "is it a MobileNetV2 of this project and of this width_mult?"
         raise UserError(f"{checkpoint.path}: does not fit the network: {'; '.join(faults)}; {advice}")
     for name, parameter in wanted.items():
-        parameter.set_data(offered[name].astype(parameter.dtype))
+        ops.assign(parameter, offered[name].astype(parameter.dtype))  # reaches a step that is compiled, too
 
 
 def network_parameters(network: nn.Cell) -> dict[str, Tensor]:

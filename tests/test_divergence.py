@@ -31,7 +31,8 @@ class Training:
     """A real network, step and recorder; whether kernels are on is the machine's."""
 
     def __init__(self, folder: Path) -> None:
-        self.config = config_for("--width_mult", 0.35, "--save_checkpoint_path", folder, "--lr_max", 0.01)
+        self.config = config_for("--width_mult", 0.35, "--save_checkpoint_path", folder, "--lr_max", 0.01,
+                                 "--dropout", 0)
         self.network = define_net(self.config, 2)
         lr = np.full(STEPS, 0.01, np.float32)
         optimizer = build_optimizer(self.network, lr, self.config)
@@ -134,3 +135,20 @@ def test_a_learning_rate_that_explodes_ends_in_one_line(pictures: Pictures, tmp_
                                      "1e30", "--save_checkpoint_path", str(tmp_path / "checkpoint")])
     with pytest.raises(UserError, match=r"not finite at step \d of epoch 0, learning rate 1\.\d+e\+29"):
         train.main()
+
+
+def test_after_a_rollback_the_step_goes_on_from_the_checkpoint(training: Training) -> None:
+    """The compiled step itself, momenta included; and what it counts reaches the next checkpoint."""
+    divergence = divergence_of(training, "rollback")
+    training.take(batch(), divergence)
+    training.recorder.save_within_epoch(training.monitor)
+    ends, counts = [], []
+    for _ in range(2):
+        training.take(batch(), divergence)
+        ends.append(training.values(statistics=False) + training.values(statistics=True))
+        training.take(batch(), divergence)
+        training.recorder.roll_back()
+        counts.append(int(training.step.optimizer.global_step.asnumpy()[0]))
+    for first, second in zip(*ends, strict=True):
+        np.testing.assert_array_equal(first, second)
+    assert counts[1] == counts[0] + 2

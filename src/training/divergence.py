@@ -1,7 +1,7 @@
 """Steps whose loss or gradients are not finite. `TrainStep` leaves the weights as they were; this does the rest."""
 from collections.abc import Callable
 
-from mindspore import Parameter, Tensor
+from mindspore import Parameter, Tensor, ops
 
 from src.errors import UserError
 from src.model_utils.config import Config
@@ -46,7 +46,7 @@ class Divergence:
                             "--lr_max, or see --on_nan")
         elif self._choice == "skip":
             for parameter, value in zip(self._statistics, self._good_statistics, strict=True):
-                parameter.set_data(value)
+                ops.assign(parameter, value)
         elif self._choice == "rollback":
             self._rollbacks += 1
             if self._rollbacks > ROLLBACKS or not self._roll_back():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 
 from src.checkpoint import LAST, Checkpoint, CheckpointFolder, Retention, read_checkpoint
 from src.collectives import broadcast_counts, broadcast_parameters, gather_rows, sum_floats
@@ -84,12 +84,12 @@ class Recorder:
         last = self.folder / f"{LAST}.ckpt"
         found = bool(broadcast_counts(np.array([int(last.is_file())]), self._world)[0])
         if found:
-            counters = {name: value.asnumpy() for name, value in training_state(self._train_step).items()
+            counters = {name: value.asnumpy().copy() for name, value in training_state(self._train_step).items()
                         if np.issubdtype(value.asnumpy().dtype, np.integer)}
             self._restore(read_checkpoint(last) if self._world.is_first else None)
             for name, value in training_state(self._train_step).items():
                 if name in counters:
-                    value.set_data(Tensor(counters[name]))
+                    ops.assign(value, Tensor(counters[name]))
         return found
 
     @property
@@ -189,8 +189,8 @@ class Recorder:
             if differing := sorted(wanted.keys() ^ state.keys()):
                 raise UserError(f"{checkpoint.path}: cannot resume from this checkpoint: {len(differing)} parts of the "
                                 f"training state differ, like {differing[0]}")
-            for name, value in wanted.items():
-                value.set_data(state[name].astype(value.dtype))
+            for name, value in wanted.items():  # set_data would not reach the optimizer of a step that is compiled
+                ops.assign(value, state[name].astype(value.dtype))
         if self._world.rank_size == 1:
             return
         broadcast_parameters(self._network.get_parameters(), self._world)
@@ -200,7 +200,7 @@ class Recorder:
         if loaded:
             ends = np.cumsum([parameter.size for parameter in batch_norm_statistics(self._train_step)])[:-1]
             for parameter, part in zip(batch_norm_statistics(self._train_step), np.split(mine, ends), strict=True):
-                parameter.set_data(Tensor(part.reshape(parameter.shape)))
+                ops.assign(parameter, Tensor(part.reshape(parameter.shape)))
 
     def _statistics(self) -> np.ndarray:
         """This rank's batch norm statistics, one after the other."""
