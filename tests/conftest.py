@@ -28,9 +28,10 @@ STEP_LINE = re.compile(r"epoch: \[\s*\d+/\s*\d+\], step:\[\s*\d+/\s*\d+\], loss:
 EPOCH_LINE = re.compile(r"epoch time: [\d.]+, per step time: [\d.]+, avg loss: \s*[\d.]+")
 
 # Several workers share the files out among them: those that take longest begin first, so that no worker is left alone
-# with one at the end.
-LONG_FILES = ("test_distributed.py", "test_nfs_cache.py", "test_killed.py", "test_readme.py", "test_cpu_kernels.py",
-              "test_resume.py", "test_modelarts_jobs.py", "test_train.py", "test_infer.py", "test_launchers.py")
+# with one at the end; and those that start several ranks not side by side, where the ranks would wait for each other.
+LONG_FILES = ("test_distributed.py", "test_killed.py", "test_readme.py", "test_torch_reference.py", "test_resume.py",
+              "test_nfs_cache.py", "test_cpu_kernels.py", "test_train.py", "test_modelarts_jobs.py", "test_distillation.py",
+              "test_infer.py", "test_launchers.py")
 
 Pictures = Callable[..., Path]
 
@@ -50,8 +51,9 @@ def device() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
-    """What tests start can be interrupted, even where the tests were started in the background, deaf to that."""
+    """What tests start heeds signals, even where the tests were started in the background or by nohup, deaf to them."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)
