@@ -3,7 +3,7 @@
 MindSpore's collectives on CPU know sums of float32 but no integers and no barrier; what is here needs no more,
 to be the same on every platform.
 """
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import mindspore as ms
 import numpy as np
@@ -36,8 +36,7 @@ def average_parameters(parameters: Iterable[Parameter], world: World) -> None:
     chosen = list(parameters)
     if world.rank_size == 1 or not chosen:
         return
-    mean = sum_floats(np.concatenate([parameter.asnumpy().ravel() for parameter in chosen]), world) / world.rank_size
-    _set_values(chosen, mean)
+    set_values(chosen, sum_floats(values_of(chosen), world) / world.rank_size)
 
 
 def broadcast_parameters(parameters: Iterable[Parameter], world: World) -> None:
@@ -47,8 +46,7 @@ def broadcast_parameters(parameters: Iterable[Parameter], world: World) -> None:
     if world.rank_size == 1 or not chosen:
         return
     if floats:
-        values = Tensor(np.concatenate([parameter.asnumpy().ravel() for parameter in floats]))
-        _set_values(floats, ops.Broadcast(0)((values,))[0].asnumpy())
+        set_values(floats, ops.Broadcast(0)((Tensor(values_of(floats)),))[0].asnumpy())
     for parameter in chosen:
         if parameter.dtype != ms.float32:
             counts = broadcast_counts(parameter.asnumpy().astype(np.int64), world)
@@ -72,7 +70,13 @@ def any_rank(condition: bool, world: World) -> bool:
     return bool(sum_floats(np.array([condition], np.float32), world)[0])
 
 
-def _set_values(parameters: list[Parameter], values: np.ndarray) -> None:
+def values_of(parameters: Sequence[Parameter]) -> np.ndarray:
+    """The values of float32 parameters in one array, one parameter after the other."""
+    return np.concatenate([np.empty(0, np.float32), *(parameter.asnumpy().ravel() for parameter in parameters)])
+
+
+def set_values(parameters: Sequence[Parameter], values: np.ndarray) -> None:
+    """Give float32 parameters what `values_of` gave of others like them."""
     ends = np.cumsum([parameter.size for parameter in parameters])
     for parameter, part in zip(parameters, np.split(values, ends[:-1]), strict=True):
         # In place: `set_data` does not reach all of a step that is compiled.

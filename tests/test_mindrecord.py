@@ -169,7 +169,8 @@ def test_training_and_validation_files_in_one_folder(tmp_path: Path) -> None:
 def test_target_that_exists(tmp_path: Path) -> None:
     source = write(tmp_path / "source/a.mindrecord", rows(2))
     (tmp_path / "pictures").mkdir()
-    with pytest.raises(UserError, match="exists already"):
+    (tmp_path / "pictures" / "of-somebody").touch()
+    with pytest.raises(UserError, match="already exists"):
         unpack_mindrecord(source, tmp_path / "pictures")
 
 
@@ -216,7 +217,7 @@ def test_killed_job_leaves_no_half(tmp_path: Path) -> None:
         {"file_name": "", "label": 0, "data": encoded(0)} for _ in range(20000)])
     options = platform.options(data_url=data, train_url="obs://bucket/out")
     process = platform.start(platform.program, *options)
-    wait_for(platform.machine / "data/..pictures-of-mindrecord.unpacking/0", process)
+    wait_for(platform.machine / "data/..pictures-of-mindrecord.unfinished/0", process)
     kill(process)
     assert not (platform.machine / "data/.pictures-of-mindrecord").exists()
     for path in data.iterdir():
@@ -224,4 +225,4 @@ def test_killed_job_leaves_no_half(tmp_path: Path) -> None:
     write(data / "a.mindrecord", rows(2))
     run = platform.run(platform.program, *options)
     assert "pictures 0/n0.jpg 1/n1.jpg\n" in run.stdout, run.stderr
-    assert not (platform.machine / "data/..pictures-of-mindrecord.unpacking").exists()
+    assert not (platform.machine / "data/..pictures-of-mindrecord.unfinished").exists()

@@ -5,7 +5,6 @@ What follows reads image folders alone: its lists, its look at each picture and 
 import contextlib
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from src.errors import UserError
-from src.files import check_space
+from src.files import check_space, whole_folder
 from src.pictures.image_folder import EVAL_FOLDERS, has_mindrecords, mindrecords
 
 PICTURE_COLUMNS = ("image", "data", "img")
@@ -53,33 +52,20 @@ def unpack_mindrecord(source: Path, target: Path) -> Path:
 
     Raises:
         UserError: there is no MindRecord file, or one is damaged, incomplete or has no pictures with labels; `target`
-            exists already; or the disk has no room.
+            holds something; or the disk has no room.
     """
     parts = find_parts(source)
     if not parts:
         raise UserError(f"{source}: no MindRecord files here; expected *.mindrecord with a .db beside each, in this "
                         "folder, or in train and val in it")
-    if target.exists():
-        raise UserError(f"{target}: exists already; remove it, or name another folder")
-    temporary = target.with_name(f".{target.name}.unpacking")
-    try:
-        _check_space(parts, target.absolute().parent)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if temporary.exists():
-            shutil.rmtree(temporary)
-        temporary.mkdir()
+    with whole_folder(target) as temporary:
+        _check_space(parts, temporary)
         numbers: list[Path] = []
         for name, sets in parts.items():
             numbers += _write_part(sets, temporary / name)
         width = max((len(folder.name) for folder in numbers), default=0)
         for folder in numbers:
             folder.rename(folder.with_name(folder.name.zfill(width)))
-        temporary.rename(target)
-    except OSError as error:
-        raise UserError(f"{error.filename or target}: cannot unpack {source}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):  # it was renamed, or never made
-            shutil.rmtree(temporary)
     return target
 
 

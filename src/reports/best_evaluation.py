@@ -36,8 +36,7 @@ class BestEvaluation:
     @classmethod
     def of(cls, score: Score, folder: ImageFolder, run: str, epoch: int) -> "BestEvaluation":
         """Of a score on a folder."""
-        files = tuple(folder.files[position] for position in score.mistakes["position"])
-        return cls(run, epoch, score.top1, score.confusion, score.mistakes, files)
+        return cls(run, epoch, score.top1, score.confusion, score.mistakes, mistaken_files(score, folder))
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all; a confusion matrix is mostly zeros."""
@@ -59,3 +58,8 @@ class BestEvaluation:
             return None  # it is for show: a report without it is no harm
         is_this_runs = found.run == run and found.top1 == best_top1 and found.mistakes.dtype == MISTAKE
         return found if is_this_runs else None
+
+
+def mistaken_files(score: Score, folder: ImageFolder) -> tuple[str, ...]:
+    """The files of a score's `mistakes`, relative to the folder that was scored."""
+    return tuple(folder.files[position] for position in score.mistakes["position"])

@@ -10,7 +10,7 @@ from src.device import World
 from src.evaluation import Score
 from src.model_utils.config import BOOLEANS, Config
 from src.pictures.image_folder import ImageFolder
-from src.reports.best_evaluation import BestEvaluation
+from src.reports.best_evaluation import BestEvaluation, mistaken_files
 from src.reports.provenance import changed_settings, environment, repeating_command
 from src.reports.report import Evaluated, Report
 from src.training.resume import Progress, Run
@@ -27,8 +27,7 @@ def training_report(run: Run, progress: Progress, best: BestEvaluation | None, e
     if best:
         facts |= {"top-1, best epoch": f"{best.top1:.2%}",
                   "top-5, the same epoch": f"{progress.history[best.epoch - 1]['top5']:.2%}",
-                  "validation pictures": f"{best.confusion.sum():,}"}
-    facts |= {"best epoch": str(best.epoch)} if best else {}
+                  "validation pictures": f"{best.confusion.sum():,}", "best epoch": str(best.epoch)}
     facts |= {"epochs": f"{len(progress.history)} of {config.epoch_size}", "classes": f"{len(run.classes):,}",
               "picture size": f"{config.image_size} pixels"}
     seconds = timing.seconds[STEPS] + timing.seconds[DATA]
@@ -47,8 +46,8 @@ def evaluation_report(model: ModelFile, folder: ImageFolder, score: Score, netwo
     facts = {"top-1": f"{score.top1:.2%}", "top-5": f"{score.top5:.2%}", "mean cross entropy": f"{score.loss:.4f}",
              "pictures": f"{score.images:,}", "classes": f"{len(folder.classes):,}",
              "picture size": f"{config.image_size} pixels"}
-    files = tuple(folder.files[position] for position in score.mistakes["position"])
-    evaluated = Evaluated(str(model.path), folder.classes, score.confusion, score.mistakes, folder.root, files)
+    evaluated = Evaluated(str(model.path), folder.classes, score.confusion, score.mistakes, folder.root,
+                          mistaken_files(score, folder))
     return Report(title=f"{model.path.name} on {_name(config)}", state=_dated(f"Score of {model.path}"), facts=facts,
                   evaluated=evaluated, **_origin(config, network, world))
 

@@ -12,7 +12,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from src.checkpoint import LAST, Checkpoint, CheckpointFolder, Retention, read_checkpoint
-from src.collectives import broadcast_counts, broadcast_parameters, gather_rows, sum_floats
+from src.collectives import broadcast_counts, broadcast_parameters, gather_rows, set_values, sum_floats, values_of
 from src.dataset import Batch
 from src.device import World
 from src.errors import UserError
@@ -168,7 +168,8 @@ class Recorder:
     def _write_checkpoint(self, metrics: dict[str, Any], whole_epoch: bool, is_best: bool) -> None:
         state = training_state(self._train_step)
         if self._world.rank_size > 1:
-            state[RANKS_STATISTICS] = Tensor(gather_rows(self._statistics(), self._world))
+            statistics = values_of(batch_norm_statistics(self._train_step))
+            state[RANKS_STATISTICS] = Tensor(gather_rows(statistics, self._world))
         if self._world.is_first:
             progress = asdict(self.progress)
             about = {**self._run.about(), "epoch": self.progress.step // self._run.steps_per_epoch, **progress,
@@ -178,7 +179,8 @@ class Recorder:
 
     def _restore(self, checkpoint: Checkpoint | None) -> None:
         """Load a checkpoint, if rank 0 found one, and give all ranks what rank 0 has."""
-        rows = np.zeros((self._world.rank_size, len(self._statistics())), np.float32)
+        statistics = batch_norm_statistics(self._train_step)
+        rows = np.zeros((self._world.rank_size, sum(parameter.size for parameter in statistics)), np.float32)
         if checkpoint:
             load_weights(self._network, checkpoint)
             load_parameters(scored_parameters(self._network, self._average), checkpoint)
@@ -198,11 +200,4 @@ class Recorder:
         loaded = broadcast_counts(np.array([int(checkpoint is not None)]), self._world)[0]
         mine = sum_floats(rows, self._world)[self._world.rank]
         if loaded:
-            ends = np.cumsum([parameter.size for parameter in batch_norm_statistics(self._train_step)])[:-1]
-            for parameter, part in zip(batch_norm_statistics(self._train_step), np.split(mine, ends), strict=True):
-                ops.assign(parameter, Tensor(part.reshape(parameter.shape)))
-
-    def _statistics(self) -> np.ndarray:
-        """This rank's batch norm statistics, one after the other."""
-        parts = [parameter.asnumpy().ravel() for parameter in batch_norm_statistics(self._train_step)]
-        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+            set_values(statistics, mine)
