@@ -106,8 +106,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config_for(*argv: object) -> Config:
-    """The CPU profile with options, on MindSpore's own cells: building kernels takes longer than most tests."""
-    argv = argv if "--cpu_kernels" in argv else ("--cpu_kernels", "off", *argv)
+    """The CPU profile with options."""
     return get_config(["--platform", "CPU", *map(str, argv)])
 
 

@@ -42,7 +42,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     make_pictures(folder / "photos", {"train/ape": 6, "train/zebra": 6, "val/ape": 4, "val/zebra": 4})
     write_checkpoint(folder / "k.ckpt", network_parameters(define_net(config_for("--width_mult", 0.35), 2)), {}, {})
     return ("--dataset_path", str(folder / "photos"), "--", "--platform", "CPU", "--image_size", "32", "--batch_size",
-            "4", "--cpu_kernels", "off", "--freeze_layer", "backbone", "--epoch_size", "2", "--width_mult", "0.35",
+            "4", "--freeze_layer", "backbone", "--epoch_size", "2", "--width_mult", "0.35",
             "--pretrain_ckpt", str(folder / "k.ckpt"))
 
 

@@ -211,7 +211,7 @@ def test_a_run_with_a_teacher_goes_on_bit_for_bit(photos: Path, tmp_path: Path,
 
     for folder, path in ((whole, TINY), (cut, teacher)):  # the file may lie elsewhere
         argv = ["train.py", "--platform", "CPU", "--image_size", "32", "--width_mult", "0.35", "--batch_size", "5",
-                "--cpu_kernels", "off", "--epoch_size", "1", "--save_checkpoint_steps", "1", "--warmup_epochs", "0",
+                "--epoch_size", "1", "--save_checkpoint_steps", "1", "--warmup_epochs", "0",
                 "--dataset_path", photos, "--kd_teacher", path, "--save_checkpoint_path", folder]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", [str(word) for word in argv])

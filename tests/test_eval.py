@@ -35,7 +35,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def call_main(*argv: object) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["eval.py", "--platform", "CPU", "--cpu_kernels", "off", *map(str, argv)])
+        patch.setattr(sys, "argv", ["eval.py", "--platform", "CPU", *map(str, argv)])
         evaluation.main()
 
 

@@ -70,7 +70,7 @@ def needs_onnx_runtime(kind: str) -> None:
 
 def call(module: object, *argv: object) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["x", "--platform", "CPU", "--cpu_kernels", "off", *map(str, argv)])
+        patch.setattr(sys, "argv", ["x", "--platform", "CPU", *map(str, argv)])
         module.main()  # type: ignore[attr-defined]
 
 

@@ -86,7 +86,7 @@ def test_a_cache_needs_a_session() -> None:
 def test_two_ranks_train_from_a_server_that_comes_and_goes(bench: Bench, cache: Cache, tmp_path: Path) -> None:
     photos = make_pictures(tmp_path / "photos", {"train/red": 5, "train/blue": 3, "val/red": 2, "val/blue": 1})
     run = bench.run("run_train_nfs_cache.sh", "CPU", photos, "--epoch_size", 2, "--batch_size", 4, "--image_size", 32,
-                    "--width_mult", .35, "--cpu_kernels", "off", WORKER_NUM="2")
+                    "--width_mult", .35, WORKER_NUM="2")
     assert run.returncode == 0, run.stderr
     assert "cache: server started" in run.stdout
     session = re.search(r"cache: session (\d+)", run.stdout)[1]

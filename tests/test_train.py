@@ -24,7 +24,7 @@ RESULT_LINE = re.compile(r"result: (\{'acc': [\d.]+, 'top5': [\d.]+, 'images': \
 def call_main(*argv: object) -> None:
     """train.py's main in this process, as a command line would call it; on stock cells."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train.py", *SMALL, "--cpu_kernels", "off", *map(str, argv)])
+        patch.setattr(sys, "argv", ["train.py", *SMALL, *map(str, argv)])
         train.main()
 
 
