@@ -89,8 +89,7 @@ def test_cells_that_no_kernel_knows_stay() -> None:
 
 
 def test_two_processes_build_at_once(empty_cache: Path, tmp_path: Path) -> None:
-    # A compiler that leaves a mark for every real compilation; the second build finds nothing to do or does it again,
-    # but both end with the same whole library.
+    # A compiler that leaves a mark for every real compilation; the second process waits, and takes what the first made.
     script = f'[ "$1" = --version ] || echo built >> {tmp_path}/marks\nexec g++ -O0 "$@" -O0'
     environment = os.environ | {"CXX": compiler(tmp_path, script), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", "from src.cpu_kernels.builder import build; print(build())"]
@@ -102,6 +101,7 @@ def test_two_processes_build_at_once(empty_cache: Path, tmp_path: Path) -> None:
     assert len(paths) == 1
     assert [path.name for path in empty_cache.rglob("*") if path.is_file()] == [Path(paths.pop()).name]
     marks = (tmp_path / "marks").read_text()
+    assert len(marks.splitlines()) == len(list(SOURCE_FOLDER.glob("*.cc"))) + 1  # and once more, to link
     again = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, check=True)
     assert again.stdout.strip().splitlines()[-1] == outputs[0][0].strip().splitlines()[-1]
     assert (tmp_path / "marks").read_text() == marks

@@ -1,4 +1,6 @@
 """Compiles the C++ kernels into a shared library, once per source, compiler and processor."""
+import contextlib
+import fcntl
 import hashlib
 import os
 import platform
@@ -6,6 +8,8 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from src.cache_folder import cache_folder
@@ -13,7 +17,7 @@ from src.errors import UserError
 
 SOURCE_FOLDER = Path(__file__).parent / "native"
 # No option that lets the compiler treat NaN, infinity or the order of sums as it likes.
-FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared", "-pthread")
+FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-pthread")
 
 
 class KernelsUnavailable(UserError, RuntimeError):  # noqa: N818 - a state of affairs more than an error
@@ -59,8 +63,8 @@ def _run(command: list[str]) -> str:
 def build() -> Path:
     """The shared library, compiled unless the cache holds it already.
 
-    Several processes may build at the same time: each compiles under a name of its own and renames it to the final
-    one, which replaces an equal file.
+    Of several processes, as the ranks of a run, one builds and the others wait. Where the cache's file system has no
+    locks all build, each under a name of its own, and rename to the final one, which replaces an equal file.
 
     Raises:
         KernelsUnavailable: no compiler, a failed compilation (with the compiler's message), or no place to write.
@@ -74,10 +78,34 @@ def build() -> Path:
         library = cache_folder("kernels") / f"kernels-{key.hexdigest()[:20]}.so"
         if library.exists():
             return library
-        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-            built = Path(folder) / library.name
-            _run([*compiler, *FLAGS, *map(str, sources), "-o", str(built)])
-            built.replace(library)
+        with _locked(library.parent):
+            if not library.exists():  # another process may have built it meanwhile
+                with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+                    _compile(compiler, sources, Path(folder) / library.name).replace(library)
     except OSError as error:
         raise KernelsUnavailable(f"the kernels cannot be stored: {error}") from error
     return library
+
+
+def _compile(compiler: Sequence[str], sources: Sequence[Path], library: Path) -> Path:
+    """Sources to a shared library, as many at a time as there are processors."""
+    objects = [library.with_name(f"{source.stem}.o") for source in sources]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        commands = [[*compiler, *FLAGS, "-c", str(source), "-o", str(compiled)]
+                    for source, compiled in zip(sources, objects, strict=True)]
+        for _ in pool.map(_run, commands):
+            pass
+    _run([*compiler, *FLAGS, "-shared", *map(str, objects), "-o", str(library)])
+    return library
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """For one process at a time, if the file system has locks."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
