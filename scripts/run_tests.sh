@@ -11,8 +11,9 @@ use_lite
 cd "$ROOT"
 ruff check .
 mypy
-# By file: what a file has started, as several ranks, serves all its tests.
-tests=(pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder)
+# By file: what a file has started, as several ranks, serves all its tests. One more than two processors, for ranks often
+# wait for each other.
+tests=(pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder)
 [ "${1:-}" = --coverage ] || exec python -m "${tests[@]}" "$@"
 
 # Which lines the tests run, in the processes that they start, too. It takes about a sixth more time.
