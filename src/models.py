@@ -135,14 +135,14 @@ class Monitor:
         self._log_steps, self._write, self._on_line = config.log_steps, write, on_line
         self._fetch_steps = 1 if config.platform == "CPU" else config.log_steps
         self.losses: list[float] = []  # of the epoch's steps that were fetched
-        self.bad_steps: list[int] = []  # of those, the ones whose update was left out
+        self.bad_steps = 0  # of all steps that were fetched, those whose update was left out
         self._pending: list[tuple[Tensor, Tensor]] = []
 
     def epoch_begin(self, epoch: int, losses: Sequence[float] = ()) -> None:
         """Start the clock of an epoch (from 0), of which a resumed run may have done some steps."""
-        self._epoch, self.losses, self.bad_steps, self._pending = epoch, list(losses), [], []
+        self._epoch, self.losses, self._pending = epoch, list(losses), []
         self._begin = self._line_begin = time.perf_counter()
-        self._steps_before = len(self.losses)
+        self._steps_before, self._bad_before = len(self.losses), self.bad_steps
 
     def step_end(self, step: int, loss: Tensor, applied: Tensor) -> None:
         """Take what a step (from 0) returned; write a line every `log_steps` and at the end of the epoch."""
@@ -169,8 +169,7 @@ class Monitor:
     def fetch(self) -> None:
         """Take the pending steps' values from the device."""
         for loss, applied in self._pending:
-            if not applied.asnumpy():
-                self.bad_steps.append(len(self.losses))
+            self.bad_steps += not applied.asnumpy()
             self.losses.append(float(loss.asnumpy()))
         self._pending = []
 
@@ -181,6 +180,6 @@ class Monitor:
         self._write(f"epoch time: {milliseconds:5.3f}, "
                     f"per step time: {milliseconds / (len(self.losses) - self._steps_before):5.3f}, "
                     f"avg loss: {loss:5.3f}")
-        if self.bad_steps:
-            self._write(f"{len(self.bad_steps)} steps of this epoch left out: their gradients were not finite")
+        if bad_steps := self.bad_steps - self._bad_before:
+            self._write(f"{bad_steps} steps of this epoch left out: their gradients were not finite")
         return loss

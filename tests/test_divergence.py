@@ -66,6 +66,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Training:
 
 
 def divergence_of(training: Training, choice: str) -> Divergence:
+    training.monitor.bad_steps = 0
     training.monitor.epoch_begin(0)
     return Divergence(options(training.config, choice), batch_norm_statistics(training.step),
                       training.recorder.roll_back)
@@ -97,6 +98,10 @@ def test_skip_leaves_weights_and_statistics_as_they_were(training: Training) -> 
     after = training.values(statistics=False) + training.values(statistics=True)
     for old, new in zip(before, after, strict=True):
         np.testing.assert_array_equal(old, new)
+    training.monitor.epoch_begin(1)
+    training.take(batch(np.nan), divergence)  # the first step of an epoch, as many as in the one before
+    for old, new in zip(before, training.values(statistics=False) + training.values(statistics=True), strict=True):
+        np.testing.assert_array_equal(old, new)
     training.take(batch(), divergence)
     assert np.isfinite(training.monitor.losses[-1])
 
@@ -118,12 +123,24 @@ def test_rollback_goes_to_the_last_checkpoint_and_gives_up_in_the_end(training: 
         training.take(batch(np.nan), divergence)
 
 
+def test_with_a_new_checkpoint_rolling_back_is_tried_anew(training: Training) -> None:
+    divergence = divergence_of(training, "rollback")
+    for _ in range(2):
+        training.take(batch(), divergence)
+        training.recorder.save_within_epoch(training.monitor)
+        for _ in range(ROLLBACKS):
+            training.take(batch(np.nan), divergence)
+    with pytest.raises(UserError, match="did not help"):
+        training.take(batch(np.nan), divergence)
+
+
 def test_under_float16_it_is_an_overflow_and_skipped(training: Training) -> None:
     training.monitor.epoch_begin(0)
     config = Config({**training.config.as_dict(), "on_nan": "stop", "amp_level": "O2"})
     divergence = Divergence(config, [], training.recorder.roll_back)
+    before = training.monitor.bad_steps
     training.take(batch(np.nan), divergence)
-    assert len(training.monitor.bad_steps) == 1
+    assert training.monitor.bad_steps == before + 1
 
 
 def test_a_learning_rate_that_explodes_ends_in_one_line(pictures: Pictures, tmp_path: Path,

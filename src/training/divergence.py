@@ -17,28 +17,25 @@ class Divergence:
     Args:
         config: `on_nan` and `amp_level` count here.
         statistics: batch norm statistics; the forward pass of a skipped step may have spoiled them.
-        roll_back: sets weights and momenta back to the last checkpoint; returns False if there is none.
+        roll_back: sets weights and momenta back to the last checkpoint; returns the steps that had been done by then,
+            None if there is none.
     """
 
-    def __init__(self, config: Config, statistics: list[Parameter], roll_back: Callable[[], bool]) -> None:
+    def __init__(self, config: Config, statistics: list[Parameter], roll_back: Callable[[], int | None]) -> None:
         self._choice = config.on_nan if config.amp_level == "O0" else "overflow"
         self._statistics = statistics
         self._roll_back = roll_back
         self._seen = 0
-        self._rollbacks = 0
+        self._rollbacks: list[int | None] = []  # to which step each led
         self._good_statistics = self._copy()
 
-    def checkpoint_saved(self) -> None:
-        """The run got somewhere: rolling back may be tried again."""
-        self._rollbacks = 0
-
-    def check(self, bad_steps: list[int], where: str) -> None:
-        """Act on the steps of the present epoch that were left out; `where` describes the latest for people.
+    def check(self, bad_steps: int, where: str) -> None:
+        """Act on steps that were left out, so many of the run so far; `where` describes the latest for people.
 
         Raises:
             UserError: the run is to stop, or cannot be rolled back.
         """
-        new, self._seen = len(bad_steps) > self._seen, len(bad_steps)
+        new, self._seen = bad_steps > self._seen, bad_steps
         if not new:
             self._good_statistics = self._copy()
         elif self._choice == "stop":
@@ -48,11 +45,13 @@ class Divergence:
             for parameter, value in zip(self._statistics, self._good_statistics, strict=True):
                 ops.assign(parameter, value)
         elif self._choice == "rollback":
-            self._rollbacks += 1
-            if self._rollbacks > ROLLBACKS or not self._roll_back():
+            self._rollbacks.append(self._roll_back())
+            tries = self._rollbacks.count(self._rollbacks[-1])
+            if self._rollbacks[-1] is None or tries > ROLLBACKS:
                 raise UserError(f"the loss or its gradients are not finite at {where}, and "
-                                + (f"{ROLLBACKS} returns to the last checkpoint did not help" if self._rollbacks > 1
-                                   else "there is no checkpoint to go back to") + "; lower --lr_max")
+                                + ("there is no checkpoint to go back to" if self._rollbacks[-1] is None
+                                   else f"{ROLLBACKS} returns to the last checkpoint did not help")
+                                + "; lower --lr_max")
 
     def _copy(self) -> list[Tensor]:
         return [Tensor(parameter.asnumpy()) for parameter in self._statistics] if self._choice == "skip" else []

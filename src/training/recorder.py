@@ -79,18 +79,24 @@ class Recorder:
         self.progress.step = int(broadcast_counts(np.array([self.progress.step]), self._world)[0])
         self._restore(checkpoint)
 
-    def roll_back(self) -> bool:
-        """Set weights, momenta and statistics, but no counters, back to the last checkpoint; False if there is none."""
+    def roll_back(self) -> int | None:
+        """Set weights, momenta and statistics, but no counters, back to the last checkpoint.
+
+        Returns the steps that had been done by then; None if there is no checkpoint.
+        """
         last = self.folder / f"{LAST}.ckpt"
-        found = bool(broadcast_counts(np.array([int(last.is_file())]), self._world)[0])
-        if found:
-            counters = {name: value.asnumpy().copy() for name, value in training_state(self._train_step).items()
-                        if np.issubdtype(value.asnumpy().dtype, np.integer)}
-            self._restore(read_checkpoint(last) if self._world.is_first else None)
-            for name, value in training_state(self._train_step).items():
-                if name in counters:
-                    ops.assign(value, Tensor(counters[name]))
-        return found
+        checkpoint = read_checkpoint(last) if self._world.is_first and last.is_file() else None
+        found = 1 + checkpoint.about["step"] if checkpoint else 0  # ranks can tell each other no None
+        found = int(broadcast_counts(np.array([found]), self._world)[0])
+        if not found:
+            return None
+        counters = {name: value.asnumpy().copy() for name, value in training_state(self._train_step).items()
+                    if np.issubdtype(value.asnumpy().dtype, np.integer)}
+        self._restore(checkpoint)
+        for name, value in training_state(self._train_step).items():
+            if name in counters:
+                ops.assign(value, Tensor(counters[name]))
+        return found - 1
 
     @property
     def path(self) -> Path:
