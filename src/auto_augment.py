@@ -13,7 +13,6 @@ from mindspore.dataset import vision
 FILL = (115, 115, 115)  # what comes in at the edges: grey, of the brightness that normalises to about 0
 LEVELS = 31  # of strength, from none to the widest
 RANDAUGMENT_LEVEL = 9
-RANDAUGMENT_CHANGES = 2
 
 Operator = Callable
 

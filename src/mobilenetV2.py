@@ -22,7 +22,6 @@ INVERTED_RESIDUALS = (
 )
 STEM_CHANNELS = 32
 LAST_CHANNELS = 1280
-TOTAL_STRIDE = 32
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:

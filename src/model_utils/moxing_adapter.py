@@ -87,14 +87,6 @@ class Storage:
         """
         return bool(self._try(f"cannot look for {url}", lambda file: file.exists(url)))
 
-    def is_folder(self, url: str) -> bool:
-        """Whether a URL is that of a folder.
-
-        Raises:
-            UserError: the storage did not answer.
-        """
-        return bool(self._try(f"cannot look for {url}", lambda file: file.is_directory(url)))
-
     def copy_file(self, source: str, target: str) -> None:
         """Copy one file.
 

@@ -11,11 +11,6 @@ def exists(url: str) -> bool:
     return _path(url).exists()
 
 
-def is_directory(url: str) -> bool:
-    _record("is_directory", url)
-    return _path(url).is_dir()
-
-
 def copy(src_url: str, dst_url: str) -> None:
     _record("copy", src_url, dst_url)
     _path(dst_url).parent.mkdir(parents=True, exist_ok=True)
