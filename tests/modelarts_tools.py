@@ -28,6 +28,7 @@ def main(config):
     folder = Path(config.save_checkpoint_path)
     folder.mkdir(parents=True, exist_ok=True)
     print("dataset_path", config.dataset_path, "pretrain_ckpt", config.pretrain_ckpt)
+    print("kd_teacher", config.kd_teacher)
     if Path(config.dataset_path).is_dir():
         print("pictures", *sorted(str(path.relative_to(config.dataset_path)) for path in
                                   Path(config.dataset_path).rglob("*.jpg")))

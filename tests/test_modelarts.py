@@ -169,6 +169,24 @@ def test_checkpoint_url(platform: Platform) -> None:
     assert_one_clear_line(pretrained(str(bucket), pretrain_ckpt="none.ckpt"), "pretrain_ckpt none.ckpt: not found in")
 
 
+def test_a_teacher_comes_with_the_checkpoints(platform: Platform) -> None:
+    bucket, load = platform.storage / "bucket/start", platform.machine / "load"
+    bucket.mkdir()
+    (bucket / "teacher.ckpt").write_text("weights")
+
+    def told(url: str, **options: str) -> str:
+        run = platform.run(platform.program, *platform.options(train_url=OUT, checkpoint_url=url, **options))
+        return run.stdout if run.returncode == 0 else run.stderr
+
+    for url in "obs://bucket/start", "obs://bucket/start/teacher.ckpt":  # the student has new weights
+        assert f"pretrain_ckpt \nkd_teacher {load / 'teacher.ckpt'}\n" in told(url, kd_teacher="teacher.ckpt")
+        shutil.rmtree(load)
+    (bucket / "start.ckpt").write_text("weights")
+    assert f"pretrain_ckpt {bucket / 'start.ckpt'}\nkd_teacher {bucket / 'teacher.ckpt'}\n" in told(
+        str(bucket), kd_teacher="teacher.ckpt")
+    assert "kd_teacher none.ckpt: not found in" in told(str(bucket), kd_teacher="none.ckpt", pretrain_ckpt="start.ckpt")
+
+
 # ---- copies that fail
 
 def test_copy_that_fails_twice_is_tried_again(platform: Platform) -> None:

@@ -334,7 +334,7 @@ class Job:
     # ---- paths
 
     def _inputs(self) -> dict[str, str]:
-        """Where the pictures and the checkpoint are."""
+        """Where the pictures, the checkpoint and the teacher are."""
         config, found = self.config, {}
         if self._data_url:
             places = [self._data_folder, Path(config.data_path)]
@@ -352,8 +352,9 @@ class Job:
             if single and not self._copies(self._checkpoint_url):
                 folder = folder.parent
             name = self._checkpoint_url.replace("\\", "/").rpartition("/")[2] if single else ""
-            given = config.pretrain_ckpt or name or _only_checkpoint(folder)
-            found["pretrain_ckpt"] = str(_first_existing([folder], given, "pretrain_ckpt"))
+            wanted = {"kd_teacher": config.kd_teacher,
+                      "pretrain_ckpt": config.pretrain_ckpt or _to_start_from(folder, name, config.kd_teacher)}
+            found |= {key: str(_first_existing([folder], given, key)) for key, given in wanted.items() if given}
         return found
 
     def _outputs(self) -> dict[str, str]:
@@ -492,10 +493,16 @@ def _first_existing(folders: list[Path], given: str, key: str) -> Path:
     return found
 
 
-def _only_checkpoint(folder: Path) -> str:
-    """The model to take from a folder when none was named: the only checkpoint or exported model, or `best`."""
-    found = sorted(file.name for file in folder.glob("*.ckpt")) or sorted(
+def _to_start_from(folder: Path, name: str, teacher: str) -> str:
+    """The model to take when `pretrain_ckpt` names none: `name`, or where that is empty the folder's only checkpoint or
+    exported model, or `best`. The teacher's file does not count; if that is all there is, none is taken.
+    """
+    found = [name] if name else sorted(file.name for file in folder.glob("*.ckpt")) or sorted(
         file.name for ending in MODEL_ENDINGS for file in folder.glob(f"*{ending}"))
+    if teacher in found:
+        found.remove(teacher)
+        if not found:
+            return ""
     if len(found) == 1:
         return found[0]
     if "best.ckpt" in found:
