@@ -47,7 +47,7 @@ NOT_RUN = {  # why
     "python train.py --platform CPU --dataset_path grocery20 --pretrain_ckpt imagenet.ckpt --filter_head True "
     "--recipe best --seed 1": GROCERY,
     "python train.py --platform CPU --dataset_path grocery20 --pretrain_ckpt imagenet.ckpt --filter_head True "
-    "--image_size 96 --epoch_size 10 --norm_bias_decay False --seed 1": GROCERY,
+    "--image_size 96 --epoch_size 10 --seed 1": GROCERY,
 }
 
 
