@@ -16,7 +16,7 @@ from src.training.recorder import Recorder
 from src.training.resume import Run
 from src.training.train_step import TrainStep, batch_norm_statistics, build_optimizer
 
-STEPS = 20
+STEPS = 50
 LABELS = Tensor(np.array([0, 1, 1, 0], np.int32))
 
 

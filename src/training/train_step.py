@@ -17,7 +17,8 @@ MAX_LOSS_SCALE = 2.0 ** 24
 
 
 class TrainStep(nn.Cell):
-    """Forward, backward, update. A step whose gradients are not finite (float16 overflow) changes no weight.
+    """Forward, backward, update. A step whose gradients are not finite (float16 overflow) changes no weight; the
+    learning rate goes on as if it had.
 
     Args:
         network: inputs to logits.
@@ -38,6 +39,7 @@ class TrainStep(nn.Cell):
         super().__init__(auto_prefix=False)
         self.network = network if config.amp_level == "O0" else amp.auto_mixed_precision(network, config.amp_level)
         self.loss_fn, self.optimizer = loss_fn, optimizer
+        self.one = Tensor([1], ms.int32)
         self.is_scaled = config.amp_level != "O0"  # float32 needs no loss scale
         self.loss_scale = config.loss_scale if self.is_scaled else 1.0
         self.window = config.loss_scale_window if self.is_scaled else 0
@@ -90,10 +92,12 @@ class TrainStep(nn.Cell):
                 gradients = tuple([gradient / self.loss_scale for gradient in gradients])
             loss = ops.depend(loss, self.optimizer(gradients))
             if self.has_average:
-                # 1 - min(ema_decay, (1 + n) / (10 + n)) after n updates, as TensorFlow's ExponentialMovingAverage: a
+                # 1 - min(ema_decay, (1 + n) / (10 + n)) after n steps, as TensorFlow's ExponentialMovingAverage: a
                 # short run, too, soon forgets its first weights.
                 share = ops.maximum(1 - self.ema_decay, 9 / (10 + self.optimizer.global_step.astype(ms.float32)))
                 loss = ops.depend(loss, self.average_update(share, self.means, self.values))
+        else:  # the schedule goes by the steps of the run, as the log does
+            loss = ops.depend(loss, ops.assign_add(self.optimizer.global_step, self.one))
         if self.window:
             self._adapt_loss_scale(finite)
         return loss, finite
