@@ -1,5 +1,7 @@
 """How the commands end when the user can put something right."""
 import io
+import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -20,5 +22,8 @@ def run_command(main: Callable[[], None]) -> NoReturn:
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:  # whoever read the output has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or what is left would fail at exit once more
+        sys.exit(128 + signal.SIGPIPE)
     sys.exit(0)
