@@ -123,9 +123,10 @@ class CrossEntropyWithLabelSmooth(nn.Cell):
 class Monitor:
     """Losses and times of a run, as the log lines that users of MindSpore's model zoo know.
 
-    Losses are fetched from the device at a log line only, so that an accelerator is not made to wait for the host; on
-    CPU after every step. A step is bad if its update was left out because the gradients were not finite. `on_line` gets
-    loss and learning rate of the steps that have a line.
+    Losses are fetched from the device at a log line and before a checkpoint only, so that an accelerator is not made to
+    wait for the host; on CPU, and where bad steps are made good one by one, after every step. A step is bad if its
+    update was left out because the gradients were not finite. `on_line` gets loss and learning rate of the steps that
+    have a line.
     """
 
     def __init__(self, lr: np.ndarray, config: Config, steps_per_epoch: int,
@@ -133,7 +134,8 @@ class Monitor:
                  on_line: Callable[[float, float], None] | None = None) -> None:
         self._lr, self._epochs, self._steps = lr, config.epoch_size, steps_per_epoch
         self._log_steps, self._write, self._on_line = config.log_steps, write, on_line
-        self._fetch_steps = 1 if config.platform == "CPU" else config.log_steps
+        each_step = config.platform == "CPU" or config.on_nan == "skip"
+        self._fetch_steps = (1,) if each_step else (config.log_steps, config.save_checkpoint_steps or config.log_steps)
         self.losses: list[float] = []  # of the epoch's steps that were fetched
         self.bad_steps = 0  # of all steps that were fetched, those whose update was left out
         self._pending: list[tuple[Tensor, Tensor]] = []
@@ -148,8 +150,8 @@ class Monitor:
         """Take what a step (from 0) returned; write a line every `log_steps` and at the end of the epoch."""
         self._pending.append((loss, applied))
         done = step + 1
-        if done % self._fetch_steps == 0 or done == self._steps:
-            self.fetch()
+        if done == self._steps or any(done % steps == 0 for steps in self._fetch_steps):
+            self._fetch()
         if done % self._log_steps and done != self._steps:
             return
         now = time.perf_counter()
@@ -166,13 +168,6 @@ class Monitor:
         """Whether the values of all steps so far are here, so that asking for more costs no waiting."""
         return not self._pending
 
-    def fetch(self) -> None:
-        """Take the pending steps' values from the device."""
-        for loss, applied in self._pending:
-            self.bad_steps += not applied.asnumpy()
-            self.losses.append(float(loss.asnumpy()))
-        self._pending = []
-
     def epoch_end(self) -> float:
         """Write the epoch's line; returns the mean loss of all its steps."""
         milliseconds = 1000 * (time.perf_counter() - self._begin)
@@ -183,3 +178,9 @@ class Monitor:
         if bad_steps := self.bad_steps - self._bad_before:
             self._write(f"{bad_steps} steps of this epoch left out: their gradients were not finite")
         return loss
+
+    def _fetch(self) -> None:
+        for loss, applied in self._pending:
+            self.bad_steps += not applied.asnumpy()
+            self.losses.append(float(loss.asnumpy()))
+        self._pending = []

@@ -11,7 +11,7 @@ from src.device import World
 from src.errors import UserError
 from src.model_utils.config import Config
 from src.models import CrossEntropyWithLabelSmooth, Monitor, define_net
-from src.training.divergence import ROLLBACKS, Divergence
+from src.training.divergence import OVERFLOWS, ROLLBACKS, Divergence
 from src.training.recorder import Recorder
 from src.training.resume import Run
 from src.training.train_step import TrainStep, batch_norm_statistics, build_optimizer
@@ -141,6 +141,26 @@ def test_under_float16_it_is_an_overflow_and_skipped(training: Training) -> None
     before = training.monitor.bad_steps
     training.take(batch(np.nan), divergence)
     assert training.monitor.bad_steps == before + 1
+
+
+@pytest.mark.parametrize("fetched", [1, 7])  # steps at a time
+def test_nothing_but_overflows_end_the_run(fetched: int) -> None:
+    divergence = Divergence(config_for("--amp_level", "O2"), [], lambda: None)
+    bad = 0
+
+    def take(steps: int, good: int) -> None:
+        nonlocal bad
+        for step in range(1, steps + 1):
+            bad += steps - good if step == steps else 0
+            divergence.check(bad, "step 8")
+
+    for _ in range(2):
+        for _ in range((OVERFLOWS - 2) // fetched):
+            take(fetched, good=0)
+        take(2, good=1)
+    with pytest.raises(UserError, match=r"10\d steps in a row overflowed float16, the last at step 8; lower"):
+        for _ in range(OVERFLOWS):
+            take(fetched, good=0)
 
 
 def test_a_learning_rate_that_explodes_ends_in_one_line(pictures: Pictures, tmp_path: Path,

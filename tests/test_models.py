@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mindspore import Tensor, nn, ops
 
+from src.model_utils.config import get_config
 from src.models import EMA_PREFIX, CrossEntropyWithLabelSmooth, Monitor, ResumableDropout, define_average, define_net
 
 
@@ -174,6 +175,23 @@ def test_steps_that_were_left_out_are_counted_and_kept_out_of_the_mean() -> None
     assert monitor.bad_steps == 1
     assert monitor.epoch_end() == 2.0
     assert "1 steps of this epoch left out" in lines[-1]
+
+
+@pytest.mark.parametrize(("options", "fetched"), [
+    (("--platform", "Ascend", "--log_steps", 4), [4, 8, 9]),
+    (("--platform", "Ascend", "--log_steps", 4, "--save_checkpoint_steps", 3), [3, 4, 6, 8, 9]),
+    (("--platform", "Ascend", "--log_steps", 4, "--on_nan", "skip"), list(range(1, 10))),
+    (("--platform", "CPU", "--log_steps", 4), list(range(1, 10))),
+])
+def test_an_accelerator_waits_only_where_the_values_are_needed(options: tuple, fetched: list[int]) -> None:
+    config = get_config([*map(str, options)])
+    monitor = Monitor(np.ones(9, np.float32), config, steps_per_epoch=9, write=lambda _: None)
+    monitor.epoch_begin(0)
+    found = []
+    for step in range(9):
+        monitor.step_end(step, Tensor(1.0, ms.float32), Tensor(True))
+        found += [step + 1] * monitor.is_fetched
+    assert found == fetched
 
 
 def test_a_resumed_epoch_counts_the_losses_before_it() -> None:

@@ -7,12 +7,14 @@ from src.errors import UserError
 from src.model_utils.config import Config
 
 ROLLBACKS = 3  # to one checkpoint; a run that comes no further than that is lost
+OVERFLOWS = 100  # in a row; a loss scale that adapts has come from its largest value to 1 by then
 
 
 class Divergence:
     """Does as `on_nan` says: stop, skip the step, or roll back to the last checkpoint.
 
-    Under float16 such a step is an overflow, to be expected now and then, and skipped whatever `on_nan` says.
+    Under float16 such a step is an overflow, to be expected now and then, and skipped whatever `on_nan` says, unless
+    there have been `OVERFLOWS` of them and nothing else.
 
     Args:
         config: `on_nan` and `amp_level` count here.
@@ -25,17 +27,19 @@ class Divergence:
         self._choice = config.on_nan if config.amp_level == "O0" else "overflow"
         self._statistics = statistics
         self._roll_back = roll_back
-        self._seen = 0
+        self._seen = self._steps = self._overflows = 0
         self._rollbacks: list[int | None] = []  # to which step each led
         self._good_statistics = self._copy()
 
     def check(self, bad_steps: int, where: str) -> None:
-        """Act on steps that were left out, so many of the run so far; `where` describes the latest for people.
+        """Act on steps that were left out, so many of the run so far; `where` describes the latest for people. To be
+        called after each step.
 
         Raises:
             UserError: the run is to stop, or cannot be rolled back.
         """
-        new, self._seen = bad_steps > self._seen, bad_steps
+        new, self._seen = bad_steps - self._seen, bad_steps
+        self._steps += 1
         if not new:
             self._good_statistics = self._copy()
         elif self._choice == "stop":
@@ -52,6 +56,12 @@ class Divergence:
                                 + ("there is no checkpoint to go back to" if self._rollbacks[-1] is None
                                    else f"{ROLLBACKS} returns to the last checkpoint did not help")
                                 + "; lower --lr_max")
+        else:
+            # Values come from the device several steps at a time: bad ones, and the steps since there last were any.
+            self._overflows, self._steps = new + (self._overflows if new == self._steps else 0), 0
+            if self._overflows >= OVERFLOWS:
+                raise UserError(f"{self._overflows} steps in a row overflowed float16, the last at {where}; lower "
+                                "--lr_max or --loss_scale, or set --loss_scale_window")
 
     def _copy(self) -> list[Tensor]:
         return [Tensor(parameter.asnumpy()) for parameter in self._statistics] if self._choice == "skip" else []

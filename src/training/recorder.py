@@ -138,8 +138,7 @@ class Recorder:
                     self._best.save(self.folder / best_evaluation.FILE)
 
     def save_within_epoch(self, monitor: Monitor) -> None:
-        """Write a checkpoint between two steps of an epoch, whose losses so far `monitor` has."""
-        monitor.fetch()
+        """Write a checkpoint between two steps of an epoch, whose losses so far `monitor` has fetched."""
         self.progress.losses = list(monitor.losses)
         if self._run.config.save_checkpoint:
             self._save({}, whole_epoch=False, is_best=False)
