@@ -53,6 +53,19 @@ def test_a_class_without_images_does_no_harm(tmp_path: Path) -> None:
     assert (tmp_path / "c.png").stat().st_size > 1000
 
 
+def test_names_of_classes_are_drawn_letter_by_letter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not as formulas; and what matplotlib's own font lacks (both letters here) comes from one that is installed."""
+    def draw(name: str) -> bytes:
+        write_confusion(np.eye(2, dtype=np.int64), [name, "b"], tmp_path / "c.png")
+        return (tmp_path / "c.png").read_bytes()
+
+    assert len({draw(name) for name in ("$\\frac$", "$x$", "x")}) == 3
+    letter, other = "\u1d8d", "\u1d8e"
+    assert draw(letter) == draw(other)
+    monkeypatch.setattr("src.reports.lettering.CJK_FONTS", ("Nobody Has This", "STIXGeneral"))
+    assert draw(letter) != draw(other)
+
+
 def test_curves_for_a_page_take_the_readers_colour() -> None:
     pictures = curve_svgs(HISTORY)
     assert list(pictures) == ["loss", "learning rate", "validation accuracy"]

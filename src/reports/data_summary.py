@@ -1,5 +1,4 @@
 """A data set as one picture: how many pictures each class has, how large they are, and some of them."""
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from src.files import whole_file
 from src.pictures.survey import Survey
+from src.reports.lettering import names_as_they_are
 
 NAMED = 40  # classes that get a bar with their name; more become a line
 SHOWN, ACROSS, SAMPLES, SIDE = 24, 3, 5, 96  # classes with samples, beside each other, pictures of each, pixels
@@ -17,6 +17,7 @@ COLOURS = ("tab:blue", "tab:orange")  # of train and of val
 WIDTH, BAR, STRIP = 13.0, 0.24, 1.12  # inches: of all; height of a class's bar and of its samples
 
 
+@names_as_they_are()
 def draw_summary(parts: Mapping[str, Survey], path: Path) -> None:
     """Draw as a PNG. The samples are of the first part."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -38,8 +39,7 @@ def draw_summary(parts: Mapping[str, Survey], path: Path) -> None:
     if len(parts) > 1:
         top.legend(*plots["classes"].get_legend_handles_labels(), loc="outside upper right", ncols=len(parts))
     _draw_samples(bottom, first, shown)
-    with whole_file(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a class name in a script that the font has not
+    with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=100, format="png")
 
 
@@ -71,7 +71,7 @@ def _draw_counts(axes: Any, parts: Mapping[str, Survey], classes: list[str]) -> 
     axes.set_title(f"pictures of each of {len(classes)} classes")
     if len(classes) <= NAMED:
         axes.set_yticks(np.arange(len(classes)) + 0.4 - height / 2)
-        axes.set_yticklabels([short(one, BAR_LETTERS) for one in classes], parse_math=False, fontsize=9)
+        axes.set_yticklabels([short(one, BAR_LETTERS) for one in classes], fontsize=9)
         axes.set_ylim(len(classes) - 0.5 + height / 2, -0.5 - height / 2)
         axes.margins(x=0.08)
     else:
@@ -106,7 +106,7 @@ def _draw_samples(figure: Any, part: Survey, shown: list[str]) -> None:  # noqa:
         axes.axis("off")
     for axes, name in zip(grid, shown, strict=False):
         axes.imshow(_strip(part, name), interpolation="none")
-        axes.set_title(short(name, STRIP_LETTERS), fontsize=9, loc="left", pad=2, parse_math=False)
+        axes.set_title(short(name, STRIP_LETTERS), fontsize=9, loc="left", pad=2)
     classes = len(part.folder.classes)
     figure.suptitle("samples" if len(shown) == classes else f"samples of {len(shown)} of the {classes} classes")
 

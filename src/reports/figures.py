@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from src.files import whole_file
+from src.reports.lettering import names_as_they_are
 
 MOST_DOTS = 500  # of a confusion matrix as a picture, in a row
 MOST_MARKED = 60  # epochs of which each has its point on a curve
@@ -64,6 +65,7 @@ def confusion_png(confusion: np.ndarray) -> bytes:
     return content.getvalue()
 
 
+@names_as_they_are()
 def write_confusion(confusion: np.ndarray, classes: Sequence[str], path: Path) -> None:
     """The confusion matrix as a picture: a row per true class, the share of its images taken for each class."""
     side = min(40.0, 3 + 0.32 * len(classes))
