@@ -12,7 +12,7 @@ from src.cpu_kernels.threads import thread_count
 from src.mobilenetV2 import ConvBN, InvertedResidual, MobileNetV2Backbone
 
 # As in native/chain.h: what a layer is, and the shortcut of a layer that has none.
-POINTWISE, DEPTHWISE, FULL = range(3)
+POINTWISE, DEPTHWISE, DENSE = range(3)
 NO_SHORTCUT = -1
 
 Shape = tuple[int, ...] | list[int]
@@ -29,7 +29,7 @@ def _kind(cell: ConvBN) -> int | None:
         return None
     if conv.group == conv.in_channels == conv.out_channels:
         return DEPTHWISE
-    return FULL if conv.group == 1 else None
+    return DENSE if conv.group == 1 else None
 
 
 class _Plan:
@@ -41,7 +41,7 @@ class _Plan:
         self.complete = True
         self._add(cell)
         # The kernels read plain pictures only at the start of a chain.
-        self.complete &= all(row[0] != FULL for row in self.rows[1:])
+        self.complete &= all(row[0] != DENSE for row in self.rows[1:])
 
     def _add(self, cell: nn.Cell) -> None:
         if isinstance(cell, ConvBN):
@@ -79,7 +79,7 @@ class _Chain(nn.Cell):
         self.plan = Tensor(numbers)
         self.constants = Tensor([[cell.bn.eps, cell.bn.momentum] for cell in plan.cells], ms.float32)
         layers = len(plan.rows)
-        self.separate_images_gradient = plan.rows[0][0] == FULL
+        self.separate_images_gradient = plan.rows[0][0] == DENSE
 
         def features_and_stash(*shapes: Shape) -> tuple[list[int], list[int]]:
             pictures, _, height, width = shapes[2]

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "layers.h"
+#include "layer.h"
 
 // What the chain's plan, an int32 array, says: whether batch statistics are used (else the moving ones), the number of
 // layers, then six numbers a layer: kind, stride, activation, shortcut, in_channels, out_channels (see Layer).
@@ -12,7 +12,7 @@ struct Chain {
   std::vector<Layer> layers;
   bool batch_statistics;
 
-  Chain(const int32_t *plan, int pictures, int height, int width);
+  Chain(const int32_t *plan, int images, int height, int width);
   // Points the layers at five arrays of parameters each (weight, gamma, beta, moving mean, moving variance; all
   // weights first) and at `constants`, epsilon and momentum of each layer.
   void bind(void *const *parameters, const float *constants);

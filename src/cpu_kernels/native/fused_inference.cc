@@ -1,0 +1,255 @@
+// The chain with its moving statistics: batch normalisation is folded into the weights, and a whole inverted residual
+// is computed by tiles of its output rows, small enough for the expanded tensor to stay in the L2 cache. Where the
+// images are too few for that to give several tasks, the expanded tensor is made by groups of its channels instead.
+#include <algorithm>
+
+#include "chain.h"
+#include "depthwise.h"
+#include "folded.h"
+#include "im2col.h"
+#include "layout.h"
+#include "tasks.h"
+#include "threads.h"
+
+namespace {
+
+constexpr size_t TILE_FLOATS = size_t{1} << 18;  // 1 MB of the expanded tensor: half of a common L2 cache
+constexpr int WANTED_TASKS = 16;                 // of a fused block, before it is cut in two
+constexpr size_t SLACK = LARGEST_MR * LANES;     // gemm reads so far beyond a tensor's end
+
+// Layers computed together: a depthwise convolution with the wide one before it and the 1x1 one behind it, either of
+// which may be missing; or one other convolution alone, as `narrow`.
+struct FusedBlock {
+  const Layer *wide = nullptr, *depthwise = nullptr, *narrow = nullptr;
+  int first = 0;           // the index of its first layer
+  int shortcut_block = 0;  // how many fused blocks back the shortcut's value was the input
+
+  const Layer &end() const { return narrow != nullptr ? *narrow : *depthwise; }
+  int count() const { return (wide != nullptr) + (depthwise != nullptr) + (narrow != nullptr); }
+};
+
+// Output rows first ... last - 1 of `images` images; all rows if there are several images.
+struct RowTile {
+  int image, images, first, last;
+
+  // The rows of the depthwise convolution's input that it needs.
+  int first_in(const Layer &l) const { return std::max(0, first * l.stride - 1); }
+  int last_in(const Layer &l) const { return std::min(l.height, (last - 1) * l.stride + 2); }
+};
+
+// Whole images while several fit, else as many rows of one as do.
+std::vector<RowTile> row_tiles(const FusedBlock &b) {
+  const Layer &end = b.end(), &l = *b.depthwise;
+  const size_t row = static_cast<size_t>(l.in_blocks()) * l.width * l.stride * LANES;
+  const int rows = static_cast<int>(std::clamp<size_t>(TILE_FLOATS / row, 1, end.out_height));
+  const size_t fitting = TILE_FLOATS / (row * end.out_height);
+  const int images = static_cast<int>(std::clamp<size_t>(fitting, 1, std::max(1, end.images / WANTED_TASKS)));
+  const int bands = divide_up(end.out_height, rows);
+  std::vector<RowTile> tiles;
+  for (int image = 0; image < end.images; image += images)
+    for (int i = 0; i < bands; ++i)
+      tiles.push_back({image, std::min(images, end.images - image), end.out_height * i / bands,
+                       end.out_height * (i + 1) / bands});
+  return tiles;
+}
+
+std::vector<FusedBlock> fused_blocks(const std::vector<Layer> &layers) {
+  const int count = static_cast<int>(layers.size());
+  const auto is = [&](int i, Kind kind) { return i < count && layers[i].kind == kind; };
+  // A shortcut is added at the end of a block and must come from its start.
+  const auto joins = [&](int i, int start) { return layers[i].shortcut < 0 || layers[i].shortcut == start; };
+  std::vector<FusedBlock> blocks;
+  for (int i = 0, next = 0; i < count; i = next) {
+    FusedBlock b;
+    b.first = i;
+    if (is(i + 1, Kind::depthwise) && !is(i, Kind::depthwise) && layers[i].shortcut < 0 &&
+        !(is(i + 2, Kind::pointwise) && !joins(i + 2, i)))
+      b.wide = &layers[next++];
+    if (is(next, Kind::depthwise)) b.depthwise = &layers[next++];
+    if (b.depthwise == nullptr || is(next, Kind::pointwise)) b.narrow = &layers[next++];
+    if (b.depthwise != nullptr && b.narrow != nullptr && row_tiles(b).size() < WANTED_TASKS) {
+      FusedBlock rest;
+      rest.narrow = b.narrow;
+      rest.first = next - 1;
+      rest.shortcut_block = 1;
+      b.narrow = nullptr;
+      blocks.push_back(b);
+      b = rest;
+    }
+    blocks.push_back(b);
+  }
+  return blocks;
+}
+
+// A place in a blocked tensor, `stride` pixels from one block to the next.
+struct Window {
+  float *data;
+  size_t stride;
+
+  float *at(int block, size_t pixel) const { return data + (block * stride + pixel) * LANES; }
+  Window from(int block, size_t pixel) const { return {at(block, pixel), stride}; }
+};
+
+// A block's input, output, and what its shortcut adds (`data` null: nothing), whole tensors.
+struct Tensors {
+  Window input, output, shortcut;
+  const float *image;  // the plain input of Kind::dense
+};
+
+// Channel blocks first ... last - 1 of the output at `count` pixels of `in`; `shortcut` and `out` start there.
+void multiply(const Layer &l, const FoldedLayer &folded, int first, int last, const Window &in, int count,
+              const Window &shortcut, const Window &out) {
+  const float *panels = folded.weights + static_cast<size_t>(first) * LANES * l.taps();
+  gemm(in.data, in.stride, count, panels, l.taps(), last - first, [&](int row, int vector, const auto &column) {
+    const Vec bias = load(folded.bias + (first + vector) * LANES);
+#pragma GCC unroll 24
+    for (int r = 0; r < column.ROWS; ++r) {
+      if (row + r >= count) break;
+      Vec y = column.at[r] + bias;
+      if (l.activation) y = relu6(y);
+      if (shortcut.data != nullptr) y += load(shortcut.at(vector, row + r));
+      store(out.at(vector, row + r), y);
+    }
+  });
+}
+
+// The same, at pixels first_pixel ... first_pixel + count - 1 of the whole output; `memory`: im2col_floats(l).
+void convolve(const Layer &l, const FoldedLayer &folded, int first, int last, const Tensors &tensors,
+              size_t first_pixel, size_t count, float *memory, const Window &shortcut, const Window &out) {
+  for (size_t done = 0; done < count; done += MAX_TILE) {
+    const int pixels = static_cast<int>(std::min<size_t>(MAX_TILE, count - done));
+    Window in = tensors.input.from(0, first_pixel + done);
+    if (l.kind == Kind::dense) {
+      im2col(l, tensors.image, first_pixel + done, pixels, MAX_TILE, memory);
+      in = {memory, MAX_TILE};
+    }
+    const Window added = shortcut.data == nullptr ? shortcut : shortcut.from(0, done);
+    multiply(l, folded, first, last, in, pixels, added, out.from(0, done));
+  }
+}
+
+size_t im2col_floats(const Layer &l) {
+  return l.kind == Kind::dense ? static_cast<size_t>(blocks_of(l.taps())) * MAX_TILE * LANES : 0;
+}
+
+// Channel blocks first ... last - 1 of the row tile; `in` starts at the first row that it needs, `out` where it writes.
+template <int S>
+void convolve_planes(const Layer &l, const FoldedLayer &folded, int first, int last, const RowTile &tile,
+                     const Window &in, float *memory, const Window &out) {
+  const int first_in = tile.first_in(l), rows_in = tile.last_in(l) - first_in, rows_out = tile.last - tile.first;
+  const size_t row_floats = static_cast<size_t>(l.width) * LANES;
+  for (int block = first; block < last; ++block) {
+    for (int image = 0; image < tile.images; ++image) {
+      const float *from = in.at(block - first, static_cast<size_t>(image) * rows_in * l.width);
+      float *to = out.at(block - first, static_cast<size_t>(image) * rows_out * l.out_width);
+      depthwise_plane<S>(
+          l, folded.weights + block * TAPS * LANES, tile.first, tile.last, memory,
+          [&](int y, float *row) { std::memcpy(row, from + (y - first_in) * row_floats, row_floats * sizeof(float)); },
+          [&](int row, int lane, auto &&convolve) {
+            Register bias;
+            load(folded.bias + block * LANES + lane, bias);
+            float *at = to + static_cast<size_t>(row - tile.first) * l.out_width * LANES + lane;
+            if (l.activation) {
+              for (int x = 0; x < l.out_width; ++x, at += LANES) store(at, relu6(convolve(x) + bias));
+            } else {
+              for (int x = 0; x < l.out_width; ++x, at += LANES) store(at, convolve(x) + bias);
+            }
+          });
+    }
+  }
+}
+
+// A row tile of a block with a depthwise convolution; of channels first ... last - 1 alone if there is no narrow one.
+void run(const FusedBlock &b, const FoldedLayer *folded, const Tensors &tensors, const RowTile &tile, int first,
+         int last) {
+  const Layer &end = b.end(), &l = *b.depthwise;
+  const int first_in = tile.first_in(l), rows_in = tile.last_in(l) - first_in;
+  const size_t count = static_cast<size_t>(tile.images) * (tile.last - tile.first) * end.out_width;
+  const size_t start = (static_cast<size_t>(tile.image) * end.out_height + tile.first) * end.out_width;
+  const size_t start_in = (static_cast<size_t>(tile.image) * l.height + first_in) * l.width;
+  const size_t count_in = static_cast<size_t>(tile.images) * rows_in * l.width;
+  const size_t wide_floats = b.wide != nullptr ? (last - first) * count_in * LANES : 0;
+  const size_t middle_floats = b.narrow != nullptr ? (last - first) * count * LANES + SLACK : 0;
+  const size_t rows_floats = Rows::floats(l.width);
+  float *wide = thread_scratch(wide_floats + middle_floats + rows_floats + (b.wide ? im2col_floats(*b.wide) : 0));
+  float *middle = wide + wide_floats, *rows = middle + middle_floats;
+
+  Window in = tensors.input.from(first, start_in);
+  if (b.wide != nullptr) {
+    in = {wide, count_in};
+    convolve(*b.wide, *folded++, first, last, tensors, start_in, count_in, rows + rows_floats, {}, in);
+  }
+  const Window out = b.narrow != nullptr ? Window{middle, count} : tensors.output.from(first, start);
+  (l.stride == 1 ? convolve_planes<1> : convolve_planes<2>)(l, *folded++, first, last, tile, in, rows, out);
+  if (b.narrow == nullptr) return;
+  const Window added = tensors.shortcut.data == nullptr ? tensors.shortcut : tensors.shortcut.from(0, start);
+  multiply(end, *folded, 0, end.out_blocks(), out, static_cast<int>(count), added, tensors.output.from(0, start));
+}
+
+// Row tiles, each of all channels in a block that ends with a narrow convolution; else of groups of channels, and of
+// rows where the groups are few.
+void run_depthwise(const FusedBlock &b, const FoldedLayer *folded, const Tensors &tensors) {
+  const Layer &l = *b.depthwise;
+  std::vector<RowTile> tiles = row_tiles(b);
+  int groups = 1;
+  if (b.narrow == nullptr) {
+    const ChannelGroups most(l.out_blocks(), static_cast<int>(tiles.size()), WANTED_TASKS);
+    groups = most.groups;
+    const int bands = groups * tiles.size() < WANTED_TASKS / 2
+                          ? std::clamp(l.out_height / 4, 1, divide_up(WANTED_TASKS, groups * l.images))
+                          : 0;
+    if (bands * l.images > static_cast<int>(tiles.size())) {
+      tiles.clear();
+      for (int image = 0; image < l.images; ++image)
+        for (int i = 0; i < bands; ++i)
+          tiles.push_back({image, 1, l.out_height * i / bands, l.out_height * (i + 1) / bands});
+    }
+  }
+  const int count = static_cast<int>(tiles.size());
+  const ChannelGroups channels(l.out_blocks(), 1, groups);
+  parallel(count * channels.groups, [&](int task) {
+    const int group = task / count;
+    run(b, folded, tensors, tiles[task % count], channels.first(group), channels.first(group + 1));
+  });
+}
+
+void run_gemm(const FusedBlock &b, const FoldedLayer &folded, const Tensors &tensors) {
+  const Layer &l = *b.narrow;
+  const PixelParts split(l.out_pixels(), static_cast<int>(std::max<size_t>(WANTED_TASKS, l.out_pixels() / MAX_TILE)));
+  const ChannelGroups groups(l.out_blocks(), split.parts, WANTED_TASKS);
+  parallel(split.parts * groups.groups, [&](int task) {
+    const int part = task / groups.groups, group = task % groups.groups, first = groups.first(group);
+    const size_t pixel = split.first_pixel(part);
+    const Window added = tensors.shortcut.data == nullptr ? tensors.shortcut : tensors.shortcut.from(first, pixel);
+    convolve(l, folded, first, groups.first(group + 1), tensors, pixel, split.pixels_of(part),
+             thread_scratch(im2col_floats(l)), added, tensors.output.from(first, pixel));
+  });
+}
+
+}  // namespace
+
+void Chain::infer(const float *input, float *features) const {
+  const std::vector<FusedBlock> blocks = fused_blocks(layers);
+  const std::vector<FoldedLayer> &folded = folded_layers(layers);
+  const size_t plain = first().kind == Kind::dense ? 0 : first().in_floats();
+  size_t largest = plain;
+  for (const FusedBlock &b : blocks) largest = std::max(largest, b.end().out_floats());
+  largest += SLACK;
+  // Three tensors take turns: a block's output, its input, and the input of the block before it, for a shortcut.
+  float *memory = shared_scratch(Purpose::values, 3 * largest);
+  const auto tensor = [&](size_t i) { return memory + i % 3 * largest; };
+  if (plain != 0) to_blocks(input, first().images, first().in_channels, first().in_plane(), tensor(0));
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    const FusedBlock &b = blocks[i];
+    const Layer &start = layers[b.first];
+    Tensors tensors = {{tensor(i), start.in_pixels()}, {tensor(i + 1), b.end().out_pixels()}, {}, input};
+    if (b.end().shortcut >= 0) tensors.shortcut = {tensor(i - b.shortcut_block + 3), b.end().out_pixels()};
+    if (b.depthwise != nullptr) {
+      run_depthwise(b, &folded[b.first], tensors);
+    } else {
+      run_gemm(b, folded[b.first], tensors);
+    }
+  }
+  from_blocks({tensor(blocks.size()), nullptr, false}, last().images, last().out_channels, last().out_plane(),
+              features);
+}

@@ -1,0 +1,40 @@
+#include "layout.h"
+
+#include <algorithm>
+
+#include "batch_norm.h"
+#include "threads.h"
+
+void to_blocks(const float *plain, int images, int channels, size_t plane, float *blocked) {
+  parallel(images * blocks_of(channels), [&](int task) {
+    const int block = task / images, image = task % images, lanes = std::min(LANES, channels - block * LANES);
+    const float *in = plain + (static_cast<size_t>(image) * channels + block * LANES) * plane;
+    float *out = blocked + (static_cast<size_t>(block) * images + image) * plane * LANES;
+    for (size_t p = 0; p < plane; ++p)
+      for (int j = 0; j < LANES; ++j) out[p * LANES + j] = j < lanes ? in[j * plane + p] : 0.0f;
+  });
+}
+
+void from_blocks(const Blocked &value, int images, int channels, size_t plane, float *plain) {
+  parallel(images * blocks_of(channels), [&](int task) {
+    const int block = task / images, image = task % images, lanes = std::min(LANES, channels - block * LANES);
+    float *in = thread_scratch(plane * LANES);
+    load_value(value, block, image * plane, images * plane, plane, in);
+    float *out = plain + (static_cast<size_t>(image) * channels + block * LANES) * plane;
+    for (int j = 0; j < lanes; ++j)
+      for (size_t p = 0; p < plane; ++p) out[j * plane + p] = in[p * LANES + j];
+  });
+}
+
+void add(const Blocked &value, const Blocked &shortcut, int blocks, size_t pixels, float *out) {
+  constexpr size_t SPAN = 2048;  // pixels of a task
+  const int spans = static_cast<int>((pixels + SPAN - 1) / SPAN);
+  parallel(blocks * spans, [&](int task) {
+    const int block = task / spans;
+    const size_t first = task % spans * SPAN, count = std::min(SPAN, pixels - first);
+    float *sum = out + (block * pixels + first) * LANES, *other = thread_scratch(count * LANES);
+    load_value(value, block, first, pixels, count, sum);
+    load_value(shortcut, block, first, pixels, count, other);
+    for (size_t i = 0; i < count * LANES; i += LANES) store(sum + i, load(sum + i) + load(other + i));
+  });
+}
