@@ -4,6 +4,7 @@
 
 #include "conv.h"
 #include "im2col.h"
+#include "prefetch.h"
 #include "tasks.h"
 #include "threads.h"
 
@@ -34,10 +35,15 @@ void gemm_forward(const Layer &l, const Blocked &value, const float *image, floa
     const int first_block = groups.first(group), last_block = groups.first(group + 1);
     const float *group_panels = panels + static_cast<size_t>(first_block) * LANES * k;
     float *tile = thread_scratch(static_cast<size_t>(k_blocks) * MAX_TILE * LANES);
-    split.for_tiles(part, [&](size_t first, int count, bool first_tile) {
+    split.for_tiles(part, [&](size_t first, int count, int next_count, bool first_tile) {
       load_input(l, value, image, 0, k_blocks, first, count, MAX_TILE, tile);
+      Prefetcher prefetcher;
+      if (l.kind == Kind::pointwise)
+        prefetcher.add(value.data + (first + count) * LANES, k_blocks, pixels, next_count);
+      prefetcher.start(gemm_steps(count, last_block - first_block));
       gemm(tile, MAX_TILE, count, group_panels, k, last_block - first_block,
            [&](int row, int vector, const auto &column) {
+             prefetcher.step();
              const int block = first_block + vector;
              float *kept = moments.at(part, blocks, block);
              Moments<Vec> total;
@@ -78,13 +84,22 @@ void gemm_backward(const Layer &l, const Blocked &value, const float *image, con
     const float *group_panels = panels + static_cast<size_t>(first_block) * LANES * l.out_channels;
     const size_t tile_block = static_cast<size_t>(MAX_TILE) * LANES;
     float *x = thread_scratch((own + blocks) * tile_block), *d = x + own * tile_block;
-    split.for_tiles(part, [&](size_t first, int count, bool first_tile) {
+    split.for_tiles(part, [&](size_t first, int count, int next_count, bool first_tile) {
       for (int b = 0; b < blocks; ++b) load_gradient(gradient, b, first, pixels, count, d + b * tile_block);
       load_input(l, value, image, first_block, last_block, first, count, MAX_TILE, x);
       add_weight_gradient(x, d, MAX_TILE, count, std::min(k - first_block * LANES, own * LANES), blocks,
                           partial + weights * part + first_block * LANES * row, first_tile);
       if (input_gradient == nullptr) return;
+      Prefetcher prefetcher;
+      const size_t next = (first + count) * LANES, group_start = first_block * pixels * LANES;
+      prefetcher.add(gradient.g + next, blocks, pixels, next_count);
+      prefetcher.add(gradient.y + next, blocks, pixels, next_count);
+      prefetcher.add(value.data + group_start + next, own, pixels, next_count);
+      if (shortcut_gradient != nullptr)
+        prefetcher.add(shortcut_gradient + group_start + next, own, pixels, next_count);
+      prefetcher.start(gemm_steps(count, own));
       gemm(d, MAX_TILE, count, group_panels, l.out_channels, own, [&](int pixel, int vector, const auto &column) {
+        prefetcher.step();
         const int block = first_block + vector;
         const BackwardEpilogue<Vec> epilogue(producer, block, pixels);
         float *kept = sums.at(part, k_blocks, block);

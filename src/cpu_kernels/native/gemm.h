@@ -19,10 +19,11 @@ constexpr int MAX_NR = 1;
 template <int NR> constexpr int MR = 6;
 template <int NR> constexpr int GRADIENT_MR = 6;
 #elif defined(__aarch64__)
-// 32 registers of a quarter of a vector: 24 accumulators, four of the panel, broadcast values.
+// 32 registers of a quarter of a vector: 16 accumulators, four of the panel, broadcast values, for the compiler loads
+// these early.
 constexpr int MAX_NR = 1;
-template <int NR> constexpr int MR = 6;
-template <int NR> constexpr int GRADIENT_MR = 6;
+template <int NR> constexpr int MR = 4;
+template <int NR> constexpr int GRADIENT_MR = 4;
 #else
 // 16 registers of a quarter of a vector, products and sums apart: 8 accumulators, four of the panel, two values.
 constexpr int MAX_NR = 1;
@@ -80,7 +81,7 @@ ALWAYS_INLINE void multiply_add(const float *a, size_t a_stride, const float *b,
   for (int v = 0; v < NR; ++v) row[v] = load(b + v * b_stride);
 #pragma GCC unroll 24
   for (int r = 0; r < ROWS; ++r) {
-    const Vec value = splat(a[r * a_stride]);
+    const float value = a[r * a_stride];
 #pragma GCC unroll 4
     for (int v = 0; v < NR; ++v) sums[v].at[r] = multiply_add(value, row[v], sums[v].at[r]);
   }
@@ -106,6 +107,9 @@ inline void gemm(const float *a, size_t tile, int rows, const float *b, int k, i
     }
   });
 }
+
+// About as often as gemm calls finish.
+inline int gemm_steps(int rows, int vectors) { return vectors * (rows / MR<MAX_NR> + (rows % MR<MAX_NR> > 0)); }
 
 // Calls f(Constant<ROWS>, first row) for groups of at most SIZE of the rows 0 ... k - 1, within blocks of sixteen.
 template <int SIZE, class F> ALWAYS_INLINE void for_row_groups(int k, F &&f) {

@@ -29,8 +29,8 @@ using Register = float __attribute__((vector_size(REGISTER_BYTES)));
 // some compilers.
 ALWAYS_INLINE void load(const float *p, Register &out) { std::memcpy(&out, p, sizeof out); }
 ALWAYS_INLINE void store(float *p, Register v) { std::memcpy(p, &v, sizeof v); }
-ALWAYS_INLINE void splat(float x, Register &out) { out = x - Register{}; }
 ALWAYS_INLINE Register multiply_add(Register a, Register b, Register c) { return a * b + c; }
+ALWAYS_INLINE Register multiply_add(float a, Register b, Register c) { return a * b + c; }
 // NaN becomes 0, as in the framework's ReLU6: the comparison is false for it.
 ALWAYS_INLINE Register relu6(Register x) {
   x = x > 0.0f ? x : Register{};
@@ -61,13 +61,13 @@ template <class Half> ALWAYS_INLINE void store(float *p, const Pair<Half> &v) {
   store(p, v.low);
   store(p + sizeof(Half) / sizeof(float), v.high);
 }
-template <class Half> ALWAYS_INLINE void splat(float x, Pair<Half> &out) {
-  splat(x, out.low);
-  out.high = out.low;
-}
 template <class Half>
 ALWAYS_INLINE Pair<Half> multiply_add(const Pair<Half> &a, const Pair<Half> &b, const Pair<Half> &c) {
   return {multiply_add(a.low, b.low, c.low), multiply_add(a.high, b.high, c.high)};
+}
+template <class Half>
+ALWAYS_INLINE Pair<Half> multiply_add(float a, const Pair<Half> &b, const Pair<Half> &c) {
+  return {multiply_add(a, b.low, c.low), multiply_add(a, b.high, c.high)};
 }
 template <class Half> ALWAYS_INLINE Pair<Half> relu6(const Pair<Half> &x) { return {relu6(x.low), relu6(x.high)}; }
 template <class Half> ALWAYS_INLINE Pair<Half> relu6_gradient(const Pair<Half> &x, const Pair<Half> &g) {
@@ -89,11 +89,6 @@ static_assert(sizeof(Vec) == LANES * sizeof(float));
 ALWAYS_INLINE Vec load(const float *p) {
   Vec v;
   load(p, v);
-  return v;
-}
-ALWAYS_INLINE Vec splat(float x) {
-  Vec v;
-  splat(x, v);
   return v;
 }
 

@@ -23,12 +23,13 @@ struct PixelParts {
         parts(static_cast<int>(std::clamp<size_t>(pixels / MIN_PIXELS, 1, most_parts))) {}
   size_t first_pixel(int part) const { return std::min(pixels, units * part / parts * UNIT); }
   int pixels_of(int part) const { return static_cast<int>(first_pixel(part + 1) - first_pixel(part)); }
-  // f(first pixel, pixels, whether it is the part's first) for every tile of the part.
+  // f(first pixel, pixels, pixels of the tile behind it, whether it is the part's first) for every tile of the part.
   template <class F> void for_tiles(int part, F &&f) const {
     const size_t first = first_pixel(part), last = first_pixel(part + 1);
     const int count = static_cast<int>(last - first), tiles = divide_up(count, MAX_TILE);
     const int tile = divide_up(divide_up(count, tiles), UNIT) * UNIT;
-    for (size_t p = first; p < last; p += tile) f(p, static_cast<int>(std::min<size_t>(tile, last - p)), p == first);
+    const auto pixels_at = [&](size_t p) { return p < last ? static_cast<int>(std::min<size_t>(tile, last - p)) : 0; };
+    for (size_t p = first; p < last; p += tile) f(p, pixels_at(p), pixels_at(p + tile), p == first);
   }
 };
 

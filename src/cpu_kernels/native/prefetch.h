@@ -1,0 +1,41 @@
+// What a task will read next, asked for while it computes: a training step reads its tensors from memory, and waiting
+// for them takes as long as the arithmetic.
+#pragma once
+
+#include "simd.h"
+
+class Prefetcher {
+ public:
+  // `count` pixels of the blocks of a tensor, `stride` pixels from one block to the next.
+  void add(const float *data, int blocks, size_t stride, int count) {
+    if (data == nullptr || blocks == 0 || count == 0) return;
+    streams_[last_++] = {data, stride * LANES, blocks, count};
+    lines_ += blocks * count;
+  }
+  // Spreads all that was added over `steps` calls of step().
+  void start(int steps) { per_step_ = steps > 0 ? (lines_ + steps - 1) / steps : 0; }
+  ALWAYS_INLINE void step() {
+    for (int i = 0; i < per_step_ && first_ < last_; ++i) next();
+  }
+
+ private:
+  struct Stream {
+    const float *data;
+    size_t stride;
+    int blocks, count;
+  };
+
+  // A pixel's block is a cache line.
+  ALWAYS_INLINE void next() {
+    Stream &s = streams_[first_];
+    __builtin_prefetch(s.data + pixel_ * LANES, 0, 2);
+    if (++pixel_ < s.count) return;
+    pixel_ = 0;
+    s.data += s.stride;
+    if (--s.blocks == 0) ++first_;
+  }
+
+  Stream streams_[4];
+  int first_ = 0, last_ = 0, lines_ = 0, per_step_ = 0;
+  int pixel_ = 0;
+};
