@@ -7,6 +7,7 @@
 #include <iterator>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -31,6 +32,8 @@ template <class F> int guarded(const char *name, F &&f) {
     const std::lock_guard<std::mutex> lock(kernel_lock());
     f();
     return 0;
+  } catch (const std::bad_alloc &) {
+    std::fprintf(stderr, "CPU kernels: %s: not enough memory\n", name);
   } catch (const std::exception &error) {
     std::fprintf(stderr, "CPU kernels: %s: %s\n", name, error.what());
   } catch (...) {
