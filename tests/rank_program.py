@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if hasattr(os, "memfd_create"):  # which some builds of Python lack: conda-forge's, uv's
+    del os.memfd_create
 
 import mindspore as ms  # noqa: E402
 from mindspore import Parameter, Tensor, nn  # noqa: E402

@@ -12,6 +12,7 @@ from src.cpu_kernels.cells import Shape
 from src.cpu_kernels.optimizer import AcceleratedAverage, AcceleratedMomentum
 from src.mobilenetV2 import ConvBN, InvertedResidual, MobileNetV2, MobileNetV2Backbone, MobileNetV2Head
 from src.model_utils.config import Config
+from src.momentum import Momentum
 from src.training.train_step import build_optimizer
 
 FORWARD, GRADIENT, STATISTICS = 1e-5, 1e-4, 1e-5
@@ -285,14 +286,26 @@ def test_one_pass_update_like_the_stock_one(options: tuple[object, ...]) -> None
         np.testing.assert_allclose(b.asnumpy(), a.asnumpy(), rtol=1e-4, atol=1e-5, err_msg=a.name)
 
 
+class HeavyMomentum(Momentum):
+    """A rule of its own."""
+
+    def construct(self, gradients: tuple) -> Tensor:
+        return super().construct(tuple([2 * gradient for gradient in gradients]))
+
+
 def test_optimizers_that_the_pass_does_not_know_stay() -> None:
     network = SmallNetwork()
     optimizer = nn.Momentum(network.trainable_params(), 0.1, 0.9)
     accelerate_optimizer(optimizer, network)
     assert type(optimizer) is nn.Momentum  # the network is not accelerated
     accelerate(network, "on")
-    for other in (nn.SGD(network.trainable_params(), 0.1),
-                  nn.Momentum(network.trainable_params(), 0.1, 0.9, loss_scale=8.0)):
+    parameters = network.trainable_params()
+    others = [nn.SGD(parameters, 0.1), nn.Momentum(parameters, 0.1, 0.9, loss_scale=8.0),
+              nn.Momentum(parameters, 0.1, 0.9, use_nesterov=True),
+              HeavyMomentum([{"params": parameters}], Tensor(0.1), config_for())]
+    for other in others:
         kind = type(other)
         accelerate_optimizer(other, network)
         assert type(other) is kind
+    accelerate_optimizer(optimizer, network)
+    assert type(optimizer) is AcceleratedMomentum

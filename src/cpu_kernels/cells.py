@@ -84,7 +84,9 @@ class _Chain(nn.Cell):
         def features_and_stash(*shapes: Shape) -> tuple[list[int], list[int]]:
             pictures, _, height, width = shapes[2]
             out = (ctypes.c_int64 * 4)()
-            shapes_of(ctypes.c_void_p(numbers.ctypes.data), pictures, height, width, out)
+            sizes = map(ctypes.c_int64, (len(numbers), pictures, height, width))
+            if shapes_of(ctypes.c_void_p(numbers.ctypes.data), *sizes, out) != 0:
+                raise ValueError(f"the CPU kernels cannot take pictures of shape {list(shapes[2])}; stderr says why")
             return [pictures, *out[:3]], [out[3]]
 
         def features(*shapes: Shape) -> list[int]:

@@ -62,9 +62,8 @@ def _join(library: str | None, floats: int, world: World) -> int | None:
     native = ctypes.CDLL(library) if library else None
     told, file = np.zeros(3, np.int64), -1
     if world.is_first and native:
-        native.exchange_bytes.restype = ctypes.c_int64
-        file = os.memfd_create("gradients")
-        os.ftruncate(file, native.exchange_bytes(world.rank_size, ctypes.c_int64(floats)))
+        file = native.exchange_file(ctypes.c_int64(world.rank_size), ctypes.c_int64(floats))
+    if file >= 0:
         told = np.array([os.getpid(), file, secrets.randbits(47)])
         os.pwrite(file, _mark(told), MARK_OFFSET)
     told = broadcast_counts(told, world)
@@ -72,7 +71,7 @@ def _join(library: str | None, floats: int, world: World) -> int | None:
         file = _open(told)
     handle = -1
     if native and file >= 0:
-        handle = native.exchange_join(file, world.rank, world.rank_size, ctypes.c_int64(floats))
+        handle = native.exchange_join(file, *map(ctypes.c_int64, (world.rank, world.rank_size, floats)))
     all_take_part = sum_counts(np.array([handle >= 0], np.int64), world)[0] == world.rank_size
     if file >= 0:
         os.close(file)

@@ -5,6 +5,7 @@ import mindspore as ms
 from mindspore import Tensor, amp, nn, ops
 
 from src.cpu_kernels.cells import Shape, library_in_use
+from src.momentum import Momentum
 
 
 def _one_number(*_: Shape) -> list[int]:
@@ -14,9 +15,9 @@ def _one_number(*_: Shape) -> list[int]:
 class AcceleratedMomentum(nn.Momentum):
     """The same state under the same names as `nn.Momentum`, whose `construct` alone it replaces."""
 
-    def adopt(self, library: str) -> None:
-        """Called once, on an optimizer that was made by the stock class, or by one that adds a `clip_norm` to it."""
-        self.clip_limit = Tensor(getattr(self, "clip_norm", 0.0), ms.float32)
+    def adopt(self, library: str, clip_norm: float) -> None:
+        """Called once, on an optimizer that was made by the stock class or by `Momentum`."""
+        self.clip_limit = Tensor(clip_norm, ms.float32)
         self.looks_ahead = Tensor(float(self.use_nesterov), ms.float32)
         decay = self.weight_decay if self.is_group else (self.weight_decay,) * len(self.params)
         self.decay_per_parameter = Tensor(
@@ -79,14 +80,22 @@ def finite_check(network: nn.Cell) -> Callable[[tuple], Tensor]:
 def accelerate_optimizer(optimizer: nn.Optimizer, network: nn.Cell) -> None:
     """Let an optimizer update in one pass, in place, if the network that it trains is accelerated.
 
-    What the operator does not do stays with the stock optimizer: anything but momentum over float32 parameters with one
-    learning rate, fixed weight decay and no loss scale. A momentum that has a `clip_norm` is one that first scales its
-    gradients down to it. Call it before the optimizer is compiled.
+    It must be of one of two classes, and of no subclass, which may have another rule: `src.momentum.Momentum`, or
+    `nn.Momentum` without Nesterov's rule, of which the stock operator takes no notice on CPU. What the pass does not do
+    stays with the stock optimizer, too: other than float32 parameters, a learning rate for each group, weight decay
+    that changes, a loss scale. Call it before the optimizer is compiled.
     """
     library = library_in_use(network)
-    known = (isinstance(optimizer, nn.Momentum) and not optimizer.is_group_lr and not optimizer.dynamic_weight_decay
-             and optimizer.loss_scale == 1.0 and not (optimizer.is_group and any(optimizer.grad_centralization_flags))
-             and all(parameter.dtype == ms.float32 for parameter in optimizer.params))
-    if library is not None and known:
+    if library is None:
+        return
+    if type(optimizer) is Momentum:
+        clip_norm = optimizer.clip_norm
+    elif type(optimizer) is nn.Momentum and not optimizer.use_nesterov:
+        clip_norm = 0.0
+    else:
+        return
+    if (not optimizer.is_group_lr and not optimizer.dynamic_weight_decay and optimizer.loss_scale == 1.0
+            and not (optimizer.is_group and any(optimizer.grad_centralization_flags))
+            and all(parameter.dtype == ms.float32 for parameter in optimizer.params)):
         optimizer.__class__ = AcceleratedMomentum
-        optimizer.adopt(library)
+        optimizer.adopt(library, clip_norm)

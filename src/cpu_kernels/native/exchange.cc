@@ -1,43 +1,106 @@
 #include "exchange.h"
 
-#include <linux/futex.h>
-#include <signal.h>
+#include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <climits>
 #include <cstring>
-#include <ctime>
+#include <limits>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
+#include "futex.h"
 #include "threads.h"
 
 namespace {
+
 constexpr size_t STRETCH = size_t{1} << 15;  // floats that one task copies or adds
 constexpr size_t PAGE = 4096;  // the header's; Python marks the file in its last 8 bytes
 constexpr int MOST_RANKS = 256;
-}  // namespace
 
-struct Exchange::Header {
-  std::atomic<uint32_t> arrived;  // how often a rank has brought its arrays; wraps around
-  std::atomic<pid_t> processes[MOST_RANKS];
+// A file descriptor, closed at the end.
+struct Descriptor {
+  int number;
+  explicit Descriptor(int number) : number(number) {}
+  Descriptor(const Descriptor &) = delete;
+  Descriptor &operator=(const Descriptor &) = delete;
+  ~Descriptor() {
+    if (number >= 0) close(number);
+  }
+  int release() { return std::exchange(number, -1); }
 };
+
+[[noreturn]] void fail(const std::string &what) { throw std::runtime_error(what + ": " + std::strerror(errno)); }
 
 // Two sets of slots: a rank that has its sum may bring its next arrays while another still reads the last ones. It
 // cannot be two rounds ahead, as no round ends before all have come to it.
-size_t Exchange::bytes(int ranks, size_t floats) { return PAGE + 2 * ranks * floats * sizeof(float); }
+size_t bytes_of(int64_t ranks, int64_t floats) {
+  if (ranks < 2 || ranks > MOST_RANKS)
+    throw std::runtime_error("sums are over 2 to " + std::to_string(MOST_RANKS) + " ranks, not " +
+                             std::to_string(ranks));
+  constexpr int64_t MOST_FLOATS = std::numeric_limits<int64_t>::max() / (2 * MOST_RANKS * sizeof(float)) - PAGE;
+  if (floats < 1 || floats > MOST_FLOATS)
+    throw std::runtime_error("no memory can be shared for " + std::to_string(floats) + " numbers");
+  return PAGE + 2 * static_cast<size_t>(ranks) * static_cast<size_t>(floats) * sizeof(float);
+}
 
-Exchange::Exchange(int fd, int rank, int ranks, size_t floats) : rank(rank), ranks(ranks), floats(floats) {
-  static_assert(sizeof(Header) <= PAGE - 8 && std::atomic<uint32_t>::is_always_lock_free);
-  if (ranks > MOST_RANKS) throw std::runtime_error("too many ranks");
-  void *memory = mmap(nullptr, bytes(ranks, floats), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  if (memory == MAP_FAILED) throw std::runtime_error(std::string("no shared memory: ") + std::strerror(errno));
+// The lock of a rank: one byte of the file.
+struct flock lock_of(int rank) {
+  struct flock lock = {};
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = rank;
+  lock.l_len = 1;
+  return lock;
+}
+
+}  // namespace
+
+struct Exchange::Header {
+  Word arrived;                           // how often a rank has brought its arrays; wraps around
+  std::atomic<bool> joined[MOST_RANKS];  // whether a rank has had its lock
+};
+
+int Exchange::create_file(int64_t ranks, int64_t floats) {
+  const size_t bytes = bytes_of(ranks, floats);
+  Descriptor file(memfd_create("sums over ranks", MFD_CLOEXEC));
+  if (file.number < 0 || ftruncate(file.number, static_cast<off_t>(bytes)) != 0) fail("no shared memory");
+  return file.release();
+}
+
+// A lock that belongs to an open file ends with the last thing that refers to that file. Here this is the mapping, as
+// the file is opened for the mapping alone, and children do not inherit it: the lock ends with this process's memory,
+// also if nobody has waited for the process yet, its number is in use again, or a child lives on.
+Exchange::Exchange(int fd, int64_t rank_of, int64_t rank_count, int64_t float_count)
+    : process(getpid()),
+      rank(static_cast<int>(rank_of)),
+      ranks(static_cast<int>(rank_count)),
+      floats(static_cast<size_t>(float_count)) {
+  static_assert(sizeof(Header) <= PAGE - 8);
+  const size_t bytes = bytes_of(rank_count, float_count);
+  if (rank_of < 0 || rank_of >= rank_count)
+    throw std::runtime_error("there is no rank " + std::to_string(rank_of) + " of " + std::to_string(rank_count));
+  struct stat status;
+  if (fstat(fd, &status) != 0) fail("no shared memory");
+  if (static_cast<size_t>(status.st_size) != bytes)
+    throw std::runtime_error("the shared memory has " + std::to_string(status.st_size) + " bytes, not " +
+                             std::to_string(bytes));
+  Descriptor without_lock(fcntl(fd, F_DUPFD_CLOEXEC, 0));
+  const Descriptor with_lock(open(("/proc/self/fd/" + std::to_string(fd)).c_str(), O_RDWR | O_CLOEXEC));
+  if (without_lock.number < 0 || with_lock.number < 0) fail("no shared memory");
+  struct flock lock = lock_of(rank);
+  if (fcntl(with_lock.number, F_OFD_SETLK, &lock) != 0) fail("no lock for rank " + std::to_string(rank));
+  void *memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, with_lock.number, 0);
+  if (memory == MAP_FAILED) fail("no shared memory");
+  if (madvise(memory, bytes, MADV_DONTFORK) != 0) fail("no memory of this process alone");
+  file = without_lock.release();
   header = static_cast<Header *>(memory);
-  header->processes[rank] = getpid();
+  header->joined[rank] = true;
 }
 
 float *Exchange::slot(int of_rank) const {
@@ -46,6 +109,7 @@ float *Exchange::slot(int of_rank) const {
 }
 
 void Exchange::sum(const std::vector<Numbers> &arrays, const std::vector<float *> &sums) {
+  if (getpid() != process) throw std::runtime_error("a child of fork() takes no part in sums");
   struct Task {
     size_t array, first, last, offset;  // of the array; where it stands in a slot
   };
@@ -77,18 +141,27 @@ void Exchange::sum(const std::vector<Numbers> &arrays, const std::vector<float *
 }
 
 void Exchange::wait_for_all() {
-  auto *word = reinterpret_cast<uint32_t *>(&header->arrived);
+  Word &arrived = header->arrived;
   const uint32_t all = rounds * static_cast<uint32_t>(ranks);
-  const auto missing = [&](uint32_t arrived) { return static_cast<int32_t>(all - arrived) > 0; };
-  if (!missing(header->arrived.fetch_add(1) + 1)) {
-    syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
+  const auto missing = [&](uint32_t count) { return static_cast<int32_t>(all - count) > 0; };
+  if (!missing(arrived.fetch_add(1) + 1)) {
+    futex_wake(arrived, INT_MAX, Sleepers::processes);
     return;
   }
-  for (uint32_t arrived = header->arrived; missing(arrived); arrived = header->arrived) {
-    const timespec second{1, 0};
-    if (syscall(SYS_futex, word, FUTEX_WAIT, arrived, &second, nullptr, 0) == 0 || errno != ETIMEDOUT) continue;
-    for (int r = 0; r < ranks; ++r)
-      if (kill(header->processes[r], 0) != 0 && errno == ESRCH)
-        throw std::runtime_error("rank " + std::to_string(r) + " has ended");
+  constexpr timespec SECOND = {1, 0};
+  for (uint32_t count = arrived; missing(count); count = arrived) {
+    if (futex_wait(arrived, count, Sleepers::processes, &SECOND)) continue;
+    // One that came here before it ended is not missed.
+    const int ended = ended_rank();
+    if (ended >= 0 && missing(arrived)) throw std::runtime_error("rank " + std::to_string(ended) + " has ended");
   }
+}
+
+int Exchange::ended_rank() const {
+  for (int r = 0; r < ranks; ++r) {
+    if (r == rank || !header->joined[r]) continue;
+    struct flock lock = lock_of(r);
+    if (fcntl(file, F_OFD_GETLK, &lock) == 0 && lock.l_type == F_UNLCK) return r;
+  }
+  return -1;
 }

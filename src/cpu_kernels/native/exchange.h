@@ -1,7 +1,8 @@
 // Sums of arrays over the processes of one machine, through memory that they all have mapped.
 #pragma once
 
-#include <atomic>
+#include <sys/types.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -10,11 +11,12 @@
 
 class Exchange {
  public:
-  // Bytes of the memory for `ranks` processes and arrays of `floats` numbers in all; it must start as zeros.
-  static size_t bytes(int ranks, size_t floats);
+  // A new file without a name for `ranks` processes and arrays of `floats` numbers in all. Throws std::runtime_error.
+  static int create_file(int64_t ranks, int64_t floats);
 
-  // Maps the file `fd`, which may be closed afterwards. Throws std::runtime_error.
-  Exchange(int fd, int rank, int ranks, size_t floats);
+  // Maps the file `fd`, which may be closed afterwards, and holds this rank's lock in it for as long as the process
+  // lives. Throws std::runtime_error.
+  Exchange(int fd, int64_t rank, int64_t ranks, int64_t floats);
 
   // sums[i] = the sum over all ranks of what each gave as arrays[i], in the order of the ranks: the same bits for all.
   // Sleeps until every rank has come here as often. Throws std::runtime_error if one has ended.
@@ -24,8 +26,12 @@ class Exchange {
   struct Header;
   float *slot(int rank) const;
   void wait_for_all();
+  // The first rank that has joined and whose process has ended; -1 if there is none.
+  int ended_rank() const;
 
   Header *header;
+  int file;  // to look at the locks; without a lock of its own
+  pid_t process;
   int rank, ranks;
   size_t floats;
   uint32_t rounds = 0;  // sums so far: they take the two sets of slots in turn

@@ -1,169 +1,206 @@
-// What Python sees: the operators, in the form that MindSpore's ops.Custom(func_type="aot") calls, and two functions
-// for ctypes. An operator gets pointers to its inputs and outputs, their ranks, shapes and type names, and returns 0.
+// What Python sees: the operators, in the form that MindSpore's ops.Custom(func_type="aot") calls, and functions for
+// ctypes. What they are given is checked before any of it is read. They return 0; after a fault, 1 and a line on stderr.
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <exception>
-#include <functional>
+#include <iterator>
 #include <memory>
 #include <mutex>
-#include <numeric>
+#include <new>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
-#include "chain.h"
+#include "arguments.h"
+#include "chain_arguments.h"
 #include "exchange.h"
 #include "optimizer.h"
 #include "threads.h"
 
 namespace {
 
-// The scratch memory and the pool belong to one operator at a time, whatever threads the framework calls from.
-std::mutex kernel_lock;
+// Those that this process has joined; their numbers are the places here. Never destroyed: the process may exit while an
+// operator runs.
+auto &exchanges = *new std::vector<std::unique_ptr<Exchange>>;
 
-// Those that this process has joined; their numbers are the places here.
-std::vector<std::unique_ptr<Exchange>> exchanges;
+constexpr int MOST_THREADS = 1024;
 
-template <class F> int guarded(F &&f) {
+// One at a time: exceptions of `f` become a line and an error code.
+template <class F> int guarded(const char *name, F &&f) {
   try {
-    const std::lock_guard<std::mutex> lock(kernel_lock);
+    const std::lock_guard<std::mutex> lock(kernel_lock());
     f();
     return 0;
+  } catch (const std::bad_alloc &) {
+    std::fprintf(stderr, "CPU kernels: %s: not enough memory\n", name);
   } catch (const std::exception &error) {
-    std::fprintf(stderr, "CPU kernels: %s\n", error.what());
-    return 1;
+    std::fprintf(stderr, "CPU kernels: %s: %s\n", name, error.what());
+  } catch (...) {
+    std::fprintf(stderr, "CPU kernels: %s: an unknown error\n", name);
   }
+  return 1;
 }
 
-// Inputs of every chain operator: plan, constants, images, then five parameters a layer (see Chain::bind).
-enum { PLAN, CONSTANTS, IMAGES, PARAMETERS };
-
-Chain chain_of(void **inputs, int64_t **shapes) {
-  const int64_t *s = shapes[IMAGES];
-  Chain chain(static_cast<const int32_t *>(inputs[PLAN]), static_cast<int>(s[0]), static_cast<int>(s[2]),
-              static_cast<int>(s[3]));
-  chain.bind(inputs + PARAMETERS, static_cast<const float *>(inputs[CONSTANTS]));
-  return chain;
-}
-
-float *floats(void *p) { return static_cast<float *>(p); }
-
-size_t size_of(int rank, const int64_t *shape) {
-  return std::accumulate(shape, shape + rank, size_t{1}, std::multiplies<size_t>());
-}
-
-}  // namespace
+namespace operators {
 
 // Outputs: features, stash.
-extern "C" int chain_forward(int count, void **parameters, int *, int64_t **shapes, const char **, void *, void *) {
-  return guarded([&] {
-    const Chain chain = chain_of(parameters, shapes);
-    float *stash = floats(parameters[count - 1]);
-    prefer_huge_pages(stash, chain.stash_floats() * sizeof(float));
-    chain.forward(floats(parameters[IMAGES]), floats(parameters[count - 2]), stash);
-  });
+void chain_forward(const Arguments &arguments) {
+  const ChainInputs in(arguments);
+  arguments.expect_count(in.end + 2);
+  float *features = arguments.floats(in.end, "features", features_shape(in.chain));
+  float *stash = arguments.floats(in.end + 1, "stash", stash_shape(in.chain));
+  prefer_huge_pages(stash, in.chain.stash_floats() * sizeof(float));
+  in.chain.forward(in.images, features, stash);
 }
 
 // Output: features.
-extern "C" int chain_infer(int count, void **parameters, int *, int64_t **shapes, const char **, void *, void *) {
-  return guarded([&] {
-    chain_of(parameters, shapes).infer(floats(parameters[IMAGES]), floats(parameters[count - 1]));
-  });
+void chain_infer(const Arguments &arguments) {
+  const ChainInputs in(arguments);
+  arguments.expect_count(in.end + 1);
+  in.chain.infer(in.images, arguments.floats(in.end, "features", features_shape(in.chain)));
 }
 
 // Further inputs: stash, gradient of the features. Outputs: the gradients of all weights, gammas, betas, and, if there
 // is one more, of the images.
-extern "C" int chain_backward(int count, void **parameters, int *, int64_t **shapes, const char **, void *, void *) {
-  return guarded([&] {
-    const Chain chain = chain_of(parameters, shapes);
-    const size_t layers = chain.layers.size();
-    void **further = parameters + PARAMETERS + 5 * layers;
-    auto **outputs = reinterpret_cast<float **>(further + 2);
-    const bool images_too = parameters + count > further + 2 + 3 * layers;
-    chain.backward(floats(parameters[IMAGES]), floats(further[0]), floats(further[1]), outputs, outputs + layers,
-                   outputs + 2 * layers, images_too ? outputs[3 * layers] : nullptr);
-  });
+void chain_backward(const Arguments &arguments) {
+  const ChainInputs in(arguments);
+  const int layers = static_cast<int>(in.chain.layers.size());
+  const int outputs = in.end + 2, end = outputs + 3 * layers;
+  const bool images_too = arguments.count() == end + 1;
+  arguments.expect_count(images_too ? end + 1 : end);
+  const float *stash = arguments.floats(in.end, "stash", stash_shape(in.chain));
+  const float *gradient = arguments.floats(in.end + 1, "gradient of the features", features_shape(in.chain));
+  const std::vector<float *> gradients = layer_arrays(
+      arguments, outputs, in.chain, {"gradient of a weight", "gradient of a gamma", "gradient of a beta"});
+  float *images = images_too ? arguments.floats(end, "gradient of the images", in.images_shape) : nullptr;
+  in.chain.backward(in.images, stash, gradient, gradients.data(), gradients.data() + layers,
+                    gradients.data() + 2 * layers, images);
 }
 
 // Inputs: learning rate, momentum, norm to clip to, whether to look ahead (1 or 0), a weight decay each, then all
 // parameters, all their moments (both updated in place), all gradients. Output: one number, for the framework to have
 // something to wait for.
-extern "C" int momentum_update(int count, void **parameters, int *ranks, int64_t **shapes, const char **, void *,
-                               void *) {
-  return guarded([&] {
-    enum { RATE, MOMENTUM, CLIP_NORM, NESTEROV, DECAYS, FIRST };
-    const int trained = (count - FIRST - 1) / 3;
-    std::vector<Trained> all(trained);
-    for (int i = 0; i < trained; ++i) {
-      auto array = [&](int which) { return floats(parameters[FIRST + which * trained + i]); };
-      all[i] = {array(0), array(1), array(2), size_of(ranks[FIRST + i], shapes[FIRST + i]),
-                floats(parameters[DECAYS])[i]};
-    }
-    auto number = [&](int which) { return *floats(parameters[which]); };
-    momentum_step(all, {number(RATE), number(MOMENTUM), number(CLIP_NORM), number(NESTEROV) != 0});
-    *floats(parameters[count - 1]) = 1.0f;
-  });
+void momentum_update(const Arguments &arguments) {
+  enum { RATE, MOMENTUM, CLIP_NORM, NESTEROV, DECAYS, FIRST };
+  const int trained = (arguments.count() - FIRST - 1) / 3;
+  arguments.expect_at_least(FIRST + 3 + 1);
+  arguments.expect_count(FIRST + 3 * trained + 1);
+  const float *decays = arguments.floats(DECAYS, "weight decays", {trained});
+  std::vector<Trained> all(trained);
+  for (int i = 0; i < trained; ++i) {
+    const int value = FIRST + i, moment = value + trained, gradient = moment + trained;
+    const Shape shape = arguments.shape(value, "parameter");
+    all[i] = {arguments.floats(value, "parameter", shape), arguments.floats(moment, "moment", shape),
+              arguments.floats(gradient, "gradient", shape), shape.elements(), decays[i]};
+  }
+  const MomentumRule rule = {*arguments.number(RATE, "learning rate"), *arguments.number(MOMENTUM, "momentum"),
+                             *arguments.number(CLIP_NORM, "norm to clip to"),
+                             *arguments.number(NESTEROV, "whether to look ahead") != 0};
+  float *done = arguments.number(arguments.count() - 1, "output");
+  momentum_step(all, rule);
+  *done = 1.0f;
 }
 
 // Inputs: the share of a value that its mean takes, all means (updated in place), all values. Output: one number.
-extern "C" int average_update(int count, void **parameters, int *ranks, int64_t **shapes, const char **, void *,
-                              void *) {
-  return guarded([&] {
-    constexpr int FIRST = 1;
-    const int averaged = (count - FIRST - 1) / 2;
-    std::vector<Averaged> all(averaged);
-    for (int i = 0; i < averaged; ++i)
-      all[i] = {floats(parameters[FIRST + i]), floats(parameters[FIRST + averaged + i]),
-                size_of(ranks[FIRST + i], shapes[FIRST + i])};
-    follow(all, *floats(parameters[0]));
-    *floats(parameters[count - 1]) = 1.0f;
-  });
+void average_update(const Arguments &arguments) {
+  constexpr int FIRST = 1;
+  const int averaged = (arguments.count() - FIRST - 1) / 2;
+  arguments.expect_at_least(FIRST + 2 + 1);
+  arguments.expect_count(FIRST + 2 * averaged + 1);
+  std::vector<Averaged> all(averaged);
+  for (int i = 0; i < averaged; ++i) {
+    const int mean = FIRST + i, value = mean + averaged;
+    const Shape shape = arguments.shape(mean, "mean");
+    all[i] = {arguments.floats(mean, "mean", shape), arguments.floats(value, "value", shape), shape.elements()};
+  }
+  const float share = *arguments.number(0, "share");
+  float *done = arguments.number(arguments.count() - 1, "output");
+  follow(all, share);
+  *done = 1.0f;
 }
 
 // Inputs: any arrays. Output: 1 if all their numbers are finite, else 0.
-extern "C" int all_finite(int count, void **parameters, int *ranks, int64_t **shapes, const char **, void *, void *) {
-  return guarded([&] {
-    std::vector<Numbers> arrays(count - 1);
-    for (int i = 0; i < count - 1; ++i) arrays[i] = {floats(parameters[i]), size_of(ranks[i], shapes[i])};
-    *floats(parameters[count - 1]) = are_finite(arrays) ? 1.0f : 0.0f;
-  });
+void all_finite(const Arguments &arguments) {
+  arguments.expect_at_least(1);
+  const int output = arguments.count() - 1;
+  std::vector<Numbers> arrays(output);
+  for (int i = 0; i < output; ++i)
+    arrays[i] = {arguments.floats(i, "array"), arguments.shape(i, "array").elements()};
+  float *finite = arguments.number(output, "output");
+  *finite = are_finite(arrays) ? 1.0f : 0.0f;
 }
 
 // Inputs: the number of an exchange, then arrays. Outputs: their sums over the ranks.
-extern "C" int sum_over_ranks(int count, void **parameters, int *ranks, int64_t **shapes, const char **, void *,
-                              void *) {
-  return guarded([&] {
-    const int arrays = (count - 1) / 2;
-    std::vector<Numbers> given(arrays);
-    std::vector<float *> sums(arrays);
-    for (int i = 0; i < arrays; ++i) {
-      given[i] = {floats(parameters[1 + i]), size_of(ranks[1 + i], shapes[1 + i])};
-      sums[i] = floats(parameters[1 + arrays + i]);
-    }
-    exchanges.at(*static_cast<int32_t *>(parameters[0]))->sum(given, sums);
-  });
+void sum_over_ranks(const Arguments &arguments) {
+  const int arrays = (arguments.count() - 1) / 2;
+  arguments.expect_at_least(3);
+  arguments.expect_count(1 + 2 * arrays);
+  std::vector<Numbers> given(arrays);
+  std::vector<float *> sums(arrays);
+  for (int i = 0; i < arrays; ++i) {
+    const Shape shape = arguments.shape(1 + i, "array");
+    given[i] = {arguments.floats(1 + i, "array", shape), shape.elements()};
+    sums[i] = arguments.floats(1 + arrays + i, "sum", shape);
+  }
+  const int32_t handle = arguments.integer(0, "number of the exchange");
+  if (handle < 0 || static_cast<size_t>(handle) >= exchanges.size())
+    throw std::invalid_argument("there is no exchange " + std::to_string(handle));
+  exchanges[static_cast<size_t>(handle)]->sum(given, sums);
 }
 
-extern "C" int64_t exchange_bytes(int ranks, int64_t floats) {
-  return static_cast<int64_t>(Exchange::bytes(ranks, static_cast<size_t>(floats)));
+}  // namespace operators
+
+}  // namespace
+
+// What MindSpore looks up by name and calls; two of its arguments are of no use here.
+#define OPERATOR(name)                                                                                           \
+  extern "C" int name(int count, void **data, int *ranks, int64_t **shapes, const char **types, void *, void *) { \
+    return guarded(#name, [&] { operators::name(Arguments(count, data, ranks, shapes, types)); });               \
+  }
+OPERATOR(chain_forward)
+OPERATOR(chain_infer)
+OPERATOR(chain_backward)
+OPERATOR(momentum_update)
+OPERATOR(average_update)
+OPERATOR(all_finite)
+OPERATOR(sum_over_ranks)
+
+// A new file for an exchange, for Python to close; -1 if that cannot be had.
+extern "C" int exchange_file(int64_t ranks, int64_t floats) {
+  int file = -1;
+  guarded("exchange_file", [&] { file = Exchange::create_file(ranks, floats); });
+  return file;
 }
 
 // The number of a new exchange over the memory `file`; -1 if that cannot be had.
-extern "C" int exchange_join(int file, int rank, int ranks, int64_t floats) {
-  const int failed = guarded([&] {
-    exchanges.push_back(std::make_unique<Exchange>(file, rank, ranks, static_cast<size_t>(floats)));
+extern "C" int exchange_join(int file, int64_t rank, int64_t ranks, int64_t floats) {
+  int handle = -1;
+  guarded("exchange_join", [&] {
+    exchanges.push_back(std::make_unique<Exchange>(file, rank, ranks, floats));
+    handle = static_cast<int>(exchanges.size()) - 1;
   });
-  return failed ? -1 : static_cast<int>(exchanges.size()) - 1;
+  return handle;
 }
 
-// Writes the channels, height and width of the features and the floats of the stash for pictures of this size.
-extern "C" void chain_shapes(const int32_t *plan, int pictures, int height, int width, int64_t *out) {
-  const Chain chain(plan, pictures, height, width);
-  out[0] = chain.last().out_channels;
-  out[1] = chain.last().out_height;
-  out[2] = chain.last().out_width;
-  out[3] = static_cast<int64_t>(chain.stash_floats());
+// Writes the channels, height and width of the features and the floats of the stash for pictures of this size, given
+// a plan of so many numbers.
+extern "C" int chain_shapes(const int32_t *plan, int64_t numbers, int64_t pictures, int64_t height, int64_t width,
+                            int64_t *out) {
+  return guarded("chain_shapes", [&] {
+    const Chain chain = checked_chain(plan, numbers, pictures, height, width);
+    const Layer &last = chain.last();
+    const int64_t found[] = {last.out_channels, last.out_height, last.out_width,
+                             static_cast<int64_t>(chain.stash_floats())};
+    std::copy(std::begin(found), std::end(found), out);
+  });
 }
 
-extern "C" void use_threads(int count) {
-  const std::lock_guard<std::mutex> lock(kernel_lock);
-  set_thread_count(count);
+extern "C" int use_threads(int count) {
+  return guarded("use_threads", [&] {
+    if (count < 1 || count > MOST_THREADS)
+      throw std::invalid_argument(std::to_string(count) + " threads cannot be used, only 1 to " +
+                                  std::to_string(MOST_THREADS));
+    set_thread_count(count);
+  });
 }

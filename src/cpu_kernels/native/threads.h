@@ -1,17 +1,26 @@
 // The threads the kernels share. They sleep between jobs, so that they never take a core from the framework's own.
 #pragma once
 
+#include <cstddef>
 #include <functional>
+#include <mutex>
+
+// Whoever starts jobs or uses the scratch memory holds this: both belong to one operator at a time, whatever threads
+// the framework calls from.
+std::mutex &kernel_lock();
 
 // Calls task(0) ... task(count - 1), each once, on the caller and the pool's threads. Which thread runs which task is
-// open, so tasks must not share what they write. Only one job runs at a time: callers hold `kernel_lock`.
+// open, so tasks must not share what they write. If a task throws, those that no thread has begun are left out, and the
+// first exception is thrown here once all others have ended. A child of fork() has no threads and starts its own.
 void parallel(int count, const std::function<void(int)> &task);
 
-// How many threads, the caller included, may work on the next jobs; the pool grows to this number when needed.
+// How many threads, the caller included, may work on the next jobs; the pool grows to this number when needed. If the
+// system refuses a thread, the jobs run on those that there are.
 void set_thread_count(int count);
 
 // Memory of the calling thread, or of the one running kernel for one purpose, kept for the next call: at least `floats`
-// floats, aligned to cache lines, contents undefined. The next call with the same purpose invalidates it.
+// floats, aligned to cache lines, contents undefined. The next call with the same purpose invalidates it. Throws
+// std::bad_alloc.
 enum class Purpose { kernel, values, wide_gradients, depthwise_gradients, narrow_gradients, count };
 float *thread_scratch(size_t floats);
 float *shared_scratch(Purpose purpose, size_t floats);

@@ -1,0 +1,42 @@
+// The update, the means and the search for what is not finite, against what they must give.
+#include <limits>
+#include <vector>
+
+#include "checks.h"
+#include "optimizer.h"
+#include "threads.h"
+
+int main() {
+  limit_time();
+  set_thread_count(3);
+  constexpr size_t COUNT = 70001;  // three tasks
+  std::vector<float> value(COUNT, 1.0f), moment(COUNT, 2.0f), gradient(COUNT, 3.0f);
+  momentum_step({{value.data(), moment.data(), gradient.data(), COUNT, 0.5f}}, {0.25f, 0.5f, 0.0f, false});
+  for (size_t i = 0; i < COUNT; ++i) CHECK(moment[i] == 4.5f && value[i] == -0.125f);
+
+  // The point that is looked ahead to: 0 - 0.25 * (3 + 0.5 * (0.5 * 2 + 3)).
+  value.assign(COUNT, 0.0f);
+  moment.assign(COUNT, 2.0f);
+  momentum_step({{value.data(), moment.data(), gradient.data(), COUNT, 0.5f}}, {0.25f, 0.5f, 0.0f, true});
+  for (size_t i = 0; i < COUNT; ++i) CHECK(moment[i] == 4.0f && value[i] == -1.25f);
+
+  // Two arrays of norm 3 and 4 are clipped together, from 5 to 1.
+  std::vector<float> values(2, 0.0f), moments(2, 0.0f), gradients = {3.0f, 4.0f};
+  momentum_step({{&values[0], &moments[0], &gradients[0], 1, 0.0f}, {&values[1], &moments[1], &gradients[1], 1, 0.0f}},
+                {1.0f, 0.0f, 1.0f, false});
+  CHECK(values[0] == -3.0f * 0.2f && values[1] == -4.0f * 0.2f);
+
+  std::vector<float> mean(COUNT, 1.0f);
+  value.assign(COUNT, 3.0f);
+  follow({{mean.data(), value.data(), COUNT}}, 0.25f);
+  for (const float m : mean) CHECK(m == 1.5f);
+
+  const std::vector<Numbers> arrays = {{value.data(), COUNT}, {gradient.data(), COUNT}};
+  gradient.back() = std::numeric_limits<float>::max();
+  CHECK(are_finite(arrays));
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                          -std::numeric_limits<float>::infinity()}) {
+    gradient.back() = bad;
+    CHECK(!are_finite(arrays));
+  }
+}
