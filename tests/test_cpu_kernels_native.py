@@ -61,7 +61,7 @@ def call(operator: Callable[..., int], arrays: Sequence[np.ndarray]) -> int:
 
 
 def evaluation_arguments() -> list[np.ndarray]:
-    """Of `chain_infer`: a 1x1 convolution from 4 channels to 8, on two pictures of 3x5 pixels."""
+    """Of `chain_infer`: a 1x1 convolution from 4 channels to 8, on two images of 3x5 pixels."""
     return [np.array([0, 1, 0, 1, 1, -1, 4, 8], np.int32), *(np.ones(shape, np.float32) for shape in (
         (1, 2), (2, 4, 3, 5), (8, 4, 1, 1), (8,), (8,), (8,), (8,), (2, 8, 3, 5)))]
 

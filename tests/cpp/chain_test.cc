@@ -13,13 +13,13 @@
 namespace {
 
 struct Size {
-  int pictures, height, width;
+  int images, height, width;
 };
 
 // Everything a run writes, one after the other.
 std::vector<float> run(const std::vector<int32_t> &plan, const Size &size, int threads) {
   set_thread_count(threads);
-  Chain chain(plan.data(), size.pictures, size.height, size.width);
+  Chain chain(plan.data(), size.images, size.height, size.width);
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
   const size_t layers = chain.layers.size();
@@ -81,7 +81,7 @@ int main() {
         CHECK(std::memcmp(one.data(), several.data(), one.size() * sizeof(float)) == 0);
       }
       // The unbiased variance of a single pixel is not a number.
-      if (size.pictures * size.height * size.width > 1 && size.height > 1)
+      if (size.images * size.height * size.width > 1 && size.height > 1)
         for (const float v : one) CHECK(std::isfinite(v));
     }
   }

@@ -17,7 +17,7 @@
 using Operator = int(int, void **, int *, int64_t **, const char **, void *, void *);
 extern "C" Operator chain_forward, chain_infer, chain_backward, momentum_update, average_update, all_finite,
     sum_over_ranks;
-extern "C" int chain_shapes(const int32_t *plan, int64_t numbers, int64_t pictures, int64_t height, int64_t width,
+extern "C" int chain_shapes(const int32_t *plan, int64_t numbers, int64_t images, int64_t height, int64_t width,
                             int64_t *out);
 extern "C" int use_threads(int count);
 
@@ -215,8 +215,8 @@ void plans_of_any_numbers() {
 
 void sizes_that_no_chain_has() {
   int64_t out[4];
-  const auto shapes = [&](int64_t numbers, int64_t pictures, int64_t height, int64_t width) {
-    return chain_shapes(PLAN.data(), numbers, pictures, height, width, out);
+  const auto shapes = [&](int64_t numbers, int64_t images, int64_t height, int64_t width) {
+    return chain_shapes(PLAN.data(), numbers, images, height, width, out);
   };
   const auto numbers = static_cast<int64_t>(PLAN.size());
   CHECK(shapes(numbers, 2, 5, 5) == 0);

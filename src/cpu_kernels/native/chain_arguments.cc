@@ -53,14 +53,14 @@ bool is_inverted_residual(const std::vector<Row> &rows, int i) {
 void check_row(const std::vector<Row> &rows, int i) {
   const Row &row = rows[i];
   const auto kind = static_cast<Kind>(row.kind);
-  if (kind != Kind::pointwise && kind != Kind::depthwise && kind != Kind::full) refuse(i, "is of an unknown kind");
+  if (kind != Kind::pointwise && kind != Kind::depthwise && kind != Kind::dense) refuse(i, "is of an unknown kind");
   if (row.stride != 1 && (row.stride != 2 || kind == Kind::pointwise))
     refuse(i, "has the stride " + std::to_string(row.stride));
   if (row.activation != 0 && row.activation != 1) refuse(i, "does not say whether it has an activation");
   for (const int channels : {row.in_channels, row.out_channels})
     if (channels < 1 || channels > MOST_CHANNELS) refuse(i, "has " + std::to_string(channels) + " channels");
   if (kind == Kind::depthwise && row.in_channels != row.out_channels) refuse(i, "changes the number of channels");
-  if (i > 0 && kind == Kind::full) refuse(i, "is a full convolution, which only the first can be");
+  if (i > 0 && kind == Kind::dense) refuse(i, "is a dense 3x3 convolution, which only the first can be");
   if (i > 0 && row.in_channels != rows[i - 1].out_channels) refuse(i, "does not take the channels of the one before");
   if (row.shortcut != -1 && !is_inverted_residual(rows, i))
     refuse(i, "has the shortcut " + std::to_string(row.shortcut) + ", which is not its inverted residual's input");
@@ -70,7 +70,7 @@ Shape weight_shape(const Layer &l) {
   switch (l.kind) {
     case Kind::pointwise: return {l.out_channels, l.in_channels, 1, 1};
     case Kind::depthwise: return {l.out_channels, 1, 3, 3};
-    case Kind::full: break;
+    case Kind::dense: break;
   }
   return {l.out_channels, l.in_channels, 3, 3};
 }
@@ -86,18 +86,18 @@ Chain chain_of(const Arguments &arguments) {
 
 }  // namespace
 
-Chain checked_chain(const int32_t *plan, int64_t numbers, int64_t pictures, int64_t height, int64_t width) {
-  if (pictures < 1 || height < 1 || width < 1 || pictures > MOST || height > MOST / pictures ||
-      width > MOST / pictures / height)
-    throw std::invalid_argument("there are no " + std::to_string(pictures) + " pictures of " + std::to_string(height) +
+Chain checked_chain(const int32_t *plan, int64_t numbers, int64_t images, int64_t height, int64_t width) {
+  if (images < 1 || height < 1 || width < 1 || images > MOST || height > MOST / images ||
+      width > MOST / images / height)
+    throw std::invalid_argument("there are no " + std::to_string(images) + " images of " + std::to_string(height) +
                                 "x" + std::to_string(width) + " pixels");
   const std::vector<Row> rows = rows_of(plan, numbers);
   const int layers = static_cast<int>(rows.size());
   for (int i = 0; i < layers; ++i) check_row(rows, i);
-  Chain chain(plan, static_cast<int>(pictures), static_cast<int>(height), static_cast<int>(width));
+  Chain chain(plan, static_cast<int>(images), static_cast<int>(height), static_cast<int>(width));
   for (int i = 0; i < layers; ++i) {
     const Layer &l = chain.layers[i];
-    if (pictures > MOST / l.in_blocks() || pictures > MOST / l.out_blocks()) refuse(i, "has too many tasks");
+    if (images > MOST / l.in_blocks() || images > MOST / l.out_blocks()) refuse(i, "has too many tasks");
     if (l.shortcut < 0) continue;
     const Layer &start = chain.layers[l.shortcut];
     if (start.in_channels != l.out_channels || start.height != l.out_height || start.width != l.out_width)
@@ -108,7 +108,7 @@ Chain checked_chain(const int32_t *plan, int64_t numbers, int64_t pictures, int6
 
 Shape features_shape(const Chain &chain) {
   const Layer &l = chain.last();
-  return {l.pictures, l.out_channels, l.out_height, l.out_width};
+  return {l.images, l.out_channels, l.out_height, l.out_width};
 }
 
 Shape stash_shape(const Chain &chain) { return {static_cast<int64_t>(chain.stash_floats())}; }
@@ -128,7 +128,7 @@ ChainInputs::ChainInputs(const Arguments &arguments) : chain(chain_of(arguments)
   end = PARAMETERS + 5 * layers;
   arguments.expect_at_least(end);
   const Layer &first = chain.first();
-  images_shape = {first.pictures, first.in_channels, first.height, first.width};
+  images_shape = {first.images, first.in_channels, first.height, first.width};
   images = arguments.floats(IMAGES, "images", images_shape);
   const float *constants = arguments.floats(CONSTANTS, "constants", {layers, 2});
   const std::vector<float *> arrays =

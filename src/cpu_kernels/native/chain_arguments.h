@@ -8,9 +8,9 @@
 #include "arguments.h"
 #include "chain.h"
 
-// The chain of a plan of so many numbers (see chain.h) on pictures of this size. Throws std::invalid_argument unless
+// The chain of a plan of so many numbers (see chain.h) on images of this size. Throws std::invalid_argument unless
 // the kernels can run it.
-Chain checked_chain(const int32_t *plan, int64_t numbers, int64_t pictures, int64_t height, int64_t width);
+Chain checked_chain(const int32_t *plan, int64_t numbers, int64_t images, int64_t height, int64_t width);
 
 Shape features_shape(const Chain &chain);
 Shape stash_shape(const Chain &chain);

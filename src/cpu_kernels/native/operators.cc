@@ -183,12 +183,12 @@ extern "C" int exchange_join(int file, int64_t rank, int64_t ranks, int64_t floa
   return handle;
 }
 
-// Writes the channels, height and width of the features and the floats of the stash for pictures of this size, given
+// Writes the channels, height and width of the features and the floats of the stash for images of this size, given
 // a plan of so many numbers.
-extern "C" int chain_shapes(const int32_t *plan, int64_t numbers, int64_t pictures, int64_t height, int64_t width,
+extern "C" int chain_shapes(const int32_t *plan, int64_t numbers, int64_t images, int64_t height, int64_t width,
                             int64_t *out) {
   return guarded("chain_shapes", [&] {
-    const Chain chain = checked_chain(plan, numbers, pictures, height, width);
+    const Chain chain = checked_chain(plan, numbers, images, height, width);
     const Layer &last = chain.last();
     const int64_t found[] = {last.out_channels, last.out_height, last.out_width,
                              static_cast<int64_t>(chain.stash_floats())};
