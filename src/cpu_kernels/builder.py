@@ -105,7 +105,7 @@ def _try_out(library: Path, compiler: Compiler) -> None:
                                  f"({signal.Signals(-result.returncode).name}); name an older architecture in "
                                  "CPU_KERNELS_MARCH")
     if result.returncode > 0:
-        message = (result.stderr.splitlines() or [f"exit status {result.returncode}"])[-1]
+        message = (result.stderr.splitlines() or [f"exit status {result.returncode}"])[-1].replace(f"{library}: ", "")
         raise KernelsUnavailable(f"what {compiler.name} built does not run here: {message}")
 
 

@@ -129,8 +129,8 @@ def _is_zig(words: Sequence[str]) -> bool:
 
 def _macros(words: Sequence[str]) -> dict[str, str]:
     """The macros that a compiler defines by itself or in the most basic header of the C++ library, by name."""
-    lines = run_compiler([*words, "-dM", "-E", "-include", "cstddef", "-x", "c++", os.devnull]).splitlines()
-    return {name: value for _, name, value in (f"{line}  ".split(" ", 2) for line in lines)}
+    text = run_compiler([*words, "-dM", "-E", "-include", "cstddef", "-x", "c++", os.devnull])
+    return dict(re.findall(r"^#define (\S+) ?(.*)$", text, re.MULTILINE))
 
 
 def _identify(words: list[str]) -> tuple[str, dict[str, str]]:
