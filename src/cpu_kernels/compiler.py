@@ -105,7 +105,7 @@ def run_compiler(words: Sequence[str], temporary_folder: Path | None = None) -> 
         raise KernelsUnavailable(f"{words[0]} cannot be started: {error}") from error
     if result.returncode != 0:
         lines = [line.strip() for line in (result.stderr + result.stdout).splitlines() if line.strip()]
-        complaints = [line for line in lines if re.search("error|failed|no space left", line, re.IGNORECASE)]
+        complaints = [line for line in lines if re.search(r"\berror\b|\bfailed\b|no ?space ?left", line, re.IGNORECASE)]
         raise KernelsUnavailable((complaints or lines or [f"{words[0]} ended with {result.returncode}"])[0])
     return result.stdout
 
@@ -145,7 +145,9 @@ def _identify(words: list[str]) -> tuple[str, dict[str, str]]:
             name = f"{kind} {_dotted(version)}"
             if version < list(oldest):
                 raise KernelsUnavailable(f"{name} is too old for the CPU kernels ({_dotted(oldest)} or newer)")
-            return (f"zig {run_compiler([*words[:-1], 'version']).strip()}" if _is_zig(words) else name), macros
+            if _is_zig(words):
+                name = f"zig {run_compiler([*words[:words.index('c++')], 'version']).strip()}"
+            return name, macros
     raise KernelsUnavailable(f"the compiler {shlex.join(words)} is neither g++ nor clang")
 
 
