@@ -1,6 +1,7 @@
 # Sourced by quickstart.sh and run_tests.sh: makes .venv in the repository and installs what a requirements file pins.
 #
 #   use_environment requirements.txt ...      afterwards `python` is the environment's
+#   use_compiler                              and has a compiler for the CPU kernels
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 PYTHON_RANGE="3.10 to 3.12"       # what MindSpore 2.10 has wheels for
@@ -40,4 +41,18 @@ use_environment() {
     fi
     # shellcheck disable=SC1091
     . "$venv/bin/activate"
+}
+
+# Installs one from PyPI where the machine has none that will do. Without one, everything works, but slowly.
+use_compiler() {
+    local log=$ROOT/.venv/compiler.log
+    if [ -n "${CXX:-}" ] || (cd "$ROOT" && CPU_KERNELS_MARCH= python -c \
+        "from src.cpu_kernels.compiler import find_compiler; find_compiler()" >/dev/null 2>&1); then
+        return
+    fi
+    echo "no C++ compiler found that can build the CPU kernels: installing ziglang into .venv (a download of 100 MB);" \
+        "the first run compiles them with it, which takes one to two minutes ..."
+    python -m pip install --disable-pip-version-check --requirement="$ROOT/requirements-compiler.txt" >"$log" 2>&1 ||
+        echo "warning: pip could not install it ($(grep -m1 '^ERROR' "$log" || tail -n 1 "$log")); see $log;" \
+            "training is many times slower without it" >&2
 }

@@ -7,6 +7,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 use_environment requirements.txt
+use_compiler
 cd "$ROOT"
 out=quickstart
 

@@ -30,8 +30,8 @@ EPOCH_LINE = re.compile(r"epoch time: [\d.]+, per step time: [\d.]+, avg loss: \
 # Several workers share the files out among them: those that take longest begin first, so that no worker is left alone
 # with one at the end; and those that start several ranks not side by side, where the ranks would wait for each other.
 LONG_FILES = ("test_distributed.py", "test_killed.py", "test_readme.py", "test_torch_reference.py", "test_resume.py",
-              "test_nfs_cache.py", "test_cpu_kernels.py", "test_train.py", "test_modelarts_jobs.py",
-              "test_distillation.py", "test_infer.py", "test_launchers.py")
+              "test_cpu_kernels_build.py", "test_nfs_cache.py", "test_cpu_kernels.py", "test_train.py",
+              "test_modelarts_jobs.py", "test_distillation.py", "test_infer.py", "test_launchers.py")
 
 Pictures = Callable[..., Path]
 

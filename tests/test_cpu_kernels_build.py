@@ -1,22 +1,33 @@
 """Building the kernels, falling back, and the number of threads."""
 import os
+import re
+import shlex
+import shutil
 import stat
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from mindspore import Tensor
+from compiler_tools import COMPILERS, has, off_in_one_line, stand_in, version
 
 from src import cache_folder as cache_module
 from src.cache_folder import cache_folder
-from src.cpu_kernels import KernelsUnavailable, accelerate
+from src.cpu_kernels import accelerate, instructions
 from src.cpu_kernels.builder import SOURCE_FOLDER, build
 from src.cpu_kernels.threads import thread_count
 from src.mobilenetV2 import ConvBN
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+# What a stand-in links in the place of the kernels: the operator that the smoke run calls, and no others.
+WORKS = "*(float *)parameters[1] = 1; return 0;"
+FINDS_NOTHING = "*(float *)parameters[1] = 0; return 0;"
+ILLEGAL = "raise(SIGILL); return 0;"
+UNRESOLVED = "int nowhere(); return nowhere();"
+
+needs_gcc = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ to link")
 
 
 @pytest.fixture
@@ -25,52 +36,124 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def runs(cell: ConvBN) -> bool:
-    return cell(Tensor(np.ones((1, 4, 2, 2), np.float32))).shape == (1, 8, 2, 2)
+def linker(folder: Path, body: str) -> str:
+    """A script for a stand-in that compiles nothing, links one operator, and leaves a mark for each library."""
+    (folder / "operator.cc").write_text(f'#include <csignal>\nextern "C" int all_finite(int, void **parameters, ...) '
+                                        f'{{ {body} }}\n')
+    return (f'for word; do last=$word; done\ncase "$*" in *" -c "*) exit;; esac\necho linked >> {folder}/marks\n'
+            f'exec g++ -shared -fPIC -Wl,-z,now {folder}/operator.cc -o "$last"')
 
 
-def compiler(folder: Path, script: str) -> str:
-    """A command that stands where the compiler is looked for."""
-    path = folder / "compiler"
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-    return str(path)
-
-
-def test_no_compiler(empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    cell = ConvBN(4, 8)
-    line = accelerate(cell, "auto")
-    assert line.startswith("CPU kernels: off: no C++ compiler found")
-    assert "\n" not in line
-    assert type(cell) is ConvBN
-    assert runs(cell)
-    with pytest.raises(KernelsUnavailable, match="install g"):
-        accelerate(cell, "on")
-
-
-def test_failing_compiler_shows_its_message(empty_cache: Path, tmp_path: Path,
+@pytest.mark.parametrize(("says", "told"), [
+    ("kernels.cc:1: error: no such vector", "g++ 12.2.0 said: kernels.cc:1: error: no such vector"),
+    ("In file included from kernels.cc:\nkernels.h:2: fatal error: vector: No such file", "fatal error: vector"),
+    ("/usr/bin/ld: final link failed: No space left on device\ncollect2: error: ld returned 1 exit status",
+     "final link failed: No space left on device"),
+    ("", "ended with 1"),
+])
+def test_failing_compiler_shows_its_message(says: str, told: str, empty_cache: Path, tmp_path: Path,
                                             monkeypatch: pytest.MonkeyPatch) -> None:
-    script = '[ "$1" = --version ] && exit 0\necho "kernels.cc:1: error: no such vector" >&2\nexit 1'
-    monkeypatch.setenv("CXX", compiler(tmp_path, script))
-    cell = ConvBN(4, 8)
-    line = accelerate(cell, "auto")
-    assert "error: no such vector" in line
-    assert "\n" not in line
-    assert runs(cell)
-    with pytest.raises(KernelsUnavailable, match="no such vector"):
-        accelerate(cell, "on")
+    (tmp_path / "says").write_text(says)
+    script = f"cat {tmp_path}/says >&2; exit 1"
+    monkeypatch.setenv("CXX", str(stand_in(tmp_path / "compiler", version("g++", 12, 2, 0), script)))
+    assert told in off_in_one_line()
     assert not list(empty_cache.rglob("*.so*"))
 
 
-def test_broken_compiler_is_named(empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "compiler"
-    path.write_bytes(b"not a program")
-    path.chmod(0o755)
-    monkeypatch.setenv("CXX", str(path))
-    with pytest.raises(KernelsUnavailable, match="cannot be started"):
-        build()
+def test_nowhere_to_write(empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", str(stand_in(tmp_path / "compiler", version("g++", 12, 2, 0))))
+    empty_cache.write_text("a file is no folder")
+    monkeypatch.setattr(cache_module.tempfile, "tempdir", str(empty_cache))
+    assert "the kernels cannot be stored" in off_in_one_line()
+
+
+@needs_gcc
+@pytest.mark.parametrize(("body", "told"), [
+    (ILLEGAL, "what clang 15.0.7 built for AVX-512 does not run here (SIGILL); name an older architecture in "
+              "CPU_KERNELS_MARCH"),
+    (UNRESOLVED, "what clang 15.0.7 built does not run here: OSError: undefined symbol: "),
+    (FINDS_NOTHING, "what clang 15.0.7 built does not run here: all_finite ended with 0 and found 0.0"),
+])
+def test_what_does_not_run_here_does_not_get_into_the_cache(body: str, told: str, empty_cache: Path, tmp_path: Path,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    macros = version("clang", 15, 0, 7) | {"__AVX512F__": 1}
+    monkeypatch.setattr(instructions, "CPUINFO", tmp_path / "none")
+    monkeypatch.setenv("CXX", str(stand_in(tmp_path / "compiler", macros, linker(tmp_path, body))))
+    assert told in off_in_one_line()
+    assert not list(empty_cache.rglob("*.so*"))
+
+
+@needs_gcc
+def test_a_library_that_cannot_be_loaded_any_more(empty_cache: Path, tmp_path: Path,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = stand_in(tmp_path / "compiler", version("g++", 12, 2, 0), linker(tmp_path, WORKS))
+    monkeypatch.setenv("CXX", str(compiler))
+    build().write_text("a copy that went wrong")
+    assert "the kernels cannot be loaded: " in off_in_one_line()
+
+
+@needs_gcc
+def test_a_library_of_another_machine_is_not_taken(empty_cache: Path, tmp_path: Path,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    """One cache, seen by machines that differ in what -march=native is, the processor's flags, or the compiler."""
+    compiler, cpuinfo = tmp_path / "compiler", tmp_path / "cpuinfo"
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setattr(instructions, "CPUINFO", cpuinfo)
+
+    def build_on(numbers: tuple[int, int, int], flags: str, **native: int) -> Path:
+        stand_in(compiler, version("g++", *numbers) | native, linker(tmp_path, WORKS))
+        cpuinfo.write_text(f"flags\t: {flags}\n")
+        return build()
+
+    machines: list[tuple] = [
+        ((12, 2, 0), "avx2 avx512f", {"__AVX2__": 1, "__AVX512F__": 1}),
+        ((12, 2, 0), "avx2 avx512f", {"__AVX2__": 1}),
+        ((12, 2, 0), "avx2", {"__AVX2__": 1}),
+        ((12, 2, 1), "avx2", {"__AVX2__": 1}),
+    ]
+    libraries = [build_on(numbers, flags, **native) for numbers, flags, native in machines]
+    assert len(set(libraries)) == len(machines)
+    assert [build_on(numbers, flags, **native) for numbers, flags, native in machines] == libraries
+    assert (tmp_path / "marks").read_text() == "linked\n" * len(machines)  # the second time each found its own
+    monkeypatch.setenv("CPU_KERNELS_MARCH", "haswell")
+    assert build() not in libraries
+
+
+# All kinds of layers against the stock cells, within test_cpu_kernels.py's bounds, and a network that learns.
+TRIAL = """
+import mindspore as ms
+import numpy as np
+ms.set_context(mode=ms.GRAPH_MODE)
+ms.set_device("CPU")
+from test_cpu_kernels import CELLS, assert_equal, pair, results, train
+from src.cpu_kernels import accelerate
+from src.mobilenetV2 import ConvBN
+for name in ("1x1, more than a tile", "depthwise, stride 2, odd sides", "full, stride 2", "block with shortcut"):
+    make, shape = CELLS[name]
+    x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    for training in (True, False) if "block" in name else (True,):
+        expected, found = (results(cell, x) for cell in pair(make, training))
+        assert all(np.isfinite(value).all() for value in found.values()), name
+        assert_equal(expected, found)
+np.testing.assert_allclose(train("on", 5)[0], train("off", 5)[0], rtol=1e-3)
+print(accelerate(ConvBN(4, 8), "on"))
+"""
+
+
+@pytest.mark.parametrize("kind", COMPILERS)
+def test_every_compiler(kind: str, tmp_path: Path) -> None:
+    """zig: with no compiler and nothing else on PATH, and without a home, as in a bare container."""
+    if not has(kind):
+        pytest.skip(f"there is no {kind} here")
+    folders = [str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "CXX": shlex.join(COMPILERS[kind]), "PYTHONPATH": os.pathsep.join(folders)}
+    if kind == "zig":
+        environment = {name: value for name, value in environment.items() if name not in ("CXX", "HOME")}
+        environment["PATH"] = str(tmp_path)
+    run = subprocess.run([sys.executable, "-c", TRIAL], env=environment, cwd=tmp_path, capture_output=True, text=True,
+                         check=False)
+    assert run.returncode == 0, run.stderr
+    assert re.search(rf"^CPU kernels: on, .*, {re.escape(kind)} \d+\.\d+", run.stdout, re.MULTILINE)
 
 
 def test_off_leaves_the_network_alone_and_other_words_are_refused() -> None:
@@ -87,10 +170,14 @@ def test_cells_that_no_kernel_knows_stay() -> None:
     assert type(cell) is ConvBN
 
 
+@needs_gcc
 def test_two_processes_build_at_once(empty_cache: Path, tmp_path: Path) -> None:
     # A compiler that leaves a mark for every real compilation; the second process waits, and takes what the first made.
-    script = f'[ "$1" = --version ] || echo built >> {tmp_path}/marks\nexec g++ -O0 "$@" -O0'
-    environment = os.environ | {"CXX": compiler(tmp_path, script), "PYTHONPATH": str(ROOT)}
+    compiler = tmp_path / "compiler"
+    compiler.write_text(f'#!/bin/sh\ncase "$*" in *-dM*) ;; *) echo built >> {tmp_path}/marks;; esac\n'
+                        'exec g++ "$@" -O0\n')
+    compiler.chmod(0o755)
+    environment = os.environ | {"CXX": str(compiler), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", "from src.cpu_kernels.builder import build; print(build())"]
     processes = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                   cwd=tmp_path) for _ in range(2)]

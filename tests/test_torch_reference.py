@@ -15,7 +15,7 @@ from conftest import ROOT, config_for
 from data import make_torch_reference as reference
 from mindspore import Tensor
 
-from src.cpu_kernels.builder import KernelsUnavailable
+from src.cpu_kernels.compiler import KernelsUnavailable
 from src.mobilenetV2 import MobileNetV2
 from src.models import CrossEntropyWithLabelSmooth, define_net
 from src.training.train_step import TrainStep, batch_norm_statistics, build_optimizer

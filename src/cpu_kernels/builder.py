@@ -1,102 +1,112 @@
 """Compiles the C++ kernels into a shared library, once per source, compiler and processor."""
 import contextlib
+import ctypes
 import fcntl
 import hashlib
 import os
-import platform
-import shlex
-import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from src.cache_folder import cache_folder
-from src.errors import UserError
+from src.cpu_kernels.compiler import Compiler, KernelsUnavailable, find_compiler, run_compiler
+from src.cpu_kernels.instructions import processor_flags
 
 SOURCE_FOLDER = Path(__file__).parent / "native"
-# No option that lets the compiler treat NaN, infinity or the order of sums as it likes.
-FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-pthread")
+SMOKE_RUN = Path(__file__).with_name("smoke_run.py")
 
 
-class KernelsUnavailable(UserError, RuntimeError):  # noqa: N818 - a state of affairs more than an error
-    """The accelerated kernels cannot run here; the message says why in one line."""
-
-
-def find_compiler() -> list[str]:
-    """The C++ compiler as the first words of a command: `$CXX`, which may hold options, else g++, else clang++.
-
-    Raises:
-        KernelsUnavailable: there is none.
-    """
-    candidates = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
-    for candidate in candidates:
-        words = shlex.split(candidate)
-        if words and shutil.which(words[0]):
-            return words
-    raise KernelsUnavailable(f"no C++ compiler found (looked for {', '.join(candidates)}; install g++)")
-
-
-def _processor() -> str:
-    """What -march=native depends on: the processor's instruction sets, or its name where the kernel lists none."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
-
-
-def _run(command: list[str]) -> str:
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    except OSError as error:
-        raise KernelsUnavailable(f"the compiler {command[0]} cannot be started: {error}") from error
-    if result.returncode != 0:
-        lines = [line.strip() for line in (result.stderr + result.stdout).splitlines() if line.strip()]
-        errors = [line for line in lines if "error" in line.lower()]
-        message = (errors or lines or [f"exit code {result.returncode}"])[0]
-        raise KernelsUnavailable(f"the compiler said: {message} (command: {shlex.join(command)})")
-    return result.stdout
-
-
-def build() -> Path:
+def build(compiler: Compiler | None = None) -> Path:
     """The shared library, compiled unless the cache holds it already.
 
     Of several processes, as the ranks of a run, one builds and the others wait. Where the cache's file system has no
     locks all build, each under a name of its own, and rename to the final one, which replaces an equal file.
 
+    Args:
+        compiler: what to build with, if not with what is found.
+
     Raises:
-        KernelsUnavailable: no compiler, a failed compilation (with the compiler's message), or no place to write.
+        KernelsUnavailable: no compiler, a failed compilation (with the compiler's message), a library that cannot run
+            here, or no place to write.
     """
-    compiler = find_compiler()
-    sources = sorted(SOURCE_FOLDER.glob("*.cc"))
-    key = hashlib.sha256("\0".join([*compiler, *FLAGS, _run([*compiler, "--version"]), _processor()]).encode())
-    for path in [*sources, *sorted(SOURCE_FOLDER.glob("*.h"))]:
-        key.update(path.name.encode() + b"\0" + path.read_bytes())
     try:
-        library = cache_folder("kernels") / f"kernels-{key.hexdigest()[:20]}.so"
+        compiler = compiler or find_compiler()
+        library = cache_folder("kernels") / f"kernels-{_key(compiler)}.so"
         if library.exists():
             return library
         with _locked(library.parent):
             if not library.exists():  # another process may have built it meanwhile
                 with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-                    _compile(compiler, sources, Path(folder) / library.name).replace(library)
+                    built = _compile(compiler, Path(folder) / library.name)
+                    _try_out(built, compiler)
+                    built.replace(library)
     except OSError as error:
         raise KernelsUnavailable(f"the kernels cannot be stored: {error}") from error
     return library
 
 
-def _compile(compiler: Sequence[str], sources: Sequence[Path], library: Path) -> Path:
-    """Sources to a shared library, as many at a time as there are processors."""
-    objects = [library.with_name(f"{source.stem}.o") for source in sources]
+def load(library: Path) -> ctypes.CDLL:
+    """A built library.
+
+    Raises:
+        KernelsUnavailable: the system refuses it, for instance on a file system from which nothing may be executed.
+    """
+    try:
+        return ctypes.CDLL(str(library))
+    except OSError as error:
+        raise KernelsUnavailable(f"the kernels cannot be loaded: {error}") from error
+
+
+def _key(compiler: Compiler) -> str:
+    """What a library is known by.
+
+    The cache may be seen by other machines, or move to one. So the compiler's macros are in it, which are what it takes
+    `-march=native` for, and the processor's flags, for the smoke run holds for processors of the same flags only.
+    """
+    macros = (f"{name} {value}" for name, value in sorted(compiler.macros.items()))
+    key = hashlib.sha256("\0".join([*compiler.command, *macros, *sorted(processor_flags())]).encode())
+    for path in sorted([*SOURCE_FOLDER.glob("*.cc"), *SOURCE_FOLDER.glob("*.h")]):
+        key.update(path.name.encode() + b"\0" + path.read_bytes())
+    return key.hexdigest()[:20]
+
+
+def _compile(compiler: Compiler, library: Path) -> Path:
+    """The sources to a shared library, as many at a time as there are processors, with all files in its folder."""
+    def run(words: Sequence[str]) -> None:
+        try:
+            run_compiler([*compiler.command, *words], library.parent)
+        except KernelsUnavailable as reason:
+            raise KernelsUnavailable(f"{compiler.name} said: {reason}") from reason
+
+    sources = sorted(SOURCE_FOLDER.glob("*.cc"))
+    objects = [str(library.with_name(f"{source.stem}.o")) for source in sources]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        commands = [[*compiler, *FLAGS, "-c", str(source), "-o", str(compiled)]
-                    for source, compiled in zip(sources, objects, strict=True)]
-        for _ in pool.map(_run, commands):
+        for _ in pool.map(run, [["-c", str(source), "-o", compiled]
+                                for source, compiled in zip(sources, objects, strict=True)]):
             pass
-    _run([*compiler, *FLAGS, "-shared", *map(str, objects), "-o", str(library)])
+    run(["-shared", *objects, "-o", str(library)])
     return library
+
+
+def _try_out(library: Path, compiler: Compiler) -> None:
+    """Runs a fresh library in a process of its own, before it gets into the cache.
+
+    The compiler's macros against /proc/cpuinfo find what can be known beforehand. This finds the rest: emulators that
+    show the flags of the machine below, compilers that build on another machine, folders without the right to execute.
+    """
+    result = subprocess.run([sys.executable, "-I", "-S", SMOKE_RUN, library],  # noqa: S603
+                            capture_output=True, text=True, check=False)
+    if result.returncode < 0:
+        raise KernelsUnavailable(f"what {compiler.name} built for {compiler.instruction_set} does not run here "
+                                 f"({signal.Signals(-result.returncode).name}); name an older architecture in "
+                                 "CPU_KERNELS_MARCH")
+    if result.returncode > 0:
+        message = (result.stderr.splitlines() or [f"exit status {result.returncode}"])[-1].replace(f"{library}: ", "")
+        raise KernelsUnavailable(f"what {compiler.name} built does not run here: {message}")
 
 
 @contextlib.contextmanager

@@ -7,7 +7,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from src.cpu_kernels.builder import KernelsUnavailable, build
+from src.cpu_kernels.builder import build, load
+from src.cpu_kernels.compiler import KernelsUnavailable, find_compiler
 from src.cpu_kernels.threads import thread_count
 from src.mobilenetV2 import ConvBN, InvertedResidual, MobileNetV2Backbone
 
@@ -233,13 +234,14 @@ def accelerate(network: nn.Cell, cpu_kernels: str) -> str:
         platform = ms.get_current_device().device_target
         if platform != "CPU":
             raise KernelsUnavailable(f"they are for the CPU, not for {platform}")
-        library, threads = build(), thread_count()
-        swapped = _swap(network, library)
-        if swapped == 0:
+        compiler, threads = find_compiler(), thread_count()
+        library = build(compiler)
+        load(library).use_threads(threads)
+        if _swap(network, library) == 0:
             raise KernelsUnavailable("the network has no float32 cell that they know")
-        ctypes.CDLL(str(library)).use_threads(threads)
     except KernelsUnavailable as reason:
         if cpu_kernels == "on":
             raise
         return f"CPU kernels: off: {reason}"
-    return f"CPU kernels: on, {threads} thread{'s' if threads > 1 else ''}"
+    return (f"CPU kernels: on, {threads} thread{'s' if threads > 1 else ''}, {compiler.instruction_set}, "
+            f"{compiler.name}")

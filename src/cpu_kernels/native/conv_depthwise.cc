@@ -1,4 +1,9 @@
 // Depthwise 3x3 convolutions: a task is one image's plane of sixteen channels, or a band of its rows.
+#if defined(__GNUC__) && !defined(__clang__)
+// g++ would keep what one column has read for the next one, and has no registers left for it.
+#pragma GCC optimize("no-predictive-commoning")
+#endif
+
 #include <algorithm>
 
 #include "batch_norm.h"
