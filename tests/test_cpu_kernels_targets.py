@@ -1,5 +1,5 @@
-"""The kernels on every processor they are written for, with both compilers: no warnings, sums that stay in registers, and
-the results of plain loops.
+"""The kernels on every processor that they are written for, with both compilers: no warnings, sums that stay in
+registers, and the results of plain loops.
 """
 import os
 import platform
@@ -117,8 +117,10 @@ def inner_loops(function: list[Instruction]) -> list[list[Instruction]]:
     spans = set()
     for at in function:
         target = re.search(r"(?:^|, )([0-9a-f]+) <", at.operands)
-        if target and re.match(r"j|b$|b\.|cbn?z|tbn?z", at.name) and function[0].address <= int(target[1], 16) <= at.address:
-            spans.add((int(target[1], 16), at.address))
+        if target and re.match(r"j|b$|b\.|cbn?z|tbn?z", at.name):
+            first = int(target[1], 16)
+            if function[0].address <= first <= at.address:
+                spans.add((first, at.address))
     inner = [span for span in spans if not any(
         span != other and span[0] <= other[0] and other[1] <= span[1] for other in spans)]
     return [[at for at in function if first <= at.address <= last] for first, last in inner]
@@ -131,7 +133,7 @@ def is_product(at: Instruction) -> bool:
 def stores_to_the_stack(at: Instruction) -> bool:
     if re.match(r"st[rpu1]", at.name):
         return "[sp" in at.operands
-    return re.match(r"v?mov", at.name) is not None and re.search(r"\(%[re](?:sp|bp)\)$", at.operands) is not None
+    return re.match(r"v?mov", at.name) is not None and re.search(r"\(%rsp\)$", at.operands) is not None
 
 
 @pytest.mark.parametrize("source", ["conv_gemm", "conv_depthwise", "fused_inference"])
@@ -149,7 +151,7 @@ def test_programs(built: Built, tmp_path: Path) -> None:
     run = built.target.run
     if run is None:
         pytest.skip("this machine has no such processor, and no emulator")
-    kernels = [path for path in built.objects.values()]
+    kernels = list(built.objects.values())
     for name in ("gemm_test", "conv_test", "chain_test"):
         program = tmp_path / name
         # g++ links, for clang does not know where the libraries of another processor are.

@@ -90,19 +90,23 @@ inline void input_gradient_row(const Layer &l, const Rows &d, const Taps &w, int
   } else {
     // An even row was seen by the middle row of one window, an odd one by the last of one and the first of the next;
     // the columns likewise.
+    // Two loops, since the taps of both and the sums are more than sixteen registers.
     const bool odd = y % 2 != 0;
     const float *one = d.row(y / 2) + lane, *two = d.row(odd ? y / 2 + 1 : -1) + lane;
+    const auto product = [](Register tap, const float *g, Register sum) {
+      Register value;
+      load(g, value);
+      return multiply_add(tap, value, sum);
+    };
     const Register left = w.at[odd ? 6 : 3], middle = w.at[odd ? 7 : 4], right = w.at[odd ? 8 : 5];
-    for (int i = 0; i < l.out_width; ++i) {
-      Register one_here, one_next, two_here, two_next;
-      load(one + i * LANES, one_here);
-      load(two + i * LANES, two_here);
-      finish(2 * i, multiply_add(w.at[1], two_here, middle * one_here));
-      if (2 * i + 1 >= l.width) break;
-      load(one + (i + 1) * LANES, one_next);
-      load(two + (i + 1) * LANES, two_next);
-      const Register of_one = multiply_add(left, one_next, right * one_here);
-      finish(2 * i + 1, of_one + multiply_add(w.at[0], two_next, w.at[2] * two_here));
+    for (int x = 0; x < l.width; x += 2) {
+      const int i = x / 2 * LANES;
+      finish(x, product(w.at[1], two + i, product(middle, one + i, Register{})));
+    }
+    for (int x = 1; x < l.width; x += 2) {
+      const int i = x / 2 * LANES, next = i + LANES;
+      const Register of_one = product(left, one + next, product(right, one + i, Register{}));
+      finish(x, of_one + product(w.at[0], two + next, product(w.at[2], two + i, Register{})));
     }
   }
 }

@@ -36,7 +36,7 @@ using Bits = uint32_t __attribute__((vector_size(REGISTER_BYTES)));
 // Every step is a one-to-one map of what came before, so that no single change is lost. Eight registers at a time, for
 // a multiplication takes several cycles.
 uint64_t digest(const Span &span) {
-  constexpr size_t STATES = 8, BLOCK = STATES * REGISTER_BYTES / sizeof(float);
+  constexpr size_t STATES = 8, BYTES = STATES * REGISTER_BYTES, BLOCK = BYTES / sizeof(float);
   Bits states[STATES] = {};
   const auto absorb = [&](const float *block) {
 #pragma GCC unroll 8
@@ -52,7 +52,7 @@ uint64_t digest(const Span &span) {
   float rest[BLOCK] = {};
   std::copy(span.data + whole, span.data + span.count, rest);
   absorb(rest);
-  uint64_t total = span.count, words[sizeof states / sizeof(uint64_t)];
+  uint64_t total = span.count, words[BYTES / sizeof(uint64_t)];
   std::memcpy(words, states, sizeof states);
   for (const uint64_t word : words) total = mix(total, word);
   return total;
