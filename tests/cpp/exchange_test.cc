@@ -82,6 +82,23 @@ void three_processes_sum() {
   close(file);
 }
 
+// A rank that takes longer than the others look for its end is waited for.
+void a_slow_rank_is_not_missed() {
+  const int file = Exchange::create_file(2, FLOATS);
+  const pid_t other = process([&] {
+    Rank mine(file, 1, 2);
+    mine.bring(1);
+    sleep(2);
+    mine.bring(2);
+  });
+  Rank mine(file, 0, 2);
+  mine.bring(1);
+  mine.bring(2);
+  CHECK(mine.sums.front() == 5);
+  CHECK(ended_well(other));
+  close(file);
+}
+
 // A rank that is killed is missed, although it is a zombie, and although a child of it lives on.
 void a_killed_rank_is_missed(bool has_child) {
   const int file = Exchange::create_file(2, FLOATS);
@@ -151,6 +168,7 @@ int main() {
   limit_time();
   set_thread_count(1);
   three_processes_sum();
+  a_slow_rank_is_not_missed();
   a_killed_rank_is_missed(false);
   a_killed_rank_is_missed(true);
   a_rank_that_came_before_it_ended_counts();
