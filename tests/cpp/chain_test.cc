@@ -1,5 +1,5 @@
-// Forward, backward and inference over chains of awkward sizes. The numbers themselves are compared with the framework's
-// in Python; here they must only be finite, and the same with any number of threads.
+// Forward, backward and inference over chains of awkward sizes. The numbers themselves are compared with the
+// framework's in Python; here they must only be finite, and the same with any number of threads.
 #include <cmath>
 #include <cstdint>
 #include <cstring>

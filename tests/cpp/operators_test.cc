@@ -1,5 +1,5 @@
-// The operators as MindSpore calls them, with arguments that are not what they should be, and without memory. Each array
-// is in memory of exactly its size: the address sanitizer sees what goes beyond.
+// The operators as MindSpore calls them, with arguments that are not what they should be, and without memory. Each
+// array is in memory of exactly its size: the address sanitizer sees what goes beyond.
 #include <algorithm>
 #include <atomic>
 #include <climits>

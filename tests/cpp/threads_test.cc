@@ -62,6 +62,24 @@ void short_jobs_follow_one_another() {
   }
 }
 
+// The pool sleeps before the job, the caller sleeps at its end.
+void sleepers_are_woken() {
+  constexpr std::chrono::milliseconds LONG{20};
+  set_thread_count(2);
+  const auto caller = std::this_thread::get_id();
+  for (int job = 0; job < 3; ++job) {
+    std::this_thread::sleep_for(LONG);
+    std::atomic<bool> other{false};
+    parallel(2, [&](int) {
+      if (std::this_thread::get_id() != caller) {
+        other = true;
+        std::this_thread::sleep_for(LONG);
+      }
+      while (!other) std::this_thread::yield();
+    });
+  }
+}
+
 // Runs a job of many tasks of which one throws, on the caller or on a thread of the pool.
 void the_caller_gets_what_is_thrown(bool on_pool_thread) {
   constexpr int COUNT = 100000;
@@ -185,6 +203,7 @@ int main() {
   fewer_threads_where_they_are_refused();
   every_task_runs_once();
   short_jobs_follow_one_another();
+  sleepers_are_woken();
   set_thread_count(3);
   the_caller_gets_what_is_thrown(false);
   the_caller_gets_what_is_thrown(true);

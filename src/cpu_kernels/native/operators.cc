@@ -1,5 +1,6 @@
 // What Python sees: the operators, in the form that MindSpore's ops.Custom(func_type="aot") calls, and functions for
-// ctypes. What they are given is checked before any of it is read. They return 0; after a fault, 1 and a line on stderr.
+// ctypes. What they are given is checked before it is read. After a fault they write one line to stderr and return
+// something else than 0, or -1 for a number that is wanted.
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>

@@ -160,7 +160,7 @@ void parallel(int count, const std::function<void(int)> &task) {
   p.next.store(0);
   p.task.store(&task);
   p.jobs.add(1);
-  p.jobs.wake(count - 1);
+  p.jobs.wake(count - 1 + p.started - p.wanted);  // threads that are not wanted sleep among the others
   take_tasks(p, task);
   p.task.store(nullptr);
   for (uint32_t inside = p.inside.load(); inside != 0; inside = p.inside.load()) p.inside.wait_while(inside);
