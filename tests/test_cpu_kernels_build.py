@@ -16,6 +16,7 @@ from src import cache_folder as cache_module
 from src.cache_folder import cache_folder
 from src.cpu_kernels import accelerate, instructions
 from src.cpu_kernels.builder import SOURCE_FOLDER, build
+from src.cpu_kernels.compiler import STANDARD
 from src.cpu_kernels.threads import thread_count
 from src.mobilenetV2 import ConvBN
 
@@ -251,7 +252,7 @@ def test_cache_folder_falls_back_to_a_private_one(reason: str, tmp_path: Path,
 def test_kernels_under_the_sanitizers(tmp_path: Path) -> None:
     driver = tmp_path / "driver"
     sources = [source for source in SOURCE_FOLDER.glob("*.cc") if source.name != "operators.cc"]
-    subprocess.run(["g++", "-std=c++20", "-O1", "-march=native", "-fsanitize=address,undefined",
+    subprocess.run(["g++", STANDARD, "-O1", "-march=native", "-fsanitize=address,undefined",
                     "-fno-sanitize-recover=all", "-pthread", f"-I{SOURCE_FOLDER}", ROOT / "tests/cpp/kernels_driver.cc",
                     *sources, "-o", driver], check=True)
     run = subprocess.run([driver], capture_output=True, text=True, check=False)
