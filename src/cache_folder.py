@@ -1,4 +1,5 @@
 """Where the project keeps what it can make again: built kernels, features of a frozen backbone."""
+import contextlib
 import getpass
 import os
 import tempfile
@@ -28,12 +29,11 @@ def cache_folder(name: str) -> Path:
         OSError: the temporary folder cannot be written either, or it belongs to someone else.
     """
     given = os.environ.get("MOBILENETV2_CACHE")
-    if given:
-        root = Path(given).expanduser()
-    else:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mobilenetv2-mindspore"
-    if _writable(root / name):
-        return root / name
+    root = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "mobilenetv2-mindspore"
+    with contextlib.suppress(RuntimeError):  # of expanduser: a user without a home, as in many containers
+        folder = root.expanduser() / name
+        if _writable(folder):
+            return folder
     private = Path(tempfile.gettempdir()) / f"mobilenetv2-mindspore-{_user()}"
     private.mkdir(mode=0o700, exist_ok=True)
     if private.is_symlink() or private.stat().st_uid != os.getuid():

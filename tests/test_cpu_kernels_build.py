@@ -1,5 +1,6 @@
 """Building the kernels, falling back, and the number of threads."""
 import os
+import pwd
 import re
 import shlex
 import shutil
@@ -229,9 +230,16 @@ def test_cache_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytes
     assert cache_folder("features").is_dir()
 
 
-def test_cache_folder_falls_back_to_a_private_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("a file is no folder")
-    monkeypatch.setenv("MOBILENETV2_CACHE", str(tmp_path / "file"))
+@pytest.mark.parametrize("reason", ["a file in its place", "a user without a home"])
+def test_cache_folder_falls_back_to_a_private_one(reason: str, tmp_path: Path,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    if reason == "a file in its place":
+        (tmp_path / "file").write_text("a file is no folder")
+        monkeypatch.setenv("MOBILENETV2_CACHE", str(tmp_path / "file"))
+    else:
+        for name in ("MOBILENETV2_CACHE", "XDG_CACHE_HOME", "HOME"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(pwd, "getpwuid", dict[int, object]().__getitem__)
     monkeypatch.setattr(cache_module.tempfile, "tempdir", str(tmp_path))
     folder = cache_folder("kernels")
     assert folder.is_dir()

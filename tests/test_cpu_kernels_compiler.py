@@ -157,7 +157,10 @@ def test_an_architecture_that_the_processor_has_not_is_refused(kind: str, tmp_pa
     monkeypatch.setenv("CPU_KERNELS_MARCH", "x86-64-v3")
     line = off_in_one_line()
     assert "CPU_KERNELS_MARCH=x86-64-v3: this processor has no avx, avx2, fma" in line
-    pretend(f"{v2} avx avx2 fma f16c movbe bmi1 bmi2 abm", tmp_path, monkeypatch)
+    monkeypatch.setenv("CPU_KERNELS_MARCH", "native")  # the compiler asks the processor itself
+    assert find_compiler().command[-1] == "-march=native"
+    monkeypatch.setenv("CPU_KERNELS_MARCH", "x86-64-v3")
+    pretend(f"{v2} avx avx2 fma f16c movbe bmi1 bmi2", tmp_path, monkeypatch)
     assert find_compiler().instruction_set == "AVX2"
     monkeypatch.setenv("CPU_KERNELS_MARCH", "x86-64-v4")
     assert "this processor has no avx512f" in off_in_one_line()

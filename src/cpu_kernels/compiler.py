@@ -59,7 +59,7 @@ def find_compiler() -> Compiler:
     """`$CXX`, which may hold options, else the first of g++, clang++ and PyPI's ziglang that is new enough.
 
     Raises:
-        KernelsUnavailable: there is none, or it does not know the wanted architecture.
+        KernelsUnavailable: there is none, or it does not know the wanted architecture, or the processor has not got it.
     """
     reasons = []
     for words in _candidates():
@@ -69,11 +69,12 @@ def find_compiler() -> Compiler:
             reasons.append(str(reason))
         else:
             return _for_the_wanted_architecture(words, name, macros)
-    given = os.environ.get("CXX")
+    given = os.environ.get("CXX", "").strip()
     if given:
         raise KernelsUnavailable("; ".join(reasons) or f"no C++ compiler found (CXX is {given})")
     raise KernelsUnavailable("; ".join(reasons or ["no C++ compiler found (looked for g++, clang++ and ziglang)"])
-                             + "; training is many times slower without one: pip install ziglang, or install g++")
+                             + "; training is many times slower without the kernels: pip install ziglang, or install a "
+                             "recent g++")
 
 
 def run_compiler(words: Sequence[str], temporary_folder: Path | None = None) -> str:
@@ -168,14 +169,15 @@ def _architecture_flag(words: Sequence[str], macros: Mapping[str, str]) -> str:
 
 
 def _for_the_wanted_architecture(words: list[str], name: str, macros: Mapping[str, str]) -> Compiler:
+    architecture = wanted_architecture()
     command = (*words, *FLAGS, _architecture_flag(words, macros))
     try:
         macros = _macros(command)
     except KernelsUnavailable as reason:
-        raise KernelsUnavailable(f"CPU_KERNELS_MARCH={wanted_architecture()}: {name} cannot build for it: {reason}"
-                                 ) from reason
-    missing = missing_instructions(macros)
+        raise KernelsUnavailable(f"CPU_KERNELS_MARCH={architecture}: {name} cannot build for it: {reason}") from reason
+    # What is native, the compiler has asked the processor itself.
+    missing = missing_instructions(macros) if architecture != "native" else []
     if missing:
-        raise KernelsUnavailable(f"CPU_KERNELS_MARCH={wanted_architecture()}: this processor has no "
-                                 f"{', '.join(missing)}; name an older architecture, or none")
+        raise KernelsUnavailable(f"CPU_KERNELS_MARCH={architecture}: this processor has no {', '.join(missing)}; "
+                                 "name an older architecture, or none")
     return Compiler(command, name, macros)

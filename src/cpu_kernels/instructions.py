@@ -13,7 +13,7 @@ INSTRUCTION_SETS = (("AVX-512", "__AVX512F__"), ("AVX2", "__AVX2__"), ("SSE4", "
 _FLAGS = {
     "__SSE3__": "pni", "__SSSE3__": "ssse3", "__SSE4_1__": "sse4_1", "__SSE4_2__": "sse4_2", "__POPCNT__": "popcnt",
     "__AVX__": "avx", "__AVX2__": "avx2", "__FMA__": "fma", "__F16C__": "f16c", "__MOVBE__": "movbe",
-    "__BMI__": "bmi1", "__BMI2__": "bmi2", "__LZCNT__": "abm", "__AVX512F__": "avx512f", "__AVX512CD__": "avx512cd",
+    "__BMI__": "bmi1", "__BMI2__": "bmi2", "__AVX512F__": "avx512f", "__AVX512CD__": "avx512cd",
     "__AVX512BW__": "avx512bw", "__AVX512DQ__": "avx512dq", "__AVX512VL__": "avx512vl",
     "__ARM_FEATURE_ATOMICS": "atomics", "__ARM_FEATURE_CRC32": "crc32", "__ARM_FEATURE_QRDMX": "asimdrdm",
     "__ARM_FEATURE_FP16_VECTOR_ARITHMETIC": "asimdhp", "__ARM_FEATURE_DOTPROD": "asimddp", "__ARM_FEATURE_SVE": "sve",
