@@ -1,6 +1,5 @@
 """The comparison with other frameworks, by stand-ins for them; and this project's side of it for real."""
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import pytest
 from src.errors import UserError
 from tests.conftest import ROOT, run_script
 from tools import compare_frameworks, stopwatch
-from tools.compare_frameworks import OURS, PEERS, Case, Peer, Results
+from tools.compare_frameworks import PEERS, Case, Peer, Results
 from tools.peers import work
 from tools.peers.work import Work
 
@@ -63,16 +62,12 @@ def calls(folder: Path) -> list[list[str]]:
 
 # ---- the table
 
-def test_table() -> None:
+def test_table(monkeypatch: pytest.MonkeyPatch) -> None:
     here, there = (Peer(name, name, Path()) for name in ("here", "there"))
     train, latency = Case("train", 1), Case("latency", 1)
     results = Results({(train, here): [10, 1000, 30.04], (train, there): [12, 10], (latency, here): [200]})
-    compare_frameworks.OURS, ours = here, OURS
-    try:
-        found = compare_frameworks.table([train, Case("eval", 8), latency], [here, there], results)
-    finally:
-        compare_frameworks.OURS = ours
-    assert found == """\
+    monkeypatch.setattr(compare_frameworks, "OURS", here)
+    assert compare_frameworks.table([train, Case("eval", 8), latency], [here, there], results) == """\
 | pictures a second | here | there |
 |---|---|---|
 | training, 1 picture | 30 | 11 (2.73) |
@@ -86,7 +81,8 @@ def test_every_second_round_goes_the_other_way() -> None:
         (0, "a"), (0, "b"), (1, "b"), (1, "a"), (2, "a"), (2, "b")]
 
 
-def test_peers_take_turns_at_each_kind_of_work(make_peer: MakePeer, compare: Callable[..., str], tmp_path: Path) -> None:
+def test_peers_take_turns_at_each_kind_of_work(make_peer: MakePeer, compare: Callable[..., str],
+                                               tmp_path: Path) -> None:
     peers = [make_peer("ours", "answer(100)"), make_peer("other", "answer(40, 2e-6)"),
              make_peer("scorer", "answer(50)", modes=("eval",), has_switch=False)]
     told = compare(peers, "--mode", "train,eval", "--batch_size", "4,2", "--rounds", "2")
@@ -272,7 +268,7 @@ def test_short_steps_are_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
             now[0] += seconds
             runs[0] += 1
         return run
-    for seconds, least, expected in ((0.25, 0.0, 3), (0.25, 2.0, 8), (4.0, 2.0, 3), (0.001, 60.0, stopwatch.MOST_STEPS)):
+    for seconds, least, expected in ((0.25, 0.0, 3), (0.25, 2.0, 8), (4.0, 2.0, 3), (0.125, 200.0, 1000)):
         runs = [-stopwatch.WARM_UP]
         assert stopwatch.speed(takes(seconds), 2, 3, least) == 2 / seconds
         assert runs == [expected]
@@ -299,6 +295,11 @@ def test_nonsense_is_refused(option: tuple[str, str], capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit, match="2"):
         compare_frameworks.main(option)
     assert option[0] in capsys.readouterr().err
+
+
+def test_no_more_threads_than_cores() -> None:
+    with pytest.raises(UserError, match="--threads 9999: "):
+        compare_frameworks.main(["--threads", "9999"])
 
 
 def test_what_the_network_cannot_take_is_one_line() -> None:

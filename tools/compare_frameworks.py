@@ -11,7 +11,7 @@ second time in the opposite order; the table has the medians. Before it is timed
 project's weights must give its logits or, in training, its first losses.
 
 Each framework gets a virtual environment with the versions that `tools/peers/*.txt` pin, made when it is first needed
-and kept (`--environments`): about 5 GB for all. What cannot be installed or fails is named and left out. The table goes
+and kept (`--environments`): about 3 GB for all. What cannot be installed or fails is named and left out. The table goes
 to the standard output, what happens meanwhile to the standard error.
 """
 import argparse
@@ -177,6 +177,8 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--instruction_set", choices=tuple(INSTRUCTION_SETS), default="native",
                         help="that the frameworks are held down to, as far as they can be (default native)")
     options = parser.parse_args(argv)
+    if options.threads > (cores := len(os.sched_getaffinity(0))):
+        raise UserError(f"--threads {options.threads}: this process may use {cores} cores; give as many or fewer")
     options.environments = (options.environments or cache_folder("peers")).absolute()
     return options
 
