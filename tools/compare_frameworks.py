@@ -46,6 +46,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "tools" / "peers"
 # This project's errors, pip's, and Python's.
 ERROR_LINE = re.compile(r"^(?:error: |ERROR: |(?=[\w.]*(?:Error|Exception): ))(.+)", re.MULTILINE)
+QUIET = 0.1  # share of the processors' time that other programs may take
 GRACE = 10  # seconds that a process has to end after Ctrl-C before it is killed
 INSTRUCTION_SETS: dict[str, dict[str, str]] = {  # environment variables that hold frameworks down to one
     "native": {},
@@ -373,6 +374,8 @@ def machine(options: argparse.Namespace, others: float | None) -> list[str]:
     """What the figures depend on."""
     limit = "" if options.instruction_set == "native" else f", held down to {options.instruction_set}"
     share = "" if others is None else f"; other programs took {others:.0%} of the processors' time meanwhile"
+    if others is not None and others > QUIET:
+        share += ": measure again on a quiet machine, for this slows some frameworks more than others"
     return [
         f"{processor_name()}{limit}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} cores usable, "
         f"{options.threads} thread{'s' if options.threads > 1 else ''}; {platform.platform()}; Python "

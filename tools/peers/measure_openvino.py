@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             requests.wait_all()
         return np.array(first.get_output_tensor().data)
     difference = work.compare_logits(run())
-    details = _instruction_sets(compiled) + (f", {len(requests)} batches at a time" if options.throughput else "")
+    details = _instruction_sets(compiled) + (f"; {len(requests)} batches at a time" if options.throughput else "")
     work.report(run, ("openvino", "numpy"), details, difference, batches=len(requests))
 
 
@@ -56,7 +56,7 @@ def _instruction_sets(compiled: openvino.CompiledModel) -> str:
     operators = compiled.get_runtime_model().get_ops()
     names = [operator.get_rt_info()["primitiveType"].astype(str) for operator in operators]
     counts = Counter(next((told for word, told in INSTRUCTION_SETS.items() if word in name), "") for name in names)
-    return ", ".join(f"{count} operators in {told}" for told, count in counts.items() if told)
+    return f"operators: {', '.join(f'{counts[told]} {told}' for told in INSTRUCTION_SETS.values() if told in counts)}"
 
 
 if __name__ == "__main__":
