@@ -144,12 +144,13 @@ def test_an_environment_is_made_once_and_a_peer_runs_in_it(make_peer: MakePeer, 
     requirements.write_text("# nothing\n")
     missing.write_text("--no-index\nno-such-package==1.0\n")
     peers = [make_peer("ours", "answer(100)"), make_peer("other", "answer(40)", requirements=requirements),
-             make_peer("absent", "answer(40)", requirements=missing)]
+             make_peer("absent", "answer(40)", requirements=missing),
+             make_peer("missing", "answer(40)", requirements=missing)]
     short = ("--mode", "eval", "--batch_size", "1", "--rounds", "1")
     told = compare(peers, *short)
     environment, = (tmp_path / "environments").glob("other-*")
     assert f"other 1.0; {environment}" in told
-    assert "- Absent: cannot be installed: No matching distribution found for no-such-package==1.0" in told
+    assert "- Absent and Missing: cannot be installed: No matching distribution found for no-such-package==1.0" in told
     assert "| evaluation, 1 picture | 100 | 40 (2.50) |" in told
     assert [path.name for path in (tmp_path / "environments").iterdir()] == [environment.name]
 
@@ -164,19 +165,19 @@ def test_another_environment_for_other_versions_and_none_after_a_failure(tmp_pat
     def install(command: Sequence[object]) -> str:
         if "pip" not in command:
             (Path(str(command[-1])) / "bin").mkdir(parents=True)
-        elif (tmp_path / "peer.txt").read_text() == "bad==1\n":
+        elif requirements.read_text() == "bad==1\n":
             raise UserError("no such version")
         return ""
     monkeypatch.setattr(compare_frameworks, "run_child", install)
-    peer = Peer("peer", "Peer", Path(), tmp_path / "peer.txt")
+    requirements = tmp_path / "peer.txt"
     pythons = []
     for text in ("good==1\n", "good==2\n", "good==1\n"):
-        peer.requirements.write_text(text)
-        pythons.append(compare_frameworks.make_environment(peer, tmp_path / "environments"))
+        requirements.write_text(text)
+        pythons.append(compare_frameworks.make_environment(requirements, tmp_path / "environments"))
     assert pythons[0] == pythons[2] != pythons[1]
-    peer.requirements.write_text("bad==1\n")
+    requirements.write_text("bad==1\n")
     with pytest.raises(UserError, match="no such version"):
-        compare_frameworks.make_environment(peer, tmp_path / "environments")
+        compare_frameworks.make_environment(requirements, tmp_path / "environments")
     assert len(list((tmp_path / "environments").iterdir())) == 2
 
 
@@ -290,7 +291,7 @@ def test_this_projects_side() -> None:
 
 
 @pytest.mark.parametrize("option", [("--peers", "torch,caffe"), ("--mode", "sleep"), ("--batch_size", "4,0"),
-                                    ("--instruction_set", "MMX")])
+                                    ("--batch_size", ""), ("--instruction_set", "MMX")])
 def test_nonsense_is_refused(option: tuple[str, str], capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match="2"):
         compare_frameworks.main(option)

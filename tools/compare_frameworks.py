@@ -126,11 +126,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # ---- an environment for each framework
     pythons = {OURS: Path(sys.executable)}
-    for peer in options.peers:
+    for requirements in dict.fromkeys(peer.requirements for peer in options.peers):
+        users = [peer for peer in options.peers if peer.requirements == requirements]
         try:
-            pythons[peer] = make_environment(peer, options.environments)
+            pythons |= dict.fromkeys(users, make_environment(requirements, options.environments))
         except UserError as error:
-            results.failures.append(f"{peer}: cannot be installed: {error}")
+            results.failures.append(f"{' and '.join(map(str, users))}: cannot be installed: {error}")
             say(results.failures[-1])
     peers = tuple(pythons)
 
@@ -159,8 +160,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; `peers` are Peers, `batch_size` numbers, `mode` names."""
     names = {peer.name: peer for peer in PEERS}
+    some_peers = _list_of(names.__getitem__)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", type=_list_of(names.__getitem__), default=",".join(names),
+    parser.add_argument("--peers", type=lambda text: some_peers(text) if text else (), default=",".join(names),
                         help=f"of {', '.join(names)} (default all); an empty word for none")
     parser.add_argument("--batch_size", type=_list_of(positive), default="32,8,1",
                         help="numbers of pictures, a row each (default 32,8,1)")
@@ -188,9 +190,9 @@ def _list_of(one: Callable) -> Callable[[str], tuple]:
     """A type for argparse: words with commas between, each through `one`, each once."""
     def words(text: str) -> tuple:
         try:
-            return tuple(dict.fromkeys(one(word) for word in text.split(",") if text))
-        except KeyError as error:
-            raise argparse.ArgumentTypeError(f"no such name: {error.args[0]!r}") from None
+            return tuple(dict.fromkeys(map(one, text.split(","))))
+        except (KeyError, ValueError):
+            raise argparse.ArgumentTypeError(f"{text!r}: not a list of what --help says") from None
     return words
 
 
@@ -244,22 +246,22 @@ def end_group(child: subprocess.Popen) -> None:
             os.killpg(child.pid, signal.SIGKILL)
 
 
-def make_environment(peer: Peer, folder: Path) -> Path:
-    """The Python of a peer's virtual environment, which is made if there is none of these requirements yet.
+def make_environment(requirements: Path | None, folder: Path) -> Path:
+    """The Python of the virtual environment for a file of requirements, which is made if need be; None is this one.
 
     Raises:
         UserError: it cannot be made.
     """
-    if peer.requirements is None:
+    if requirements is None:
         return Path(sys.executable)
-    wanted = f"{peer.requirements.read_text(encoding='utf-8')}\0{sys.base_prefix}\0{platform.python_version()}"
-    path = folder / f"{peer.requirements.stem}-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}"
+    wanted = f"{requirements.read_text(encoding='utf-8')}\0{sys.base_prefix}\0{platform.python_version()}"
+    path = folder / f"{requirements.stem}-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}"
     if not path.is_dir():
-        say(f"{path}: installing {peer.requirements.name} ...")
+        say(f"{path}: installing {requirements.name} ...")
         with whole_folder(path) as temporary:
             run_child([sys.executable, "-m", "venv", temporary])
             run_child([temporary / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check",
-                       "--requirement", peer.requirements])
+                       "--requirement", requirements])
     return path / "bin" / "python"
 
 
