@@ -43,10 +43,10 @@ from src.models import CrossEntropyWithLabelSmooth, define_net
 from src.pictures.image_folder import ImageFolder
 from src.pictures.mindrecord_writer import pack_mindrecord
 from src.training.train_step import TrainStep, build_optimizer
+from tools.stopwatch import MOST_STEPS, WARM_UP, speed
 
 ROOT = Path(__file__).resolve().parents[1]
 MODES = ("train", "eval", "data", "startup")  # that need no model
-WARM_UP = 2
 ROUNDS = 5
 CLASSES = 1000
 
@@ -54,9 +54,9 @@ CLASSES = 1000
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch_size", type=_positive, default=32, help="pictures a step (default 32)")
-    parser.add_argument("--image_size", type=_positive, default=224, help="pixels a side (default 224)")
-    parser.add_argument("--steps", type=_positive, default=8, help="steps that count (default 8)")
+    parser.add_argument("--batch_size", type=positive, default=32, help="pictures a step (default 32)")
+    parser.add_argument("--image_size", type=positive, default=224, help="pixels a side (default 224)")
+    parser.add_argument("--steps", type=positive, default=8, help="steps that count (default 8)")
     parser.add_argument("--mode", choices=(*MODES, "infer", "mindrecord"), help="measure only this")
     parser.add_argument("--model", default="", help="infer: the ONNX file")
     parser.add_argument("--cpu_kernels", choices=("auto", "on", "off"), default="auto", help="as of train.py")
@@ -70,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(measure(modes, options.batch_size, options.image_size, options.steps, options.cpu_kernels)))
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A whole number above 0 from the command line."""
     number = int(text)
     if number < 1:
         raise ValueError
@@ -94,7 +95,7 @@ def measure(modes: Sequence[str], batch_size: int, image_size: int, steps: int, 
     labels = Tensor(random.integers(0, CLASSES, batch_size).astype(np.int32))
 
     if "train" in modes:
-        report["train_images_per_s"] = train_speed(network, config, steps, images, labels)
+        report["train_images_per_s"] = speed(training(network, config, images, labels, steps), batch_size, steps)
         report["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     if "eval" in modes:
         network.set_train(False)
@@ -111,27 +112,18 @@ def measure(modes: Sequence[str], batch_size: int, image_size: int, steps: int, 
     return report
 
 
-def train_speed(network: MobileNetV2, config: Config, steps: int, images: Tensor, labels: Tensor) -> float:
-    """Pictures per second of train.py's step."""
-    lr = np.full(WARM_UP + steps, config.lr_max, np.float32)
+def training(network: MobileNetV2, config: Config, images: Tensor, labels: Tensor, most_steps: int = MOST_STEPS,
+             ) -> Callable[[], float]:
+    """train.py's step, always on the same batch, for up to `most_steps` calls after the warm-up; returns the loss."""
+    lr = np.full(WARM_UP + most_steps, config.lr_max, np.float32)
     step = TrainStep(network, CrossEntropyWithLabelSmooth(config.label_smooth), build_optimizer(network, lr, config),
                      config)
     step.set_train()
 
-    def run() -> None:
+    def run() -> float:
         loss, _ = step(images, labels)
-        loss.asnumpy()
-    return speed(run, config.batch_size, steps)
-
-
-def speed(run: Callable[[], object], images: int, steps: int) -> float:
-    """Pictures per second, from the median of single runs."""
-    durations = []
-    for _ in range(WARM_UP + steps):
-        start = time.perf_counter()
-        run()
-        durations.append(time.perf_counter() - start)
-    return round(images / statistics.median(durations[WARM_UP:]), 2)
+        return float(loss.asnumpy())
+    return run
 
 
 def write_pictures(root: Path, count: int) -> None:

@@ -46,7 +46,7 @@ def environment(network: object, rank_size: int) -> dict[str, str]:
         "numpy": np.__version__,
         "CPU kernels": "on" if kernels else "off",
         "Operating system": platform.platform(),
-        "Processor": f"{_processor()}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} cores usable",
+        "Processor": f"{processor_name()}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} cores usable",
         "Processes": str(rank_size),
         "Interpreter": sys.executable,
     }
@@ -61,7 +61,8 @@ def _project_version() -> str:
     return " ".join(filter(None, (stated[1] if stated else "unknown", f"({commit})" if commit else "")))
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """The processor by its maker's name, or the kind of machine where the kernel tells no name."""
     try:
         names = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:

@@ -1,6 +1,6 @@
 """Thirty training steps in PyTorch, for tests/test_torch_reference.py to hold this project's own against.
 
-    python tests/data/make_torch_reference.py --network peer.py --output tests/data/torch_reference.npz
+    python tests/data/make_torch_reference.py --network tools/peers/torch_network.py --output torch_reference.npz
 
 `--network` names a Python file with a PyTorch class `MobileNetV2(classes, dropout)`, whose parameters come in the order
 of computation: convolution, gamma and beta of each layer, then the classifier's matrix and bias. Needs PyTorch; the

@@ -1,0 +1,407 @@
+"""This project beside PyTorch, TensorFlow, ONNX Runtime and OpenVINO, on the same work and the same machine.
+
+    python tools/compare_frameworks.py
+    python tools/compare_frameworks.py --peers torch,onnxruntime --batch_size 32 --mode train,eval --rounds 5
+    python tools/compare_frameworks.py --instruction_set AVX2 > avx2.md
+
+The work is MobileNetV2 1.0 in float32 on pictures in memory. `train` is a step: forward, label-smoothed cross entropy,
+backward, SGD with momentum and weight decay. `eval` is a batch to logits, `latency` one picture from and to numpy.
+Every measurement is a process of its own. The frameworks take turns, `--rounds` times for each kind of work, every
+second time in the opposite order; the table has the medians. Before it is timed, a framework that can take this
+project's weights must give its logits or, in training, its first losses.
+
+Each framework gets a virtual environment with the versions that `tools/peers/*.txt` pin, made when it is first needed
+and kept (`--environments`): about 3 GB for all. What cannot be installed or fails is named and left out. The table goes
+to the standard output, what happens meanwhile to the standard error.
+"""
+import argparse
+import contextlib
+import datetime
+import hashlib
+import json
+import os
+import platform
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from src.cache_folder import cache_folder
+from src.cpu_kernels.threads import thread_count
+from src.errors import UserError, run_command
+from src.files import whole_folder
+from src.reports.provenance import processor_name
+from tools.benchmark import positive
+from tools.peers.prepare import CHECKPOINT
+from tools.peers.work import MODES, ONNX
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = ROOT / "tools" / "peers"
+# This project's errors, pip's, and Python's.
+ERROR_LINE = re.compile(r"^(?:error: |ERROR: |(?=[\w.]*(?:Error|Exception): ))(.+)", re.MULTILINE)
+QUIET = 0.1  # share of the processors' time that other programs may take
+GRACE = 10  # seconds that a process has to end after Ctrl-C before it is killed
+INSTRUCTION_SETS: dict[str, dict[str, str]] = {  # environment variables that hold frameworks down to one
+    "native": {},
+    "AVX2": {"CPU_KERNELS_MARCH": "x86-64-v3",  # this project
+             "ATEN_CPU_CAPABILITY": "avx2", "TORCHINDUCTOR_CPP_MARCH": "x86-64-v3",  # PyTorch
+             "ONEDNN_MAX_CPU_ISA": "AVX2"},  # oneDNN in PyTorch, TensorFlow and OpenVINO
+}
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A framework, or one way to use it."""
+
+    name: str  # on the command line
+    title: str  # in the table
+    script: Path
+    requirements: Path | None = None  # of its environment; None for this one
+    options: tuple[str, ...] = ()
+    modes: tuple[str, ...] = MODES
+    runs_onnx: bool = False
+    has_switch: bool = True  # whether its instruction set can be chosen
+
+    def __str__(self) -> str:
+        return self.title
+
+
+OURS = Peer("mindspore", "this project", SCRIPTS / "measure_mindspore.py")
+PEERS = (
+    Peer("torch", "PyTorch eager", SCRIPTS / "measure_torch.py", SCRIPTS / "torch.txt"),
+    Peer("torch_compile", "PyTorch compiled", SCRIPTS / "measure_torch.py", SCRIPTS / "torch.txt", ("--compile",)),
+    Peer("tensorflow", "TensorFlow", SCRIPTS / "measure_tensorflow.py", SCRIPTS / "tensorflow.txt"),
+    Peer("onnxruntime", "ONNX Runtime", SCRIPTS / "measure_onnxruntime.py", SCRIPTS / "onnxruntime.txt",
+         modes=("eval", "latency"), runs_onnx=True, has_switch=False),
+    Peer("openvino", "OpenVINO, latency", SCRIPTS / "measure_openvino.py", SCRIPTS / "openvino.txt",
+         modes=("eval", "latency"), runs_onnx=True),
+    Peer("openvino_throughput", "OpenVINO, throughput", SCRIPTS / "measure_openvino.py", SCRIPTS / "openvino.txt",
+         ("--throughput",), ("eval",), runs_onnx=True),
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row of the table: a kind of work."""
+
+    mode: str
+    batch_size: int
+
+    def __str__(self) -> str:
+        if self.mode == "latency":
+            return "latency of one picture, ms"
+        kind = {"train": "training", "eval": "evaluation"}[self.mode]
+        return f"{kind}, {self.batch_size} picture{'s' if self.batch_size > 1 else ''}"
+
+    def figure(self, images_per_second: float) -> float:
+        """What stands in the table."""
+        return 1000 / images_per_second if self.mode == "latency" else images_per_second
+
+
+@dataclass
+class Results:
+    """What was measured."""
+
+    speeds: dict[tuple[Case, Peer], list[float]] = field(default_factory=dict)  # images per second, by round
+    reports: dict[Peer, dict] = field(default_factory=dict)  # what a peer told of itself
+    failures: list[str] = field(default_factory=list)
+
+    def median(self, case: Case, peer: Peer) -> float | None:
+        """Images per second; None where there is no figure."""
+        speeds = self.speeds.get((case, peer))
+        return statistics.median(speeds) if speeds else None
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Compare as the command line says."""
+    options = read_options(argv)
+    results = Results()
+
+    # ---- an environment for each framework
+    pythons = {OURS: Path(sys.executable)}
+    for requirements in dict.fromkeys(peer.requirements for peer in options.peers):
+        users = [peer for peer in options.peers if peer.requirements == requirements]
+        try:
+            pythons |= dict.fromkeys(users, make_environment(requirements, options.environments))
+        except UserError as error:
+            results.failures.append(f"{' and '.join(map(str, users))}: cannot be installed: {error}")
+            say(results.failures[-1])
+    peers = tuple(pythons)
+
+    with tempfile.TemporaryDirectory() as folder:
+        # ---- the work, and what this project makes of it
+        variables = {"OMP_NUM_THREADS": str(options.threads), **INSTRUCTION_SETS[options.instruction_set],
+                     "TORCHINDUCTOR_CACHE_DIR": str(options.environments / f"inductor-{options.instruction_set}")}
+        prepare(Path(folder), options, peers, variables)
+
+        # ---- rounds
+        def measure(case: Case, peer: Peer) -> dict:
+            command = [pythons[peer], peer.script, *peer.options, "--folder", folder, "--mode", case.mode,
+                       "--batch_size", case.batch_size, "--threads", options.threads, "--steps", options.steps,
+                       "--seconds", options.seconds]
+            return read_report(run_child(command, variables))
+        cases, load = cases_of(options.mode, options.batch_size), Load()
+        measure_all(cases, peers, options.rounds, measure, results)
+
+    # ---- the table
+    print(table(cases, peers, results))
+    print()
+    for line in (*machine(options, load.others()), *notes(peers, options.instruction_set, results)):
+        print(f"- {line}")
+
+
+def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; `peers` are Peers, `batch_size` numbers, `mode` names."""
+    names = {peer.name: peer for peer in PEERS}
+    some_peers = _list_of(names.__getitem__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", type=lambda text: some_peers(text) if text else (), default=",".join(names),
+                        help=f"of {', '.join(names)} (default all); an empty word for none")
+    parser.add_argument("--batch_size", type=_list_of(positive), default="32,8,1",
+                        help="numbers of pictures, a row each (default 32,8,1)")
+    parser.add_argument("--image_size", type=positive, default=224, help="pixels a side (default 224)")
+    parser.add_argument("--mode", type=_list_of({mode: mode for mode in MODES}.__getitem__), default=",".join(MODES),
+                        help=f"of {', '.join(MODES)} (default all)")
+    parser.add_argument("--rounds", type=positive, default=3, help="that the medians are of (default 3)")
+    parser.add_argument("--steps", type=positive, default=8, help="that count in each process, at least (default 8)")
+    parser.add_argument("--seconds", type=float, default=2.0,
+                        help="that shorter steps are repeated for (default 2)")
+    parser.add_argument("--threads", type=positive, default=thread_count(),
+                        help="of each framework (default %(default)s)")
+    parser.add_argument("--environments", type=Path, default=None, help="where the virtual environments are made and "
+                        "kept (default peers/ in the cache folder)")
+    parser.add_argument("--instruction_set", choices=tuple(INSTRUCTION_SETS), default="native",
+                        help="that the frameworks are held down to, as far as they can be (default native)")
+    options = parser.parse_args(argv)
+    if options.threads > (cores := len(os.sched_getaffinity(0))):
+        raise UserError(f"--threads {options.threads}: this process may use {cores} cores; give as many or fewer")
+    options.environments = (options.environments or cache_folder("peers")).absolute()
+    return options
+
+
+def _list_of(one: Callable) -> Callable[[str], tuple]:
+    """A type for argparse: words with commas between, each through `one`, each once."""
+    def words(text: str) -> tuple:
+        try:
+            return tuple(dict.fromkeys(map(one, text.split(","))))
+        except (KeyError, ValueError):
+            raise argparse.ArgumentTypeError(f"{text!r}: not a list of what --help says") from None
+    return words
+
+
+def cases_of(modes: Sequence[str], batch_sizes: Sequence[int]) -> list[Case]:
+    """The table's rows."""
+    return [Case(mode, size) for mode in modes for size in ((1,) if mode == "latency" else batch_sizes)]
+
+
+# ---- processes
+
+def run_child(command: Sequence[object], variables: Mapping[str, str] | None = None) -> str:
+    """The standard output of a command. However this ends, the command and all that it started have ended before.
+
+    Raises:
+        UserError: it failed; the text is the last error that it told of.
+    """
+    words = [str(word) for word in command]
+    try:
+        child = subprocess.Popen(words, env=os.environ | (variables or {}), text=True,  # noqa: S603
+                                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                 start_new_session=True)
+    except OSError as error:
+        raise UserError(f"{words[0]}: cannot be started: {error.strerror or error}") from error
+    with child:
+        try:
+            output, errors = child.communicate()
+        finally:
+            end_group(child)
+    if child.returncode == 0:
+        return output
+    told = ERROR_LINE.findall(errors) or errors.splitlines()[-1:] or [f"ended with status {child.returncode}"]
+    raise UserError(told[-1].strip())
+
+
+def heed_signals() -> None:
+    """End on a termination, or when the terminal is closed, as on Ctrl-C: not before the children have ended."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
+
+
+def end_group(child: subprocess.Popen) -> None:
+    """Ctrl-C to a child that still runs, and to all that it started; what is there after that is killed."""
+    try:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGINT)
+            child.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+
+
+def make_environment(requirements: Path | None, folder: Path) -> Path:
+    """The Python of the virtual environment for a file of requirements, which is made if need be; None is this one.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    if requirements is None:
+        return Path(sys.executable)
+    wanted = f"{requirements.read_text(encoding='utf-8')}\0{sys.base_prefix}\0{platform.python_version()}"
+    path = folder / f"{requirements.stem}-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}"
+    if not path.is_dir():
+        say(f"{path}: installing {requirements.name} ...")
+        with whole_folder(path) as temporary:
+            run_child([sys.executable, "-m", "venv", temporary])
+            run_child([temporary / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check",
+                       "--requirement", requirements])
+    return path / "bin" / "python"
+
+
+def prepare(folder: Path, options: argparse.Namespace, peers: Sequence[Peer], variables: Mapping[str, str]) -> None:
+    """Fill the folder that all peers read."""
+    say("preparing the work ...")
+    run_child([sys.executable, SCRIPTS / "prepare.py", "--folder", folder, "--image_size", options.image_size,
+               "--batch_size", ",".join(map(str, options.batch_size)), "--mode", ",".join(options.mode)], variables)
+    if any(peer.runs_onnx for peer in peers):
+        run_child([sys.executable, ROOT / "export.py", "--platform", "CPU", "--ckpt_file", folder / CHECKPOINT,
+                   "--file_format", "ONNX", "--file_name", folder / ONNX, "--export_batch_size", "0"], variables)
+
+
+def read_report(output: str) -> dict:
+    """What a script printed last."""
+    try:
+        return json.loads(output.strip().splitlines()[-1])
+    except (IndexError, ValueError):
+        raise UserError("it printed no result") from None
+
+
+# ---- measuring
+
+def measure_all(cases: Sequence[Case], peers: Sequence[Peer], rounds: int, measure: Callable[[Case, Peer], dict],
+                results: Results) -> None:
+    """Let the peers, this project first, take turns at each case; who fails is left out of the case.
+
+    Raises:
+        UserError: this project failed, and there is nothing to compare with.
+    """
+    for case in cases:
+        failed: set[Peer] = set()
+        for number, peer in turns([peer for peer in peers if case.mode in peer.modes], rounds):
+            if peer in failed:
+                continue
+            try:
+                report = measure(case, peer)
+            except UserError as error:
+                if peer is OURS:
+                    raise UserError(f"{case}, {peer}: {error}") from error
+                failed.add(peer)
+                results.speeds.pop((case, peer), None)
+                results.failures.append(f"{peer}, {case}: left out: {error}")
+                say(results.failures[-1])
+                continue
+            results.speeds.setdefault((case, peer), []).append(report["images_per_second"])
+            known = results.reports.setdefault(peer, report)
+            known["difference"] = max(filter(None, (known["difference"], report["difference"])), default=None)
+            say(f"{case}, round {number + 1}: {peer} {case.figure(report['images_per_second']):.3g}")
+
+
+def turns(peers: Sequence[Peer], rounds: int) -> Iterator[tuple[int, Peer]]:
+    """Rounds from 0, and whose turn it is: in every second round from the last to the first."""
+    for number in range(rounds):
+        for peer in peers[::-1] if number % 2 else peers:
+            yield number, peer
+
+
+class Load:
+    """What else the machine does, from the moment that this is made."""
+
+    def __init__(self) -> None:
+        self._start, self._busy, self._own = time.monotonic(), busy_seconds(), own_seconds()
+
+    def others(self) -> float | None:
+        """The share of the processors' time that other programs took; None where the machine does not tell."""
+        if self._busy is None or (busy := busy_seconds()) is None:
+            return None
+        seconds = (time.monotonic() - self._start) * (os.cpu_count() or 1)
+        return max(0.0, (busy - self._busy - own_seconds() + self._own) / seconds)
+
+
+def busy_seconds() -> float | None:
+    """Seconds that all processors together have worked since the machine was started; None if it does not tell."""
+    try:
+        user, nice, system, _idle, _wait, *rest = Path("/proc/stat").read_text(encoding="ascii").split()[1:9]
+    except (OSError, ValueError):
+        return None
+    return sum(map(int, (user, nice, system, *rest))) / os.sysconf("SC_CLK_TCK")
+
+
+def own_seconds() -> float:
+    """Processor time of this process and of those that it has started."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def say(text: str) -> None:
+    """Tell what happens."""
+    print(text, file=sys.stderr, flush=True)
+
+
+# ---- the table
+
+def table(cases: Sequence[Case], peers: Sequence[Peer], results: Results) -> str:
+    """Markdown: a row for each case, a column for each peer, this project's first."""
+    rows = [[str(case), *(cell(case, peer, results) for peer in peers)] for case in cases]
+    lines = [f"| {' | '.join(row)} |" for row in [["pictures a second", *map(str, peers)], *rows]]
+    return "\n".join([lines[0], f"|{'---|' * (1 + len(peers))}", *lines[1:]])
+
+
+def cell(case: Case, peer: Peer, results: Results) -> str:
+    """A figure, and for a peer how many times as fast this project is."""
+    median, ours = results.median(case, peer), results.median(case, OURS)
+    if median is None or ours is None:
+        return "–"
+    text = f"{case.figure(median):.3g}"
+    return text if peer is OURS else f"{text} ({ours / median:.2f})"
+
+
+def machine(options: argparse.Namespace, others: float | None) -> list[str]:
+    """What the figures depend on."""
+    limit = "" if options.instruction_set == "native" else f", held down to {options.instruction_set}"
+    share = "" if others is None else f"; other programs took {others:.0%} of the processors' time meanwhile"
+    if others is not None and others > QUIET:
+        share += ": measure again on a quiet machine, for this slows some frameworks more than others"
+    return [
+        f"{processor_name()}{limit}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} cores usable, "
+        f"{options.threads} thread{'s' if options.threads > 1 else ''}; {platform.platform()}; Python "
+        f"{platform.python_version()}; {datetime.datetime.now().astimezone():%Y-%m-%d}{share}",
+        f"MobileNetV2 1.0, float32, {options.image_size}x{options.image_size}; medians of {options.rounds} rounds; in "
+        "brackets: how many times as fast this project is",
+    ]
+
+
+def notes(peers: Sequence[Peer], instruction_set: str, results: Results) -> Iterator[str]:
+    """Versions and particulars of each peer, and what is missing."""
+    for peer in peers:
+        if report := results.reports.get(peer):
+            told = [" ".join(pair) for pair in report["versions"].items()]
+            told += [report["details"]] if report["details"] else []
+            if report["difference"] is not None and peer is not OURS:
+                told.append(f"logits and first losses as this project's within {report['difference']:.1g} of them")
+            if instruction_set != "native" and not peer.has_switch:
+                told.append(f"has no switch for the instruction set: its figures are not for {instruction_set} but for "
+                            "all that the processor has")
+            yield f"{peer}: {'; '.join(told)}"
+    yield from results.failures
+
+
+if __name__ == "__main__":
+    heed_signals()
+    run_command(main)
