@@ -13,6 +13,7 @@ from mindspore import Tensor
 
 from src.cpu_kernels import accelerate
 from src.cpu_kernels.builder import SOURCE_FOLDER, build
+from src.cpu_kernels.compiler import STANDARD
 from src.mobilenetV2 import ConvBN
 
 PROGRAMS = Path(__file__).parent / "cpp"
@@ -21,7 +22,7 @@ PROGRAMS = Path(__file__).parent / "cpp"
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
 def test_programs_under_the_sanitizers(sanitizers: str, tmp_path: Path) -> None:
-    command = ["g++", "-std=c++17", "-O1", "-g1", "-march=native", f"-fsanitize={sanitizers}",
+    command = ["g++", STANDARD, "-O1", "-g1", "-march=native", f"-fsanitize={sanitizers}",
                "-fno-sanitize-recover=all", "-pthread", f"-I{SOURCE_FOLDER}"]
     sources = sorted(SOURCE_FOLDER.glob("*.cc"))
     programs = sorted(PROGRAMS.glob("*_test.cc"))

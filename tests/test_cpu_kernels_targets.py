@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from src.cpu_kernels.builder import SOURCE_FOLDER
+from src.cpu_kernels.compiler import FLAGS
 
 PROGRAMS = Path(__file__).parent / "cpp"
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
@@ -33,7 +34,7 @@ class Target(NamedTuple):
     @property
     def command(self) -> list[str]:
         """The compiler with the options for the architecture."""
-        words = [self.compiler, "-std=c++17", "-O3", "-fPIC", "-pthread", f"-march={self.architecture}"]
+        words = [self.compiler, *FLAGS, f"-march={self.architecture}"]
         if self.architecture == ARM and platform.machine() != "aarch64":
             return ["aarch64-linux-gnu-g++", *words[1:]] if self.compiler == "g++" else [
                 *words, "--target=aarch64-linux-gnu"]

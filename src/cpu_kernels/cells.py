@@ -164,6 +164,13 @@ class _Accelerated(nn.Cell):
         self.chain_weights = (*(conv.weight for conv in convs), *(bn.gamma for bn in norms), *(bn.beta for bn in norms))
         self.chain_statistics = (*(bn.moving_mean for bn in norms), *(bn.moving_variance for bn in norms))
 
+    @nn.Cell.compile_phase.setter
+    def compile_phase(self, phase: str) -> None:
+        """Set by the framework on each call, on all cells of a network. The stock cells below, which are not compiled, do
+        without: they are hundreds, and one image takes milliseconds.
+        """
+        self._compile_phase = phase
+
     def construct(self, x: Tensor) -> Tensor:
         if self.training:
             return self.training_chain(x, self.chain_weights, self.chain_statistics)[0]

@@ -31,7 +31,7 @@ template <int NR> constexpr int MR = 2;
 template <int NR> constexpr int GRADIENT_MR = 2;
 #endif
 
-constexpr int MAX_TILE = 96;     // pixels; a multiple of every MR
+constexpr int MAX_TILE = 120;    // pixels; a multiple of every MR
 constexpr int LARGEST_MR = 24;   // gemm reads and computes up to so many pixels beyond a tile's last
 
 template <int N> struct Constant { static constexpr int value = N; };

@@ -13,14 +13,15 @@ constexpr int divide_up(int a, int b) { return (a + b - 1) / b; }
 
 // Pixels cut into equal parts of whole groups of rows (see gemm.h), and these into equal tiles.
 struct PixelParts {
-  static constexpr int UNIT = MR<MAX_NR>, MIN_PIXELS = 24;  // the least that a part has
+  static constexpr int UNIT = MR<MAX_NR>;
+  static constexpr size_t FEWEST = 24, ENOUGH = 96;  // pixels of a part, of few and of many pixels
   size_t pixels, units;
   int parts;
 
   PixelParts(size_t pixels, int most_parts)
       : pixels(pixels),
         units((pixels + UNIT - 1) / UNIT),
-        parts(static_cast<int>(std::clamp<size_t>(pixels / MIN_PIXELS, 1, most_parts))) {}
+        parts(static_cast<int>(std::clamp<size_t>(pixels / std::clamp(pixels / 8, FEWEST, ENOUGH), 1, most_parts))) {}
   size_t first_pixel(int part) const { return std::min(pixels, units * part / parts * UNIT); }
   int pixels_of(int part) const { return static_cast<int>(first_pixel(part + 1) - first_pixel(part)); }
   // f(first pixel, pixels, pixels of the tile behind it, whether it is the part's first) for every tile of the part.
