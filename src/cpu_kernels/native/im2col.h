@@ -7,22 +7,30 @@
 // The 3x3 patches around output pixels first ... first + count - 1 as a tile of 9 * C channels: the dense convolution
 // is then a 1x1 convolution.
 inline void im2col(const Layer &l, const float *image, size_t first, int count, int tile, float *out) {
+  const auto at = [&](int k, int t) { return out + (static_cast<size_t>(k / LANES) * tile + t) * LANES + k % LANES; };
+  size_t index = first / l.out_plane();
+  int row = static_cast<int>(first % l.out_plane()) / l.out_width, column = static_cast<int>(first % l.out_width);
   for (int t = 0; t < count; ++t) {
-    const size_t index = (first + t) / l.out_plane(), pixel = (first + t) % l.out_plane();
-    const int y0 = static_cast<int>(pixel / l.out_width) * l.stride - 1;
-    const int x0 = static_cast<int>(pixel % l.out_width) * l.stride - 1;
+    const int y0 = row * l.stride - 1, x0 = column * l.stride - 1;
     const bool inside = y0 >= 0 && y0 + 3 <= l.height && x0 >= 0 && x0 + 3 <= l.width;
     const float *in = image + index * l.in_channels * l.in_plane();
     int k = 0;
     for (int c = 0; c < l.in_channels; ++c, in += l.in_plane()) {
-      for (int y = y0; y < y0 + 3; ++y) {
-        for (int x = x0; x < x0 + 3; ++x, ++k) {
-          const bool read = inside || (y >= 0 && y < l.height && x >= 0 && x < l.width);
-          out[(static_cast<size_t>(k / LANES) * tile + t) * LANES + k % LANES] =
-              read ? in[static_cast<size_t>(y) * l.width + x] : 0.0f;
+      for (int y = y0; y < y0 + 3; ++y, k += 3) {
+        const float *from = in + static_cast<ptrdiff_t>(y) * l.width + x0;
+        if (inside && k % LANES <= LANES - 3) {
+          std::memcpy(at(k, t), from, 3 * sizeof(float));
+          continue;
         }
+        for (int x = 0; x < 3; ++x)
+          *at(k + x, t) = y >= 0 && y < l.height && x0 + x >= 0 && x0 + x < l.width ? from[x] : 0.0f;
       }
     }
+    if (++column < l.out_width) continue;
+    column = 0;
+    if (++row < l.out_height) continue;
+    row = 0;
+    ++index;
   }
 }
 
