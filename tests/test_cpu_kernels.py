@@ -240,6 +240,35 @@ def test_same_object_parameters_and_modes() -> None:
     np.testing.assert_array_equal(moving_mean.asnumpy(), after_training)
 
 
+def test_evaluation_sees_each_change_of_a_parameter() -> None:
+    """Folded weights are kept from one call to the next, but only while all parameters stay as they are."""
+    stock, ours = pair(lambda: InvertedResidual(8, 24, 2, 6), train=False)
+    x = Tensor(np.random.default_rng(1).standard_normal((1, 8, 7, 5)).astype(np.float32))
+    first = ours(x).asnumpy()
+    for parameter in [p for _, p in ours.parameters_and_names()]:
+        changed, before = dict(stock.parameters_and_names())[parameter.name], parameter.asnumpy().copy()
+        value = 1.5 * before + 0.1
+        for each in (parameter, changed):
+            ops.assign(each, Tensor(value))
+        found, expected = ours(x).asnumpy(), stock(x).asnumpy()
+        assert np.abs(found - first).max() > 1e-4, parameter.name
+        assert np.abs(found - expected).max() <= FORWARD * np.abs(expected).max(), parameter.name
+        for each in (parameter, changed):
+            ops.assign(each, Tensor(before))
+    np.testing.assert_array_equal(ours(x).asnumpy(), first)
+
+
+def test_an_image_scores_alike_alone_and_among_others() -> None:
+    """One image is cut into other tasks than many."""
+    network = MobileNetV2Backbone(0.35)
+    fill(network)
+    network.set_train(False)
+    accelerate(network, "on")
+    x = np.random.default_rng(2).standard_normal((20, 3, 64, 64)).astype(np.float32)
+    together = network(Tensor(x)).asnumpy()
+    np.testing.assert_array_equal(network(Tensor(x[7:8])).asnumpy(), together[7:8], strict=True)
+
+
 class AveragedStep(Step):
     """As a training step is: the update in a branch, and the new values read behind it."""
 

@@ -153,7 +153,7 @@ def test_programs(built: Built, tmp_path: Path) -> None:
     if run is None:
         pytest.skip("this machine has no such processor, and no emulator")
     kernels = list(built.objects.values())
-    for name in ("gemm_test", "conv_test", "chain_test"):
+    for name in ("gemm_test", "conv_test", "folded_test", "chain_test"):
         program = tmp_path / name
         # g++ links, for clang does not know where the libraries of another processor are.
         linker = Target("g++", built.target.architecture).command
