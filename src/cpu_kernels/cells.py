@@ -166,8 +166,9 @@ class _Accelerated(nn.Cell):
 
     @nn.Cell.compile_phase.setter
     def compile_phase(self, phase: str) -> None:
-        """Set by the framework on each call, on all cells of a network. The stock cells below, which are not compiled, do
-        without: they are hundreds, and one image takes milliseconds.
+        """Set by the framework on each call, on all cells of a network. The stock cells below do without.
+
+        They are never compiled, and to set it on hundreds of them takes longer than a small batch.
         """
         self._compile_phase = phase
 
