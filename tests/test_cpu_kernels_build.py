@@ -45,17 +45,18 @@ def linker(folder: Path, body: str) -> str:
             f'exec g++ -shared -fPIC -Wl,-z,now {folder}/operator.cc -o "$last"')
 
 
-@pytest.mark.parametrize(("says", "told"), [
-    ("kernels.cc:1: error: no such vector", "g++ 12.2.0 said: kernels.cc:1: error: no such vector"),
-    ("In file included from kernels.cc:\nkernels.h:2: fatal error: vector: No such file", "fatal error: vector"),
-    ("/usr/bin/ld: final link failed: No space left on device\ncollect2: error: ld returned 1 exit status",
+@pytest.mark.parametrize(("says", "end", "told"), [
+    ("kernels.cc:1: error: no such vector", "exit 1", "g++ 12.2.0 said: kernels.cc:1: error: no such vector"),
+    ("In file included from kernels.cc:\nkernels.h:2: fatal error: no vector", "exit 1", "fatal error: no vector"),
+    ("/usr/bin/ld: final link failed: No space left on device\ncollect2: error: ld returned 1 exit status", "exit 1",
      "final link failed: No space left on device"),
-    ("", "ended with 1"),
+    ("", "exit 1", "compiler ended with 1"),
+    ("In file included from kernels.cc:", "kill -KILL $$", "compiler was ended by SIGKILL"),
 ])
-def test_failing_compiler_shows_its_message(says: str, told: str, empty_cache: Path, tmp_path: Path,
+def test_failing_compiler_shows_its_message(says: str, end: str, told: str, empty_cache: Path, tmp_path: Path,
                                             monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "says").write_text(says)
-    script = f"cat {tmp_path}/says >&2; exit 1"
+    script = f"cat {tmp_path}/says >&2; {end}"
     monkeypatch.setenv("CXX", str(stand_in(tmp_path / "compiler", version("g++", 12, 2, 0), script)))
     assert told in off_in_one_line()
     assert not list(empty_cache.rglob("*.so*"))

@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -104,7 +105,9 @@ def run_compiler(words: Sequence[str], temporary_folder: Path | None = None) -> 
                                 check=False)
     except OSError as error:
         raise KernelsUnavailable(f"{words[0]} cannot be started: {error}") from error
-    if result.returncode != 0:
+    if result.returncode < 0:
+        raise KernelsUnavailable(f"{words[0]} was ended by {signal.Signals(-result.returncode).name}")
+    if result.returncode > 0:
         lines = [line.strip() for line in (result.stderr + result.stdout).splitlines() if line.strip()]
         complaints = [line for line in lines if re.search(r"\berror\b|\bfailed\b|no ?space ?left", line, re.IGNORECASE)]
         raise KernelsUnavailable((complaints or lines or [f"{words[0]} ended with {result.returncode}"])[0])
