@@ -5,7 +5,6 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <exception>
 
 #define CHECK(condition)                                                           \
   do {                                                                             \
