@@ -13,6 +13,7 @@ from mindspore import Parameter, Tensor
 
 from postprocess import read_labels
 from src.checkpoint import file_digest, read_checkpoint, write_checkpoint
+from src.checkpoint_metadata import CheckpointMetadata
 from src.errors import UserError
 from src.model_utils.config import BASE_FILE, get_config
 from src.model_utils.rank_table import RankTableError, check_rank_table
@@ -106,7 +107,7 @@ def test_any_label_file(content: bytes) -> None:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "k.ckpt"
     values = {f"backbone.{n}": Parameter(Tensor(np.full((n + 1, 3), n, np.float32))) for n in range(6)}
-    write_checkpoint(path, values, {}, {"epoch": 1})
+    write_checkpoint(path, values, {}, CheckpointMetadata())
     return path
 
 

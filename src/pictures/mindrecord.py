@@ -182,10 +182,10 @@ def _class_name(label: object, where: str) -> tuple[str, bool]:
         label = label.item()
     if isinstance(label, str):
         if not label or label.startswith(".") or set(label) & set("/\0") or len(os.fsencode(label)) > LONGEST_NAME:
-            raise UserError(f"{where}: has no label, or one that cannot be a folder's name: {label[:80]!r}")
+            raise UserError(f"{where}: has no label, or one that cannot be a folder's name: '{label[:80]}'")
         return label, False
     if not isinstance(label, int) or label < 0:
-        raise UserError(f"{where}: has no label, or one that is no class: {str(label)[:80]!r}")
+        raise UserError(f"{where}: has no label, or one that is no class: '{str(label)[:80]}'")
     return str(label), True
 
 
