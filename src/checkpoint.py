@@ -5,6 +5,8 @@ only a training run needs. Its JSON is declared in src/checkpoint_metadata.py.
 """
 import dataclasses
 import hashlib
+import itertools
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -14,6 +16,7 @@ from typing import Any
 
 import mindspore as ms
 from mindspore import Tensor
+from mindspore.train.checkpoint_pb2 import Checkpoint as CheckpointProto
 
 from src.checkpoint_metadata import (
     CheckpointMetadata,
@@ -26,6 +29,9 @@ from src.errors import UserError, first_line
 from src.files import link_or_copy, whole_file
 
 STATE_PREFIX = "state."
+ELEMENT_BYTES = {"Bool": 1, "Int8": 1, "UInt8": 1, "Int16": 2, "UInt16": 2, "Float16": 2, "BFloat16": 2, "Int32": 4,
+                 "UInt32": 4, "Float32": 4, "Int64": 8, "UInt64": 8, "Float64": 8}
+CRC_MARK, CRC_BYTES = b"crc_num", 17  # what save_checkpoint(crc_check=True) adds at the end
 BEST, LAST = "best", "last"
 RECORDS = ("curves.csv", "curves.png", "report.html", "best.npz", "tensorboard", "profile")  # what else a run leaves
 
@@ -75,16 +81,30 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise UserError(f"{path}: this checkpoint is damaged: it is not the file that {metadata_path(path).name} "
                         "describes; use another one")
     try:
+        _check_layout(path.read_bytes())
         values = ms.load_checkpoint(str(path))
     except Exception as error:  # MindSpore raises what its parsers raise
         raise UserError(f"{path}: not a MindSpore checkpoint, or a damaged one "
                         f"({first_line(error)})") from error
-    if odd := [name for name, value in values.items() if not isinstance(value, Tensor)]:
-        raise UserError(f"{path}: not a checkpoint of this project: its {odd[0]} is not a tensor")
     state = {name: value for name, value in values.items() if name.startswith(STATE_PREFIX)}
     network = {name: value for name, value in values.items() if name not in state}
     return Checkpoint(path, network, {name.removeprefix(STATE_PREFIX): value for name, value in state.items()},
                       metadata, digest)
+
+
+def _check_layout(content: bytes) -> None:
+    """See that each tensor has as many bytes as its shape says: MindSpore copies without a look at that.
+
+    Raises:
+        ValueError: one has not, or there is something other than tensors. Or what the parser raises.
+    """
+    values = CheckpointProto.FromString(content[:-CRC_BYTES] if content[-CRC_BYTES:].startswith(CRC_MARK) else content)
+    for name, group in itertools.groupby(values.value, key=lambda value: value.tag):  # large tensors come in slices
+        slices = [value.tensor for value in group]
+        dims = [] if list(slices[-1].dims) == [0] else list(slices[-1].dims)  # how MindSpore writes a scalar
+        wanted = ELEMENT_BYTES.get(slices[-1].tensor_type, 0) * math.prod(dims)
+        if not wanted or min(dims, default=1) < 0 or sum(len(part.tensor_content) for part in slices) != wanted:
+            raise ValueError(f"{name} is no tensor, or has not the bytes of its shape")
 
 
 def write_checkpoint(path: Path, network: Mapping[str, Tensor], state: Mapping[str, Tensor],

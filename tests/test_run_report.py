@@ -223,7 +223,7 @@ def test_without_validation_it_leaves_those_parts_out_and_says_so(run: Run, tmp_
 
 def test_a_report_that_cannot_be_written_costs_no_run(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                       capsys: pytest.CaptureFixture) -> None:
-    def full(report: Report, path: Path) -> None:
+    def full(report: Report, path: Path, mark: str) -> None:
         raise UserError(f"{path}: no space left")
 
     monkeypatch.setattr("src.training.recorder.write_report", full)
