@@ -42,7 +42,7 @@ def main(config: Config) -> None:
         raise UserError(f"AIR files can be written on Ascend only, not on {config.platform}; use --file_format MINDIR, "
                         "which MindSpore Lite runs on Ascend 310 too")
     checkpoint = read_checkpoint(Path(config.pretrain_ckpt))
-    config = config.adopt(checkpoint.config, "image_size", "width_mult")
+    config = config.adopt(checkpoint.config, "image_size", "width_mult", where=checkpoint.path)
     options = ExportOptions(config.image_size, config.export_batch_size, config.export_normalise,
                             config.export_softmax)
     network = deployable(checkpoint, config, options)
@@ -55,8 +55,6 @@ def main(config: Config) -> None:
     ending = ENDINGS[config.file_format]
     path = Path(config.file_name.removesuffix(ending) + ending)
     export(network, options, path)
-    about = {"checkpoint": Path(config.pretrain_ckpt).name, "epoch": checkpoint.about.get("epoch"),
-             "width_mult": config.width_mult}
     print(f"{path}: {config.file_format}, {config.image_size}x{config.image_size} pixels, batches of "
           f"{options.batch_size or 'any size'}, {expected.shape[1]} "
           f"{'probabilities' if options.softmax else 'logits'}")
@@ -74,7 +72,8 @@ def main(config: Config) -> None:
             raise UserError(f"{path}: would not compute what the checkpoint does; removed")
 
     # ---- how to use it
-    about = {"checkpoint": Path(config.pretrain_ckpt).name, "epoch": checkpoint.about.get("epoch"),
+    training = checkpoint.training
+    about = {"checkpoint": Path(config.pretrain_ckpt).name, "epoch": training.epoch if training else None,
              "width_mult": config.width_mult}
     write_description(describe(path, options, checkpoint.classes, expected.shape[1], about), path)
 

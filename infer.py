@@ -3,7 +3,8 @@
     python infer.py --platform CPU --model mobilenetv2.onnx --pictures holiday/ --predictions out
 
 Pictures are a picture, a folder or a text file that lists some. Writes out/predictions.csv, .json and .png (a contact
-sheet of the first ones). A picture that cannot be read is named and left out; the exit status is then 1.
+sheet of the first ones). A picture that cannot be read is named and left out; the exit status is then 1. Names that are
+not UTF-8 are written with escapes (src/names.py), and may stand so in a list.
 """
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from src.device import setup_device
 from src.errors import UserError, run_command
 from src.model_utils.config import Config
 from src.model_utils.modelarts import local_or_modelarts
+from src.names import escape_name
 
 
 @local_or_modelarts
@@ -46,14 +48,14 @@ def main(config: Config) -> None:
     with tqdm(total=len(pictures), unit="picture", dynamic_ncols=True, disable=None) as bar:
         for positions, images in stream:
             logits = predict(images)
-            classes = model.classes or tuple(map(str, range(logits.shape[1])))
+            classes = model.class_names(logits.shape[1])
             for position, row in zip(positions.tolist(), logits, strict=True):
                 found[position] = likeliest(pictures[position], row, classes, config.top_k)
             bar.update(len(images))
 
     # ---- results
     for position, fault in sorted(stream.faults.items()):
-        print(f"{pictures[position]}: {fault}", file=sys.stderr)
+        print(f"{escape_name(pictures[position])}: {fault}", file=sys.stderr)
     if not found:
         raise UserError(f"{config.pictures}: none of {len(pictures)} pictures could be read "
                         f"({pictures[0]}: {stream.faults[0]})")

@@ -9,7 +9,8 @@ from mindspore import nn
 
 from src.checkpoint import read_checkpoint
 from src.mobilenetV2 import MobileNetV2
-from src.utils import load_weights
+from src.model_utils.config import get_config
+from src.utils import class_count, load_weights
 
 NAMES = ("mobilenetv2", "mobilenet_v2")
 
@@ -51,9 +52,9 @@ def mobilenetv2(num_classes: int | None = None, include_top: bool = True, width_
     """
     checkpoint = read_checkpoint(Path(pretrain_ckpt)) if pretrain_ckpt else None
     if checkpoint:
-        width_mult = width_mult or checkpoint.config.get("width_mult")
-        if num_classes is None and "head.classifier.weight" in checkpoint.network:
-            num_classes = checkpoint.network["head.classifier.weight"].shape[0]
+        trained = get_config([]).adopt(checkpoint.config, "width_mult", where=checkpoint.path)
+        width_mult = width_mult or trained.width_mult
+        num_classes = num_classes or class_count(checkpoint)
     network = MobileNetV2(num_classes or 1000, width_mult or 1.0, dropout)
     if checkpoint:
         load_weights(network, checkpoint, filter_head=filter_head or not include_top)

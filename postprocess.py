@@ -2,8 +2,9 @@
 
     python postprocess.py --result_path result_Files --label_path label.txt
 
-label.txt (tools/make_label_file.py writes it) has lines `folder/picture.jpg:class index`; the result of that picture
-is result_Files/folder/picture.jpg.bin, its float32 logits. Every picture counts, or nothing is printed.
+label.txt (tools/make_label_file.py writes it) has lines `folder/picture.jpg:class index`, names that are not UTF-8 with
+escapes (src/names.py); the result of that picture is result_Files/folder/picture.jpg.bin, its float32 logits. Every
+picture counts, or nothing is printed.
 """
 import argparse
 from collections.abc import Sequence
@@ -12,8 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from src.errors import UserError, run_command
+from src.files import read_names
+from src.names import unescape_name
 
 LISTED = 5  # names that an error shows
+LONGEST_LABEL = 9  # digits
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -38,18 +42,14 @@ def read_labels(path: Path) -> dict[str, int]:
     Raises:
         UserError: the file cannot be read, has no line, a malformed one, or names a picture twice.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", "not UTF-8 text")
-        raise UserError(f"{path}: cannot read this label file: {reason}") from None
     labels: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_names(path), 1):
         name, colon, label = line.rpartition(":")
+        name, label = unescape_name(name), label.strip()
         if not line.strip():
             continue
-        if not colon or not name or not label.strip().isdecimal():
-            raise UserError(f"{path}, line {number}: expected relative/file/name:class index, not {line!r}")
+        if not colon or not name or not label.isdecimal() or len(label) > LONGEST_LABEL:
+            raise UserError(f"{path}, line {number}: expected relative/file/name:class index, not '{line}'")
         if name in labels:
             raise UserError(f"{path}, line {number}: {name} is labelled a second time")
         labels[name] = int(label)
@@ -67,8 +67,12 @@ def read_results(folder: Path, labels: dict[str, int]) -> np.ndarray:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of results")
-    found = {path.relative_to(folder).as_posix().removesuffix(".bin"): path for path in folder.rglob("*.bin")}
-    contents = {name: found[name].read_bytes() for name in labels if name in found}
+    found = {path.relative_to(folder).as_posix().removesuffix(".bin"): path for path in folder.rglob("*.bin")
+             if path.is_file()}
+    try:
+        contents = {name: found[name].read_bytes() for name in labels if name in found}
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot read this result: {error.strerror}") from error
     sizes = [len(content) for content in contents.values()]
     usual = max(set(sizes), key=sizes.count, default=0)
     odd = [name for name, content in contents.items() if len(content) != usual or usual % 4 or not usual]

@@ -60,7 +60,7 @@ def main(config: Config) -> None:
         if world.is_first:
             print(describe_run(config, world, train_folder, eval_folder))
         return
-    config = config.adopt(pretrained.config if pretrained else {}, "width_mult")
+    config = config.adopt(pretrained.config, "width_mult", where=pretrained.path) if pretrained else config
     network = define_net(config, len(classes), world.rank)
     if pretrained:
         load_weights(network, pretrained, filter_head=config.filter_head or frozen)
@@ -87,7 +87,10 @@ def main(config: Config) -> None:
     train_step.set_train()
 
     # ---- where to begin: this run's last checkpoint, else the start
-    run = Run(config, classes, train_folder.digest(), world.rank_size, steps, teacher.digest if teacher else "")
+    run = Run(config, classes, train_folder.digest(), world.rank_size, steps,
+              teacher=teacher.digest if teacher else "",
+              eval_images=eval_folder.digest() if eval_folder else "",
+              pretrained=pretrained.digest if pretrained else "")
     recorder = Recorder(run, train_step, network, average, world, eval_folder)
     recorder.begin()
     progress = recorder.progress
@@ -121,10 +124,10 @@ def main(config: Config) -> None:
             average_parameters(batch_norm_statistics(train_step), world)
             with recorder.timing.measure(EVALUATION):
                 score = evaluate(scored, eval_data, world) if eval_data else None
-            if score and world.is_first:
-                bar.write(f"result: {score} ckpt={recorder.path}")
             stopping = any_rank(stop.is_wanted, world)
-            recorder.save_epoch(row, score, always=stopping)
+            saved = recorder.save_epoch(row, score, always=stopping)
+            if score and world.is_first:
+                bar.write(f"result: {score} ckpt={saved or 'none'}")
             if stopping and progress.step < run.total_steps:
                 recorder.end()
                 sys.exit(stop.exit_status)

@@ -1,25 +1,37 @@
 """Checkpoints: one file of parameters and a JSON of the same stem that says what they are.
 
 A checkpoint holds the network under its parameters' own names, ready for evaluation and export, and under `state.` what
-only a training run needs. Its JSON holds the configuration, the classes, epoch and step, the metrics, the curves so far
-and the digest of the checkpoint.
+only a training run needs. Its JSON is declared in src/checkpoint_metadata.py.
 """
+import dataclasses
 import hashlib
-import json
+import itertools
+import math
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mindspore as ms
 from mindspore import Tensor
+from mindspore.train.checkpoint_pb2 import Checkpoint as CheckpointProto
 
-from src.errors import UserError
+from src.checkpoint_metadata import (
+    CheckpointMetadata,
+    TrainingMetadata,
+    metadata_path,
+    read_metadata,
+    write_metadata,
+)
+from src.errors import UserError, first_line
 from src.files import link_or_copy, whole_file
 
 STATE_PREFIX = "state."
+ELEMENT_BYTES = {"Bool": 1, "Int8": 1, "UInt8": 1, "Int16": 2, "UInt16": 2, "Float16": 2, "BFloat16": 2, "Int32": 4,
+                 "UInt32": 4, "Float32": 4, "Int64": 8, "UInt64": 8, "Float64": 8}
+CRC_MARK, CRC_BYTES = b"crc_num", 17  # what save_checkpoint(crc_check=True) adds at the end
 BEST, LAST = "best", "last"
 RECORDS = ("curves.csv", "curves.png", "report.html", "best.npz", "tensorboard", "profile")  # what else a run leaves
 
@@ -31,17 +43,23 @@ class Checkpoint:
     path: Path
     network: dict[str, Tensor]
     state: dict[str, Tensor]  # without the prefix
-    about: dict[str, Any] = field(default_factory=dict)  # its JSON; empty where there is none
+    metadata: CheckpointMetadata = CheckpointMetadata()
+    digest: str = ""  # of the file
 
     @property
     def config(self) -> dict[str, Any]:
         """The configuration that it was trained with, as far as it is known."""
-        return self.about.get("config", {})
+        return self.metadata.config
 
     @property
     def classes(self) -> tuple[str, ...] | None:
         """Names of the classes, if the checkpoint tells them."""
-        return tuple(self.about["classes"]) if self.about.get("classes") else None
+        return self.metadata.classes or None
+
+    @property
+    def training(self) -> TrainingMetadata | None:
+        """How far its run was; None for a checkpoint that no run of this project wrote."""
+        return self.metadata.training
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -52,34 +70,54 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
-    about = read_about(path)
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: this checkpoint is empty; use another one")
-    if about.get("sha256", digest := file_digest(path)) != digest:
-        raise UserError(f"{path}: this checkpoint is damaged: it is not the file that {path.stem}.json describes; "
-                        "use another one")
+    metadata = read_metadata(path)
     try:
+        digest, is_empty = file_digest(path), path.stat().st_size == 0
+    except OSError as error:
+        raise UserError(f"{path}: cannot read this checkpoint: {error.strerror}") from error
+    if is_empty:
+        raise UserError(f"{path}: this checkpoint is empty; use another one")
+    if metadata.sha256 not in {"", digest}:
+        raise UserError(f"{path}: this checkpoint is damaged: it is not the file that {metadata_path(path).name} "
+                        "describes; use another one")
+    try:
+        _check_layout(path.read_bytes())
         values = ms.load_checkpoint(str(path))
     except Exception as error:  # MindSpore raises what its parsers raise
         raise UserError(f"{path}: not a MindSpore checkpoint, or a damaged one "
-                        f"({str(error).strip().splitlines()[0]})") from error
+                        f"({first_line(error)})") from error
     state = {name: value for name, value in values.items() if name.startswith(STATE_PREFIX)}
     network = {name: value for name, value in values.items() if name not in state}
-    return Checkpoint(path, network, {name.removeprefix(STATE_PREFIX): value for name, value in state.items()}, about)
+    return Checkpoint(path, network, {name.removeprefix(STATE_PREFIX): value for name, value in state.items()},
+                      metadata, digest)
+
+
+def _check_layout(content: bytes) -> None:
+    """See that each tensor has as many bytes as its shape says: MindSpore copies without a look at that.
+
+    Raises:
+        ValueError: one has not, or there is something other than tensors. Or what the parser raises.
+    """
+    values = CheckpointProto.FromString(content[:-CRC_BYTES] if content[-CRC_BYTES:].startswith(CRC_MARK) else content)
+    for name, group in itertools.groupby(values.value, key=lambda value: value.tag):  # large tensors come in slices
+        slices = [value.tensor for value in group]
+        dims = [] if list(slices[-1].dims) == [0] else list(slices[-1].dims)  # how MindSpore writes a scalar
+        wanted = ELEMENT_BYTES.get(slices[-1].tensor_type, 0) * math.prod(dims)
+        if not wanted or min(dims, default=1) < 0 or sum(len(part.tensor_content) for part in slices) != wanted:
+            raise ValueError(f"{name} is no tensor, or has not the bytes of its shape")
 
 
 def write_checkpoint(path: Path, network: Mapping[str, Tensor], state: Mapping[str, Tensor],
-                     about: dict[str, Any]) -> None:
-    """Write a checkpoint, then its JSON, each whole or not at all."""
+                     metadata: CheckpointMetadata) -> None:
+    """Write a checkpoint, then its JSON with its digest, each whole or not at all."""
     values = {**network, **{STATE_PREFIX + name: value for name, value in state.items()}}
     with whole_file(path) as temporary:
         try:
             ms.save_checkpoint([{"name": name, "data": value} for name, value in values.items()], str(temporary))
         except RuntimeError as error:
-            raise UserError(f"{path}: cannot write this checkpoint: {str(error).splitlines()[0]}") from error
+            raise UserError(f"{path}: cannot write this checkpoint: {first_line(error)}") from error
         digest = file_digest(temporary)
-    with whole_file(path.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps({**about, "sha256": digest}, indent=1) + "\n", encoding="utf-8")
+    write_metadata(dataclasses.replace(metadata, sha256=digest), path)
 
 
 @dataclass(frozen=True)
@@ -102,22 +140,25 @@ class CheckpointFolder:
     def __init__(self, path: Path, retention: Retention) -> None:
         self.path = path
         self._retention = retention
-        self._written: list[tuple[Path, dict[str, Any]]] = []  # oldest first, with what their JSON says
+        self._written: list[tuple[Path, TrainingMetadata]] = []  # oldest first
 
     def go_on_from(self, checkpoint: Checkpoint) -> None:
         """Take over the checkpoints of the run that this one is of; mend `best` and `last`, which are written last."""
-        run = checkpoint.about["run"]
-        found = [(path, about) for path in self.path.glob("mobilenetv2*-*_*.ckpt")
-                 if (about := _about_or_nothing(path)).get("run") == run and about["step"] <= checkpoint.about["step"]]
-        self._written = sorted(found, key=lambda entry: entry[1]["step"])
+        newest = checkpoint.training
+        if newest is None:
+            return
+        described = [(path, _training_or_none(path)) for path in self.path.glob("mobilenetv2*-*_*.ckpt")]
+        found = [(path, training) for path, training in described
+                 if training and training.run_id == newest.run_id and training.step <= newest.step]
+        self._written = sorted(found, key=lambda entry: entry[1].step)
         if checkpoint.path in {path for path, _ in found}:
-            self._name_latest(checkpoint.path, checkpoint.about)
+            self._name_latest(checkpoint.path, newest)
 
     def set_aside_earlier_run(self) -> None:
         """Move what an earlier run left here into a folder of the present date."""
         left = [file for pattern in ("mobilenetv2*-*_*.ckpt", f"{BEST}.ckpt", f"{LAST}.ckpt")
                 for file in self.path.glob(pattern)]
-        left = [file for found in left for file in (found, found.with_suffix(".json")) if file.is_file()]
+        left = [file for found in left for file in (found, metadata_path(found)) if file.is_file()]
         left += [file for name in RECORDS if (file := self.path / name).exists()]
         if not left:
             return
@@ -133,38 +174,40 @@ class CheckpointFolder:
         print(f"{self.path}: an earlier run's checkpoints are now in {aside.name}/")
 
     def save(self, name: str, network: Mapping[str, Tensor], state: Mapping[str, Tensor],
-             about: dict[str, Any]) -> bool:
-        """Write a checkpoint as `name` and as `last`, and as `best` if its JSON says so; drop what is not to be kept.
+             metadata: CheckpointMetadata) -> bool:
+        """Write a checkpoint of the run as `name` and as `last`, and as `best` if it is; drop what is not to be kept.
 
         Returns whether that was possible: a full disk costs this checkpoint, but none before it.
         """
-        path = self.path / f"{name}.ckpt"
+        path, training = self.path / f"{name}.ckpt", metadata.training
+        if training is None:
+            raise ValueError("a checkpoint in the folder of a run needs the run's metadata")
         try:
-            write_checkpoint(path, network, state, about)
-            self._name_latest(path, about)
+            write_checkpoint(path, network, state, metadata)
+            self._name_latest(path, training)
         except UserError as error:
             print(f"warning: no checkpoint this time, training goes on: {error}", file=sys.stderr)
             return False
-        self._written = [entry for entry in self._written if entry[0] != path] + [(path, about)]
+        self._written = [entry for entry in self._written if entry[0] != path] + [(path, training)]
         keep = self._kept()
         for old, _ in self._written:
             if old not in keep:
-                for file in (old, old.with_suffix(".json")):
+                for file in (old, metadata_path(old)):
                     file.unlink(missing_ok=True)
         self._written = [entry for entry in self._written if entry[0] in keep]
         return True
 
-    def _name_latest(self, path: Path, about: Mapping[str, Any]) -> None:
-        for second_name in (LAST, BEST) if about["is_best"] else (LAST,):
-            for file in (path, path.with_suffix(".json")):
+    def _name_latest(self, path: Path, training: TrainingMetadata) -> None:
+        for second_name in (LAST, BEST) if training.is_best else (LAST,):
+            for file in (path, metadata_path(path)):
                 link_or_copy(file, self.path / f"{second_name}{file.suffix}")
 
     def _kept(self) -> set[Path]:
-        whole = [(path, about) for path, about in self._written if about["whole_epoch"]]
-        by_score = sorted(whole, key=lambda entry: entry[1]["metrics"].get("top1", -1.0), reverse=True)
+        whole = [(path, training) for path, training in self._written if training.whole_epoch]
+        by_score = sorted(whole, key=lambda entry: entry[1].metrics.get("top1", -1.0), reverse=True)
         every = self._retention.every
         kept = [self._written[-1], *whole[-self._retention.latest:], *by_score[:self._retention.best],
-                *((path, about) for path, about in whole if every and about["epoch"] % every == 0)]
+                *((path, training) for path, training in whole if every and training.epoch % every == 0)]
         return {path for path, _ in kept}
 
 
@@ -175,28 +218,8 @@ def file_digest(path: Path) -> str:
             else hashlib.sha256(file.read()).hexdigest()
 
 
-def read_about(path: Path) -> dict[str, Any]:
-    """The JSON beside a checkpoint; empty if there is none.
-
-    Raises:
-        UserError: it cannot be read or is no description of a checkpoint.
-    """
-    path = path.with_suffix(".json")
-    if not path.is_file():
-        return {}
+def _training_or_none(path: Path) -> TrainingMetadata | None:
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot read what the checkpoint beside it is: {error}") from error
-    classes = about.get("classes") if isinstance(about, dict) else None
-    if not (isinstance(about, dict) and isinstance(about.get("config", {}), dict)
-            and (classes is None or isinstance(classes, list) and all(isinstance(name, str) for name in classes))):
-        raise UserError(f"{path}: not the description of a checkpoint")
-    return about
-
-
-def _about_or_nothing(path: Path) -> dict[str, Any]:
-    try:
-        return read_about(path)
+        return read_metadata(path).training
     except UserError:
-        return {}
+        return None

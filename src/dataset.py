@@ -20,7 +20,7 @@ from mindspore.dataset import transforms, vision
 
 from src.augmentation import IMAGENET, Augmentation, BatchAugmentation
 from src.auto_augment import auto_augment
-from src.errors import UserError
+from src.errors import UserError, first_line
 from src.pictures.image_folder import ImageFolder
 
 CROP_SHARE = 0.875  # of the shorter side that the evaluation crop keeps
@@ -205,6 +205,5 @@ def share(images: int, batch_size: int, training: bool, rank: int, rank_size: in
 
 def _pipeline_message(error: RuntimeError) -> str:
     """The line of a MindSpore data error that says what is wrong: the first that is marked as the error."""
-    lines = str(error).splitlines()
-    told = next((line for line in lines if line.startswith("[ERROR]")), lines[0])
+    told = next((line for line in str(error).splitlines() if line.startswith("[ERROR]")), first_line(error))
     return f"reading pictures failed: {told.removeprefix('[ERROR]').strip()}"

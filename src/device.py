@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import mindspore as ms
 from mindspore import communication
 
-from src.errors import UserError
+from src.errors import UserError, first_line
 from src.model_utils.config import Config
 from src.model_utils.device_adapter import find_place
 
@@ -46,7 +46,7 @@ def setup_device(config: Config) -> World:
         ms.set_device(config.platform, None if "MS_ROLE" in os.environ else _device_id(config))
     except (RuntimeError, ValueError) as error:
         raise UserError(f"platform {config.platform} is not available on this machine "
-                        f"({str(error).split('.')[0]}); use --platform CPU, or install its driver") from error
+                        f"({first_line(error).split('.')[0]}); use --platform CPU, or install its driver") from error
     finally:
         logging.disable(logging.NOTSET)
     if config.platform == "CPU" and config.amp_level != "O0":
@@ -59,7 +59,7 @@ def _join_ranks() -> World:
     try:
         communication.init()
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"could not join the other ranks: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"could not join the other ranks: {first_line(error)}") from error
     world = World(communication.get_rank(), communication.get_group_size())
     ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True,
                                  device_num=world.rank_size)

@@ -6,13 +6,29 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from src.names import ESCAPED, escape_line
+
 
 class UserError(Exception):
-    """A fault for a person to mend. The text is one line: what is wrong, where, and what to do."""
+    """A fault for a person to mend. The text is one line: what is wrong, where, and what to do.
+
+    Names in it that are not text, or would break the line, are escaped as src/names.py says.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(escape_line(text))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text that is not blank, or the name of its type: texts of libraries can be empty."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def run_command(main: Callable[[], None]) -> NoReturn:
     """Run an entry script: exit status 0, or 2 and one line on stderr for a `UserError`; other exceptions pass."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=ESCAPED)  # names of files need not be text, nor the locale know all letters
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # so that a log file is never behind
     try:

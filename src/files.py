@@ -59,6 +59,23 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def read_names(path: Path) -> list[str]:
+    """The lines of a text file that lists names.
+
+    They may have escapes, for `unescape_name`; bytes that are not UTF-8 are taken as they are, as `ls` writes them.
+
+    Raises:
+        UserError: the file cannot be read, or is not a text.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot read this list of names: {error.strerror}") from error
+    if b"\0" in content:
+        raise UserError(f"{path}: not a text file, which a list of names must be")
+    return [os.fsdecode(line.removesuffix(b"\r")) for line in content.split(b"\n")]
+
+
 def check_space(folder: Path, sizes: Iterable[int], what: str, advice: str = "choose a disk with more room") -> None:
     """See that files of these sizes, in bytes, have room in a folder, which need not exist yet.
 

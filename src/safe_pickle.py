@@ -10,8 +10,10 @@ class RefusedError(Exception):
     """The pickle asks for something that its data has no need of."""
 
 
-class RestrictedUnpickler(pickle.Unpickler):
+class RestrictedUnpickler(pickle._Unpickler):
     """Reads numbers, texts, lists, dictionaries, and what it is told to know.
+
+    It is Python's reader written in Python: the one in C takes memory for as many objects as a damaged byte says.
 
     Args:
         file: opened for reading bytes.

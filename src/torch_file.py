@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from src.errors import UserError
+from src.errors import UserError, first_line
 from src.safe_pickle import RefusedError, RestrictedUnpickler
 
 OLD_MAGIC = 0x1950A86A20F9469CFC6C
@@ -46,7 +46,8 @@ def read_torch_file(path: Path) -> dict[str, np.ndarray]:
     except OSError as error:
         raise UserError(f"{path}: cannot read this file: {error.strerror or error}") from None
     except Exception as error:  # a damaged pickle raises whatever the bytes happen to ask for
-        raise UserError(f"{path}: not a PyTorch file, or a damaged one ({type(error).__name__}: {error})") from error
+        raise UserError(f"{path}: not a PyTorch file, or a damaged one ({type(error).__name__}: "
+                        f"{first_line(error)})") from error
     if not isinstance(values, dict) or not values or not all(
             isinstance(name, str) and isinstance(value, np.ndarray) for name, value in values.items()):
         raise UserError(f"{path}: does not hold named tensors alone; save the network's state_dict()")
@@ -90,6 +91,8 @@ class _Tensor:
             raise ValueError("a tensor without a storage, or of an impossible shape")
         if math.prod(self.shape) == 0:
             return np.zeros(self.shape, values.dtype)
+        if math.prod(self.shape) > len(values):  # strides of 0: a small file that fills the memory
+            raise ValueError("a tensor has more elements than its storage")
         last = self.offset + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True))
         if last >= len(values):
             raise ValueError("a tensor reaches beyond its storage")

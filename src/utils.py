@@ -43,6 +43,12 @@ def load_parameters(wanted: Mapping[str, Tensor], checkpoint: Checkpoint, filter
         ops.assign(parameter, offered[name].astype(parameter.dtype))  # reaches a step that is compiled, too
 
 
+def class_count(checkpoint: Checkpoint) -> int:
+    """How many classes the network of a checkpoint tells apart; 0 if it has no classifier."""
+    bias = checkpoint.network.get(f"{HEAD_PREFIX}classifier.bias")
+    return bias.size if bias is not None else 0
+
+
 def network_parameters(network: nn.Cell) -> dict[str, Tensor]:
     """The parameters that make up the model, by name: `backbone.*` and `head.*`, batch norm statistics included."""
     return {parameter.name: parameter for parameter in network.get_parameters()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -18,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from src.model_utils.config import Config, get_config  # noqa: E402 - needs the path
+from src.checkpoint_metadata import TrainingMetadata  # noqa: E402 - needs the path
+from src.model_utils.config import Config, get_config  # noqa: E402
 
 COLOURS = ((50, 60, 230), (40, 200, 60), (220, 40, 40), (230, 210, 40), (200, 60, 210), (60, 210, 210))
 
@@ -108,6 +110,15 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config_for(*argv: object) -> Config:
     """The CPU profile with options."""
     return get_config(["--platform", "CPU", *map(str, argv)])
+
+
+def training_metadata(epoch: int = 0, **changes: Any) -> TrainingMetadata:  # noqa: ANN401 - of any field
+    """What a run of 5 steps an epoch says in a checkpoint after so many epochs, with changes."""
+    values: dict[str, Any] = {
+        "run_id": "0123abcd", "step": 5 * epoch, "epoch": epoch, "whole_epoch": True, "losses": [], "metrics": {},
+        "history": [{"epoch": n, "loss": 1.0, "lr": 0.1} for n in range(1, epoch + 1)], "best_top1": -1.0,
+        "is_best": False, "ranks": 1, "train_images": "digest"}
+    return TrainingMetadata(**{**values, **changes})
 
 
 def run_script(*argv: object, timeout: float = 300) -> subprocess.CompletedProcess:

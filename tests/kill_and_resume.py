@@ -53,7 +53,7 @@ def run_with_kills(folder: Path, kills: int, seed: int) -> tuple[int, list[str]]
     values, wanted = ({**checkpoint.network, **checkpoint.state} for checkpoint in (found, whole))
     different = [name for name in sorted(names) if name not in values
                  or not np.array_equal(values[name].asnumpy(), wanted[name].asnumpy())]
-    return killed, different + ["history"] * (whole.about["history"] != found.about["history"])
+    return killed, different + ["history"] * (whole.training.history != found.training.history)
 
 
 def live(checkpoints: Path, options: list[object], steps: int | None, renames: int) -> int:

@@ -9,6 +9,7 @@ import pytest
 from conftest import ROOT, config_for, make_pictures
 
 from src.checkpoint import write_checkpoint
+from src.checkpoint_metadata import CheckpointMetadata
 from src.errors import UserError
 from src.model_utils.config import get_config
 from src.models import define_net
@@ -40,7 +41,8 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     """Options of quick runs: a classifier on a frozen backbone."""
     folder = tmp_path_factory.mktemp("given")
     make_pictures(folder / "photos", {"train/ape": 6, "train/zebra": 6, "val/ape": 4, "val/zebra": 4})
-    write_checkpoint(folder / "k.ckpt", network_parameters(define_net(config_for("--width_mult", 0.35), 2)), {}, {})
+    write_checkpoint(folder / "k.ckpt", network_parameters(define_net(config_for("--width_mult", 0.35), 2)), {},
+                     CheckpointMetadata())
     return ("--dataset_path", str(folder / "photos"), "--", "--platform", "CPU", "--image_size", "32", "--batch_size",
             "4", "--freeze_layer", "backbone", "--epoch_size", "2", "--width_mult", "0.35",
             "--pretrain_ckpt", str(folder / "k.ckpt"))

@@ -61,7 +61,7 @@ def test_the_plain_network_scores_its_checkpoint_as_the_run_did(folder: Path, bo
     pictures = ImageFolder.scan(photos / "val")
     model = open_model(config_for("--pretrain_ckpt", folder / "last.ckpt", *PROFILE))
     score = evaluate(model.network(3), ImageData(pictures, 32, 4, training=False), World())
-    row = boosted.about["history"][-1]
+    row = boosted.training.history[-1]
     assert score.top1 == row["top1"]
     assert score.loss == pytest.approx(row["val_loss"], rel=1e-4)
 

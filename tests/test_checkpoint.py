@@ -1,17 +1,20 @@
 """Checkpoints: round trip, digest, faults in one line, and a folder that deletes nothing of others."""
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import training_metadata
 from mindspore import Tensor
 
 from src.checkpoint import CheckpointFolder, Retention, file_digest, read_checkpoint, write_checkpoint
+from src.checkpoint_metadata import CheckpointMetadata
 from src.errors import UserError
 
 NETWORK = {"backbone.w": np.arange(6, dtype=np.float32).reshape(2, 3), "head.b": np.ones(4, np.float32)}
 STATE = {"global_step": np.array([7], np.int32), "moments.backbone.w": np.zeros((2, 3), np.float32)}
-ABOUT = {"config": {"width_mult": 0.5, "image_size": 64}, "classes": ["cat", "dög"], "epoch": 3}
+METADATA = CheckpointMetadata({"width_mult": 0.5, "image_size": 64}, ("cat", "dög"), training=training_metadata(3))
 
 
 def tensors(values: dict[str, np.ndarray]) -> dict[str, Tensor]:
@@ -21,7 +24,7 @@ def tensors(values: dict[str, np.ndarray]) -> dict[str, Tensor]:
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     path = tmp_path / "run" / "mobilenetv2-3_10.ckpt"
-    write_checkpoint(path, tensors(NETWORK), tensors(STATE), ABOUT)
+    write_checkpoint(path, tensors(NETWORK), tensors(STATE), METADATA)
     return path
 
 
@@ -44,13 +47,15 @@ def test_round_trip(saved: Path) -> None:
         found = {**checkpoint.network, **checkpoint.state}[name].asnumpy()
         np.testing.assert_array_equal(found, value)
         assert found.dtype == value.dtype
-    assert checkpoint.config == ABOUT["config"]
+    assert checkpoint.metadata == dataclasses.replace(METADATA, sha256=checkpoint.digest)
+    assert checkpoint.config == METADATA.config
     assert checkpoint.classes == ("cat", "dög")
 
 
 def test_json_beside_it_holds_the_digest(saved: Path) -> None:
-    about = json.loads(saved.with_suffix(".json").read_text(encoding="utf-8"))
-    assert about == {**ABOUT, "sha256": file_digest(saved)}
+    values = json.loads(saved.with_suffix(".json").read_text(encoding="utf-8"))
+    assert values["sha256"] == file_digest(saved)
+    assert (values["classes"], values["epoch"], values["run"]) == (["cat", "dög"], 3, "0123abcd")
 
 
 def test_files_can_be_read_by_others(saved: Path) -> None:
@@ -92,7 +97,7 @@ def test_truncated_anywhere(saved: Path, share: float) -> None:
 def test_truncated_at_a_parameter_is_seen(saved: Path, tmp_path: Path) -> None:
     """MindSpore loads such a file silently, with fewer parameters."""
     shorter = tmp_path / "shorter.ckpt"
-    write_checkpoint(shorter, tensors({"backbone.w": NETWORK["backbone.w"]}), {}, {})
+    write_checkpoint(shorter, tensors({"backbone.w": NETWORK["backbone.w"]}), {}, CheckpointMetadata())
     whole, part = saved.read_bytes(), shorter.read_bytes()
     assert whole.startswith(part)
     saved.write_bytes(part)
@@ -113,7 +118,7 @@ def test_something_else_under_that_name(content: bytes, tmp_path: Path) -> None:
     assert "not a MindSpore checkpoint" in fault_of(path)
 
 
-@pytest.mark.parametrize(("text", "says"), [("{not json", "cannot read what the checkpoint beside it is"),
+@pytest.mark.parametrize(("text", "says"), [("{not json", "not a JSON file, or a damaged one"),
                                             ("[1]", "not the description of a checkpoint")])
 def test_a_broken_json(saved: Path, text: str, says: str) -> None:
     saved.with_suffix(".json").write_text(text)
@@ -123,16 +128,17 @@ def test_a_broken_json(saved: Path, text: str, says: str) -> None:
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
-        write_checkpoint(tmp_path / "file" / "k.ckpt", tensors(NETWORK), {}, {})
+        write_checkpoint(tmp_path / "file" / "k.ckpt", tensors(NETWORK), {}, CheckpointMetadata())
 
 
 # ---- the folder of a run
 
 def save(folder: CheckpointFolder, epoch: int, best: bool = False, top1: float = 0.0, step: int = 5) -> None:
-    about = {"epoch": epoch, "step": step, "metrics": {"top1": top1} if step == 5 else {}, "whole_epoch": step == 5,
-             "is_best": best}
+    finished = epoch if step == 5 else epoch - 1
+    training = training_metadata(finished, step=5 * (epoch - 1) + step, metrics={"top1": top1} if step == 5 else {},
+                                 whole_epoch=step == 5, is_best=best)
     network = tensors({"head.b": np.full(2, epoch, np.float32)})
-    assert folder.save(f"mobilenetv2-{epoch}_{step}", network, {}, about)
+    assert folder.save(f"mobilenetv2-{epoch}_{step}", network, {}, CheckpointMetadata(training=training))
 
 
 def names(folder: Path) -> list[str]:
@@ -147,7 +153,7 @@ def test_keeps_the_latest_and_best_and_last(tmp_path: Path) -> None:
     assert names(tmp_path) == sorted(f"{stem}.{ending}" for stem in stems for ending in ("ckpt", "json"))
     for stem, epoch in (("best", 2), ("last", 5), ("mobilenetv2-4_5", 4)):
         checkpoint = read_checkpoint(tmp_path / f"{stem}.ckpt")
-        assert checkpoint.about["epoch"] == epoch
+        assert checkpoint.training.epoch == epoch
         assert checkpoint.network["head.b"].asnumpy().tolist() == [epoch, epoch]
 
 
@@ -180,7 +186,7 @@ def test_a_checkpoint_that_cannot_be_written_costs_none_before_it(tmp_path: Path
         raise RuntimeError("No space left on device")
 
     monkeypatch.setattr("mindspore.save_checkpoint", full)
-    assert not folder.save("mobilenetv2-2_5", {}, {}, {"whole_epoch": True, "is_best": True, "metrics": {}})
+    assert not folder.save("mobilenetv2-2_5", {}, {}, CheckpointMetadata(training=training_metadata(2)))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert "training goes on" in capsys.readouterr().err
 
@@ -203,7 +209,7 @@ def test_an_earlier_run_is_moved_aside_whole(tmp_path: Path) -> None:
     assert names(tmp_path) == sorted([aside.name, "notes.txt", "resnet.ckpt"])
     found = {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert found == contents  # nothing lost, nothing changed
-    assert read_checkpoint(aside / "best.ckpt").about["epoch"] == 2
+    assert read_checkpoint(aside / "best.ckpt").training.epoch == 2
 
 
 def test_nothing_to_set_aside_makes_no_folder(tmp_path: Path) -> None:
@@ -216,5 +222,5 @@ def test_runs_in_quick_succession_are_both_kept(tmp_path: Path) -> None:
         folder = CheckpointFolder(tmp_path, Retention(1))
         folder.set_aside_earlier_run()
         save(folder, epoch)
-    kept = {read_checkpoint(path).about["epoch"] for path in tmp_path.rglob("last.ckpt")}
+    kept = {read_checkpoint(path).training.epoch for path in tmp_path.rglob("last.ckpt")}
     assert kept == {1, 2, 3}

@@ -224,7 +224,7 @@ def test_both_formats_give_the_same_checkpoint(torchvision: dict[str, np.ndarray
         main(["--source", str(source), "--output", str(output)])
         contents.add(output.read_bytes())
         checkpoint = read_checkpoint(output)
-        assert checkpoint.about["source"] == source.name
+        assert checkpoint.metadata.source == source.name
         assert checkpoint.config == {"width_mult": 0.35, "num_classes": 4}
         assert checkpoint.classes is None
     assert len(contents) == 1

@@ -14,13 +14,14 @@ from mindspore import Tensor, nn, ops
 
 import train
 from src.checkpoint import CheckpointFolder, read_checkpoint, write_checkpoint
+from src.checkpoint_metadata import CheckpointMetadata
 from src.dataset import Batch, ImageData
 from src.deployment.exporting import ExportOptions, deployable, describe, export, write_description
 from src.errors import UserError
 from src.models import CrossEntropyWithLabelSmooth, define_net
 from src.pictures.image_folder import ImageFolder
 from src.training.distillation import DistillationLoss, TaughtData, Teacher
-from src.training.resume import Run
+from src.training.resume import Progress, Run
 from src.training.train_step import TrainStep, build_optimizer
 from src.utils import network_parameters
 
@@ -45,7 +46,7 @@ def teachers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         parameter.set_data(parameter + Tensor(0.1 * random.standard_normal(parameter.shape).astype(np.float32)))
     paths = {kind: folder / f"m.{kind}" for kind in ("ckpt", "mindir", "onnx")}
     write_checkpoint(paths["ckpt"], network_parameters(network), {},
-                     {"config": config.as_dict(), "classes": list(CLASSES)})
+                     CheckpointMetadata(config.as_dict(), CLASSES))
     options = ExportOptions(32, 4)
     export(deployable(read_checkpoint(paths["ckpt"]), config, options), options, paths["mindir"])
     write_description(describe(paths["mindir"], options, CLASSES, 3, {}), paths["mindir"])
@@ -222,7 +223,7 @@ def test_a_run_with_a_teacher_goes_on_bit_for_bit(photos: Path, tmp_path: Path,
             train.main()
     assert "1 of 3 steps done" in capsys.readouterr().out
     found, expected = read_checkpoint(cut / "last.ckpt"), read_checkpoint(whole / "last.ckpt")
-    assert found.about["history"] == expected.about["history"]
+    assert found.training.history == expected.training.history
     for part in ("network", "state"):
         for name, value in getattr(expected, part).items():
             np.testing.assert_array_equal(getattr(found, part)[name].asnumpy(), value.asnumpy(), err_msg=name)
@@ -232,11 +233,11 @@ def test_another_teacher_is_another_run() -> None:
     def run(digest: str, path: str = "") -> Run:
         return Run(student("--kd_teacher", path), CLASSES, "pictures", 1, 3, digest)
 
-    about = run("a", "one.onnx").about()
-    assert run("a", "elsewhere/one.onnx").difference(about) is None
-    assert run("b", "one.onnx").difference(about) == "the teacher is another one now"
-    assert run("").difference(about) == "there is no teacher now and there was one"
-    about = run("").about()
-    assert run("a", "one.onnx").difference(about) == "there is a teacher now and there was none"
-    del about["teacher"]  # written before there were teachers
-    assert run("").difference(about) is None
+    def metadata(run: Run) -> CheckpointMetadata:
+        return run.metadata(Progress(), {}, whole_epoch=True, is_best=False)
+
+    earlier = metadata(run("a", "one.onnx"))
+    assert run("a", "elsewhere/one.onnx").difference(earlier) is None
+    assert run("b", "one.onnx").difference(earlier) == "the teacher is another one now"
+    assert run("").difference(earlier) == "there is no teacher now and there was one"
+    assert run("a", "one.onnx").difference(metadata(run(""))) == "there is a teacher now and there was none"

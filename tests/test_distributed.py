@@ -182,7 +182,7 @@ def test_evaluation_is_the_same_on_one_two_and_three_ranks(killed_run: KilledRun
 
 def test_the_same_command_goes_on_and_can_be_stopped(killed_run: KilledRun) -> None:
     """After the tests that look at what the kill left. Told to stop, all ranks save together and end."""
-    before = read_checkpoint(killed_run.bench.folder / "checkpoint/last.ckpt").about["step"]
+    before = read_checkpoint(killed_run.bench.folder / "checkpoint/last.ckpt").training.step
     launcher = killed_run.start()
     try:
         wait_for(lambda: launcher.poll() is not None or f"epoch: [{before // STEPS_PER_EPOCH + 1:3d}/"
@@ -196,7 +196,7 @@ def test_the_same_command_goes_on_and_can_be_stopped(killed_run: KilledRun) -> N
         end_leftovers(BENCH_VARIABLE, str(killed_run.bench.calls_file))
     assert "train.log is now train-earlier-" in out
     assert f"{before} of {EPOCHS * STEPS_PER_EPOCH} steps done" in killed_run.text()
-    assert read_checkpoint(killed_run.bench.folder / "checkpoint/last.ckpt").about["step"] > before
+    assert read_checkpoint(killed_run.bench.folder / "checkpoint/last.ckpt").training.step > before
     assert "Stopped after" in (killed_run.bench.folder / "checkpoint/report.html").read_text()
 
 
@@ -207,8 +207,8 @@ def test_killed_and_stopped_it_ends_as_if_nothing_had_happened(killed_run: Kille
         assert run.returncode == 0, run.stderr
     found, whole = (read_checkpoint(killed_run.bench.folder / folder / "last.ckpt")
                     for folder in ("checkpoint", "whole"))
-    assert found.about["step"] == EPOCHS * STEPS_PER_EPOCH
-    assert found.about["history"] == whole.about["history"]
+    assert found.training.step == EPOCHS * STEPS_PER_EPOCH
+    assert found.training.history == whole.training.history
     for part in "network", "state":
         values, expected = getattr(found, part), getattr(whole, part)
         assert values.keys() == expected.keys()

@@ -13,6 +13,7 @@ from PIL import Image
 
 import eval as evaluation
 from src.checkpoint import write_checkpoint
+from src.checkpoint_metadata import CheckpointMetadata
 from src.errors import UserError
 from src.models import define_net
 from src.utils import network_parameters
@@ -29,7 +30,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weight.set_data(Tensor(np.random.default_rng(5).standard_normal(weight.shape).astype(np.float32)))
     path = tmp_path_factory.mktemp("eval") / "best.ckpt"
     write_checkpoint(path, network_parameters(network), {},
-                     {"config": {"width_mult": 0.35, "image_size": 64, "batch_size": 9}, "classes": CLASSES})
+                     CheckpointMetadata({"width_mult": 0.35, "image_size": 64, "batch_size": 9}, tuple(CLASSES)))
     return path
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import assert_one_clear_line, config_for, run_script
+from conftest import assert_one_clear_line, config_for, run_script, training_metadata
 from mindspore import Tensor
 
 import export as export_script
 from src.checkpoint import read_checkpoint, write_checkpoint
+from src.checkpoint_metadata import CheckpointMetadata
 from src.dataset import MEAN, STD
 from src.deployment.exported import ExportedNetwork, load_exported
 from src.errors import UserError
@@ -32,8 +33,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         elif parameter.name.endswith(("moving_mean", "classifier.weight")):
             parameter.set_data(Tensor(0.04 * generator.standard_normal(parameter.shape).astype(np.float32)))
     path = tmp_path_factory.mktemp("export") / "best.ckpt"
-    write_checkpoint(path, {parameter.name: parameter for parameter in network.get_parameters()}, {},
-                     {"config": {"width_mult": 0.35, "image_size": SIZE}, "classes": CLASSES, "epoch": 7})
+    metadata = CheckpointMetadata({"width_mult": 0.35, "image_size": SIZE}, CLASSES, training=training_metadata(7))
+    write_checkpoint(path, {parameter.name: parameter for parameter in network.get_parameters()}, {}, metadata)
     return path
 
 

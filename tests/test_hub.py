@@ -13,6 +13,7 @@ from mindspore import Tensor, nn
 
 import mindspore_hub_conf as hub
 from src.checkpoint import write_checkpoint
+from src.checkpoint_metadata import CheckpointMetadata
 from src.errors import UserError
 from src.mobilenetV2 import MobileNetV2
 from src.utils import network_parameters
@@ -39,7 +40,8 @@ print("missing", len(missing), "classes", network.head.classifier.out_channels)
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a network with 5 classes."""
     path = tmp_path_factory.mktemp("hub") / "mobilenetv2.ckpt"
-    write_checkpoint(path, network_parameters(MobileNetV2(5, 0.35)), {}, {"config": {"width_mult": 0.35}})
+    write_checkpoint(path, network_parameters(MobileNetV2(5, 0.35)), {},
+                     CheckpointMetadata({"width_mult": 0.35}))
     return path
 
 

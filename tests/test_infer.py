@@ -16,6 +16,7 @@ from PIL import Image
 import eval as evaluation
 import infer
 from src.checkpoint import read_checkpoint, write_checkpoint
+from src.checkpoint_metadata import CheckpointMetadata
 from src.dataset import ImageData
 from src.deployment.exporting import ExportOptions, deployable, describe, export, write_description
 from src.deployment.model_file import open_model
@@ -38,7 +39,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     weight.set_data(Tensor(np.random.default_rng(5).standard_normal(weight.shape).astype(np.float32)))
     checkpoint = folder / "k.ckpt"
     write_checkpoint(checkpoint, {parameter.name: parameter for parameter in network.get_parameters()}, {},
-                     {"config": {"width_mult": 0.35, "image_size": SIZE}, "classes": CLASSES})
+                     CheckpointMetadata({"width_mult": 0.35, "image_size": SIZE}, CLASSES))
     found = {"checkpoint": checkpoint, "MINDIR": folder / "m.mindir", "ONNX": folder / "m.onnx"}
     model = open_model(config_for("--pretrain_ckpt", checkpoint))
     options = ExportOptions(SIZE, batch_size=4)

@@ -15,6 +15,7 @@ from conftest import ROOT, Pictures, config_for, make_pictures
 
 import train
 from src.checkpoint import Checkpoint, CheckpointFolder, read_checkpoint, write_checkpoint
+from src.checkpoint_metadata import CheckpointMetadata
 from src.dataset import Batch, FeatureData
 from src.errors import UserError
 from src.models import define_net
@@ -30,7 +31,8 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
     """Pictures and a backbone."""
     folder = tmp_path_factory.mktemp("given")
     make_pictures(folder / "photos", {"train/ape": 7, "train/zebra": 7, "val/ape": 2, "val/zebra": 2})
-    write_checkpoint(folder / "k.ckpt", network_parameters(define_net(config_for("--width_mult", 0.35), 5)), {}, {})
+    write_checkpoint(folder / "k.ckpt", network_parameters(define_net(config_for("--width_mult", 0.35), 5)), {},
+                     CheckpointMetadata())
     return "--dataset_path", folder / "photos", "--pretrain_ckpt", folder / "k.ckpt"
 
 
@@ -64,9 +66,9 @@ def assert_same(found: Checkpoint, expected: Checkpoint) -> None:
         assert values.keys() == wanted.keys()
         for name, value in values.items():
             np.testing.assert_array_equal(value.asnumpy(), wanted[name].asnumpy(), err_msg=name)
-    assert found.about["history"] == expected.about["history"]
-    assert found.about["best_top1"] == expected.about["best_top1"]
-    assert found.about["step"] == expected.about["step"] == 9
+    assert found.training.history == expected.training.history
+    assert found.training.best_top1 == expected.training.best_top1
+    assert found.training.step == expected.training.step == 9
 
 
 def test_after_an_epoch_it_goes_on_bit_for_bit(whole: tuple[Path, Checkpoint], given: tuple[object, ...],
@@ -141,7 +143,7 @@ def test_an_interruption_within_an_accumulation(given: tuple[object, ...], tmp_p
                "--nesterov": "True", "--clip_norm": "0.1"}
     base = tuple(itertools.chain(*{**dict(zip(OPTIONS[::2], OPTIONS[1::2], strict=True)), **changed}.items()))
     expected = call_main(given, tmp_path / "whole", base=base)
-    assert expected.about["step"] == 9  # 7 batches an epoch make 3 steps
+    assert expected.training.step == 9  # 7 batches an epoch make 3 steps
     epoch = FeatureData.epoch
 
     def cut_epoch(self: FeatureData, number: int = 0, first_step: int = 0) -> Iterator[Batch]:
@@ -154,7 +156,7 @@ def test_an_interruption_within_an_accumulation(given: tuple[object, ...], tmp_p
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(FeatureData, "epoch", cut_epoch)
         call_main(given, tmp_path / "cut", base=base)
-    assert read_checkpoint(tmp_path / "cut" / "last.ckpt").about["step"] == 4
+    assert read_checkpoint(tmp_path / "cut" / "last.ckpt").training.step == 4
     again = shutil.copytree(tmp_path / "cut", tmp_path / "again")  # this process still holds the lock of the first
     assert_same(call_main(given, again, base=base), expected)
 
@@ -174,9 +176,9 @@ def test_a_signal_ends_with_a_whole_checkpoint(number: signal.Signals, given: tu
         process.stdout.read()
     # While a graph runs, MindSpore takes Ctrl-C for itself and passes it on as SIGTERM.
     assert process.returncode in {128 + number, 128 + signal.SIGTERM}
-    stopped = read_checkpoint(folder / "last.ckpt").about
-    assert 3 < stopped["step"] < 9000
-    assert stopped["config"]["epoch_size"] == 3000
+    stopped = read_checkpoint(folder / "last.ckpt")
+    assert 3 < stopped.training.step < 9000
+    assert stopped.config["epoch_size"] == 3000
 
 
 def test_two_runs_cannot_write_to_one_folder(given: tuple[object, ...], tmp_path: Path) -> None:
@@ -216,7 +218,7 @@ def test_the_whole_network_goes_on_bit_for_bit_within_an_epoch(pictures: Picture
         return read_checkpoint(folder / "last.ckpt")
 
     expected, found = run(whole), run(tmp_path / "cut")
-    assert found.about["history"] == expected.about["history"]
+    assert found.training.history == expected.training.history
     for part in ("network", "state"):
         for name, value in getattr(expected, part).items():
             np.testing.assert_array_equal(getattr(found, part)[name].asnumpy(), value.asnumpy(), err_msg=name)

@@ -73,7 +73,7 @@ def test_log_lines_have_the_published_form(scratch: tuple[Path, subprocess.Compl
 
 def test_checkpoints_kept_with_their_json(scratch: tuple[Path, subprocess.CompletedProcess]) -> None:
     folder, _ = scratch
-    best = f"mobilenetv2-{read(folder, 'best').about['epoch']}_5"
+    best = f"mobilenetv2-{read(folder, 'best').training.epoch}_5"
     assert {"best", "last", "mobilenetv2-2_5", "mobilenetv2-3_5", best} == stems(folder)
     for stem in stems(folder):
         about = json.loads((folder / f"{stem}.json").read_text())
@@ -83,16 +83,16 @@ def test_checkpoints_kept_with_their_json(scratch: tuple[Path, subprocess.Comple
         assert about["config"]["seed"] == 7
         assert about["step"] == 5 * about["epoch"]
         assert about["metrics"]["epoch"] == about["epoch"]
-    assert read(folder, "last").about["epoch"] == 3
+    assert read(folder, "last").training.epoch == 3
     assert (folder / "last.ckpt").read_bytes() == (folder / "mobilenetv2-3_5.ckpt").read_bytes()
 
 
 def test_best_is_the_first_epoch_with_the_highest_score(scratch: tuple[Path, subprocess.CompletedProcess]) -> None:
     folder, run = scratch
     scores = [ast.literal_eval(match)["acc"] for match, _ in RESULT_LINE.findall(run.stdout)]
-    assert read(folder, "best").about["epoch"] == 1 + int(np.argmax(scores))
-    assert read(folder, "last").about["best_top1"] == max(scores)
-    assert [row["top1"] for row in read(folder, "last").about["history"]] == scores
+    assert read(folder, "best").training.epoch == 1 + int(np.argmax(scores))
+    assert read(folder, "last").training.best_top1 == max(scores)
+    assert [row["top1"] for row in read(folder, "last").training.history] == scores
 
 
 def test_curves(scratch: tuple[Path, subprocess.CompletedProcess]) -> None:
@@ -140,14 +140,14 @@ def test_fine_tuning_starts_from_the_backbone_and_moves_it(scratch: tuple[Path, 
     difference = np.abs(end[name].asnumpy() - start[name].asnumpy()).max()
     assert 0 < difference < 0.02
     assert read(finetuned, "last").classes == ("ape", "zebra")
-    assert read(finetuned, "last").about["metrics"]["top1"] >= 0  # val beside train/ was found
+    assert read(finetuned, "last").training.metrics["top1"] >= 0  # val beside train/ was found
 
 
 def test_an_epoch_between_checkpoints_is_kept_only_if_it_is_the_best(finetuned: Path) -> None:
-    epochs = {read(finetuned, stem).about["epoch"] for stem in stems(finetuned)}
-    best = read(finetuned, "best").about["epoch"]
+    epochs = {read(finetuned, stem).training.epoch for stem in stems(finetuned)}
+    best = read(finetuned, "best").training.epoch
     assert epochs == {1, 2} if best == 1 else epochs <= {1, 2}
-    assert read(finetuned, "last").about["epoch"] == 2
+    assert read(finetuned, "last").training.epoch == 2
 
 
 def test_an_earlier_run_is_set_aside_not_deleted(finetuned: Path) -> None:
@@ -178,12 +178,12 @@ def test_a_frozen_backbone_does_not_move(scratch: tuple[Path, Any], frozen: Path
 
 
 def test_the_same_options_work_on_a_frozen_backbone(frozen: Path) -> None:
-    best = f"mobilenetv2_head-{read(frozen, 'best').about['epoch']}_3"
+    best = f"mobilenetv2_head-{read(frozen, 'best').training.epoch}_3"
     assert {"best", "last", "mobilenetv2_head-8_3", best} == stems(frozen)
-    about = read(frozen, "last").about
-    assert about["classes"] == ["ape", "zebra"]
-    assert len(about["history"]) == 8
-    assert about["history"][-1]["loss"] < about["history"][0]["loss"]
+    last = read(frozen, "last")
+    assert last.classes == ("ape", "zebra")
+    assert len(last.training.history) == 8
+    assert last.training.history[-1]["loss"] < last.training.history[0]["loss"]
     assert (frozen / "curves.csv").is_file()
     assert (frozen / "curves.png").is_file()
 
@@ -205,7 +205,7 @@ def test_fewer_pictures_than_a_batch_train_on_what_there_is(pictures: Pictures, 
     assert "batch_size is 3, not 4" in out
     assert "no validation" in out
     assert {"last", "mobilenetv2_head-1_1", "mobilenetv2_head-2_1"} == stems(tmp_path / "out")  # nothing says best
-    assert read(tmp_path / "out", "last").about["metrics"].keys() == {"epoch", "loss", "lr"}
+    assert read(tmp_path / "out", "last").training.metrics.keys() == {"epoch", "loss", "lr"}
 
 
 def test_checkpoints_can_be_left_out(two_classes: Path, tmp_path: Path, scratch: tuple[Path, Any]) -> None:

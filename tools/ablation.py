@@ -25,11 +25,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from src.errors import UserError, run_command
+from src.errors import UserError, first_line, run_command
 from src.files import whole_file
+from src.json_records import read_record, to_json
 from src.model_utils.config import Config, get_config
 from src.pictures.image_folder import validation_root
 
@@ -57,6 +58,15 @@ class Scores:
 
     best: float
     last: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What is kept of a finished run."""
+
+    best: float
+    last: float
+    arguments: list[str]  # of train.py
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -114,9 +124,8 @@ def run(command: Sequence[str], folder: Path) -> Scores:
     """
     result, log = folder / "result.json", folder / "train.log"
     arguments = list(command[3:])
-    done = _read(result)
-    if done.get("arguments") == arguments:
-        return Scores(done["best"], done["last"])
+    if (done := _finished(result)) and done.arguments == arguments:
+        return Scores(done.best, done.last)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         output = log.open("ab")
@@ -135,12 +144,10 @@ def run(command: Sequence[str], folder: Path) -> Scores:
     if status:
         last = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["nothing"])[-1]
         raise UserError(f"train.py ended with status {status}; {log} ends with: {last}")
-    with (folder / "curves.csv").open(encoding="utf-8", newline="") as file:
-        top1 = [float(row["top1"]) for row in csv.DictReader(file)]
-    scores = Scores(max(top1), top1[-1])
+    scores = _scores(folder / "curves.csv")
     with whole_file(result) as temporary:
-        temporary.write_text(json.dumps({"best": scores.best, "last": scores.last, "arguments": arguments}, indent=1)
-                             + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(to_json(Result(scores.best, scores.last, arguments)), indent=1) + "\n",
+                             encoding="utf-8")
     return scores
 
 
@@ -208,11 +215,20 @@ def _check(variants: Sequence[Variant], seeds: Sequence[int], dataset_path: str,
                             "val/, and leave run_eval on")
 
 
-def _read(result: Path) -> dict[str, Any]:
+def _finished(result: Path) -> Result | None:
     try:
-        return json.loads(result.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+        return read_record(Result, result, "the result of a run")
+    except UserError:  # there is none yet
+        return None
+
+
+def _scores(curves: Path) -> Scores:
+    try:
+        with curves.open(encoding="utf-8", newline="") as file:
+            top1 = [float(row["top1"]) for row in csv.DictReader(file)]
+        return Scores(max(top1), top1[-1])
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise UserError(f"{curves}: not the curves of a run that was validated: {first_line(error)}") from error
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

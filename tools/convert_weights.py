@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 from mindspore import Tensor
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.checkpoint import write_checkpoint
-from src.errors import UserError, run_command
+from src.checkpoint_metadata import CheckpointMetadata
+from src.errors import UserError, first_line, run_command
 from src.mobilenetV2 import INVERTED_RESIDUALS, LAST_CHANNELS, STEM_CHANNELS, MobileNetV2, make_divisible
 from src.torch_file import read_torch_file
 
@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     source = read_source(options.source)
     width_mult, weights = convert(source, options.source)
     classes = weights["head.classifier.bias"].shape[0]
-    about = {"config": {"width_mult": width_mult, "num_classes": classes}, "source": options.source.name}
-    write_checkpoint(options.output, {name: Tensor(value) for name, value in weights.items()}, {}, about)
+    metadata = CheckpointMetadata(config={"width_mult": width_mult, "num_classes": classes}, source=options.source.name)
+    write_checkpoint(options.output, {name: Tensor(value) for name, value in weights.items()}, {}, metadata)
     print(f"{options.output}: MobileNetV2 {width_mult}, {classes} classes, {len(weights)} parameters "
           f"from {options.source.name}")
 
@@ -62,8 +62,8 @@ def read_source(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: expected a .pth or a .safetensors file")
     try:
         return load_file(path)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a safetensors file of numbers, or a damaged one ({error})") from error
+    except Exception as error:  # the reader documents none of its exceptions
+        raise UserError(f"{path}: not a safetensors file of numbers, or a damaged one ({first_line(error)})") from error
 
 
 def convert(source: Mapping[str, np.ndarray], where: object) -> tuple[float, dict[str, np.ndarray]]:
@@ -87,7 +87,7 @@ def convert(source: Mapping[str, np.ndarray], where: object) -> tuple[float, dic
     width_mult = nearest_width({ours: len(source[f"{conv}.weight"]) for ours, conv, _ in layers
                                 if np.ndim(source.get(f"{conv}.weight", 0))})
     bias = source.get(f"{classifier}.bias")
-    network = MobileNetV2(bias.size if bias is not None else 1000, width_mult)
+    network = MobileNetV2(max(1, bias.size) if bias is not None else 1000, width_mult)
     shapes = {names[parameter.name]: parameter.shape for parameter in network.get_parameters()}
     missing = [name for name in shapes if name not in source]
     unexpected = [name for name in source if name not in shapes and not name.endswith(COUNTER)]

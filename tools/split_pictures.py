@@ -14,6 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.errors import UserError, run_command
+from src.names import escape_name
 from src.pictures.image_folder import ImageFolder
 from src.pictures.split import plan_split, write_split
 
@@ -46,7 +47,7 @@ def report_duplicates(groups: Sequence[Sequence[str]]) -> None:
     in_several = [group for group in groups if len({file.partition("/")[0] for file in group}) > 1]
     for group in [*in_several, *(group for group in groups if group not in in_several)][:LISTED]:
         what = "the same picture in several classes, kept to train on" if group in in_several else "the same picture"
-        print(f"{what}: {' = '.join(group)}")
+        print(f"{what}: {' = '.join(map(escape_name, group))}")
     if len(groups) > LISTED:
         print(f"and {len(groups) - LISTED} more such groups")
     if in_several:

@@ -6,6 +6,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from src.deployment.prediction import Prediction
 from src.files import whole_file
+from src.names import escape_name
 
 COLUMNS, MOST = 8, 64  # pictures in a row, and on the sheet
 SIDE, MARGIN, LINE = 140, 8, 16  # pixels
@@ -25,15 +26,23 @@ def draw_contact_sheet(predictions: Sequence[Prediction], path: Path) -> None:
         left, top = MARGIN + number % columns * step, MARGIN + number // columns * (step + 2 * LINE)
         if prediction.fault:
             draw.rectangle((left, top, left + SIDE - 1, top + SIDE - 1), outline=WARNING)
-            lines = (prediction.path.name, prediction.fault)
+            lines = (escape_name(prediction.path.name), prediction.fault)
         else:
-            with Image.open(prediction.path) as picture:
-                picture.thumbnail((SIDE, SIDE))
-                sheet.paste(picture.convert("RGB"), (left + (SIDE - picture.width) // 2,
-                                                     top + (SIDE - picture.height) // 2))
-            lines = (prediction.classes[0], f"{prediction.probabilities[0]:.1%}")
+            picture = _thumbnail(prediction.path)
+            sheet.paste(picture, (left + (SIDE - picture.width) // 2, top + (SIDE - picture.height) // 2))
+            lines = (escape_name(prediction.classes[0]), f"{prediction.probabilities[0]:.1%}")
         for i, line in enumerate(lines):
             draw.text((left, top + SIDE + 2 + i * LINE), line[:CAPTION_LETTERS], WARNING if prediction.fault else INK,
                       font)
     with whole_file(path) as temporary:
         sheet.save(temporary, "PNG")
+
+
+def _thumbnail(path: Path) -> Image.Image:
+    """A small view of a picture; grey for one that Pillow cannot show, though MindSpore could, or that has gone."""
+    try:
+        with Image.open(path) as picture:
+            picture.thumbnail((SIDE, SIDE))
+            return picture.convert("RGB")
+    except Exception:  # decoders raise what they like at bad input
+        return Image.new("RGB", (SIDE, SIDE), "lightgrey")

@@ -1,17 +1,17 @@
 """Exported networks, MINDIR or ONNX, loaded to compute: with one interface, whatever runs them."""
 import importlib.util
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
 from src.checkpoint import file_digest
-from src.deployment.exporting import ENDINGS, description_path
-from src.errors import UserError
+from src.deployment.description import ANY_SIZE, Description, description_path, read_description
+from src.deployment.exporting import ENDINGS
+from src.errors import UserError, first_line
 from src.model_utils.config import Config
 
 EXPORTED_ENDINGS = (ENDINGS["MINDIR"], ENDINGS["ONNX"])
@@ -37,22 +37,21 @@ class ExportedNetwork:
 
     Args:
         engine: what computes.
-        description: the JSON beside the file; without one, what the file itself tells must do.
+        description: the JSON beside the file; what it leaves out, the file itself must tell.
         path: the file.
         image_size: what to take where neither tells.
     """
 
     training = False
 
-    def __init__(self, engine: Engine, description: dict[str, Any], path: Path, image_size: int) -> None:
-        told = description.get("input", {}).get("batch_size", engine.batch_size)
-        self.batch_size: int = told if isinstance(told, int) else 0  # 0: any
-        self._side = description.get("preprocessing", {}).get("centre_crop", engine.image_size)
+    def __init__(self, engine: Engine, description: Description, path: Path, image_size: int) -> None:
+        told = description.input.batch_size
+        self.batch_size: int = told if isinstance(told, int) else 0 if told == ANY_SIZE else engine.batch_size  # 0: any
+        self._side = description.preprocessing.centre_crop or engine.image_size
         self.image_size: int = self._side or image_size
-        self.normalise = description.get("preprocessing", {}).get("normalise") != "inside the graph"
-        self.softmax = description.get("output", {}).get("meaning") == "probabilities"
-        classes = description.get("classes")
-        self.classes: tuple[str, ...] | None = tuple(classes) if classes else None
+        self.normalise = description.preprocessing.normalise != "inside the graph"
+        self.softmax = description.output.meaning == "probabilities"
+        self.classes = description.classes or None
         self.best_batch_size = self.batch_size or engine.best_batch_size
         self._engine, self._path, self._num_classes = engine, path, 0
 
@@ -91,12 +90,17 @@ class ExportedNetwork:
         for start in range(0, len(images), size):
             batch = images[start:start + size]
             missing = size - len(batch)
-            filled = np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0)), mode="edge") if missing else batch
             try:
-                scores.append(self._engine(filled)[:len(batch)])
+                filled = np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0)), mode="edge") if missing else batch
+                found = self._engine(filled)
             except Exception as error:  # each engine raises what it likes
-                raise UserError(f"{self._path}: does not take {len(filled)} pictures of {images.shape[2]}x"
-                                f"{images.shape[3]} pixels ({_first_line(error)})") from error
+                raise UserError(f"{self._path}: does not take {size} pictures of {images.shape[2]}x{images.shape[3]} "
+                                f"pixels ({first_line(error)})") from error
+            if not (isinstance(found, np.ndarray) and found.dtype.kind == "f" and found.ndim == 2
+                    and len(found) == size and found.shape[1]):
+                raise UserError(f"{self._path}: is no classifier: it does not give a row of numbers for each of {size} "
+                                "pictures")
+            scores.append(found[:len(batch)])
         return scores[0] if len(scores) == 1 else np.concatenate(scores)
 
 
@@ -113,8 +117,8 @@ def load_exported(path: Path, config: Config) -> ExportedNetwork:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    description = _read_description(path)
-    if description.get("sha256", digest := file_digest(path)) != digest:
+    description = read_description(path) or Description()
+    if description.sha256 not in {"", file_digest(path)}:
         raise UserError(f"{path}: this file is damaged: it is not the one that {description_path(path).name} describes")
     engine: Engine = _OnnxEngine(path, config.onnx_threads) if path.suffix == ENDINGS["ONNX"] else \
         _MindirEngine(path)
@@ -135,7 +139,7 @@ class _MindirEngine:
         try:
             self._cell = nn.GraphCell(ms.load(str(path)))
         except Exception as error:  # MindSpore raises what its parsers raise
-            raise UserError(f"{path}: not a MINDIR file, or a damaged one ({_first_line(error)})") from error
+            raise UserError(f"{path}: not a MINDIR file, or a damaged one ({first_line(error)})") from error
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         return self._cell(Tensor(images)).asnumpy()
@@ -154,8 +158,10 @@ class _OnnxEngine:
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime has a class of its own for each fault
-            raise UserError(f"{path}: not an ONNX file, or a damaged one ({_first_line(error)})") from error
-        images, = self._session.get_inputs()
+            raise UserError(f"{path}: not an ONNX file, or a damaged one ({first_line(error)})") from error
+        if len(inputs := self._session.get_inputs()) != 1:
+            raise UserError(f"{path}: is no classifier of pictures: it has {len(inputs)} inputs, not one")
+        images = inputs[0]
         self._input = images.name
         self.batch_size = _number(images.shape, 0) or 0
         self.best_batch_size = self.batch_size or ONNX_BATCH_SIZE
@@ -169,21 +175,3 @@ def _number(shape: Sequence[int | str | None], axis: int) -> int | None:
     """One side of an ONNX shape; None if it is open."""
     side = shape[axis] if axis < len(shape) else None
     return side if isinstance(side, int) else None
-
-
-def _read_description(path: Path) -> dict[str, Any]:
-    beside = description_path(path)
-    if not beside.is_file():
-        return {}
-    try:
-        description = json.loads(beside.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{beside}: cannot read what the file beside it is: {error}") from error
-    if not isinstance(description, dict) or not all(
-            isinstance(description.get(key, {}), dict) for key in ("input", "output", "preprocessing")):
-        raise UserError(f"{beside}: not the description of an exported network")
-    return description
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,7 +1,7 @@
 """A trained network as a file for deployment: MINDIR, ONNX or, on Ascend, AIR; and the JSON that says how to use it.
 
-The graph is made of stock cells alone, whatever kernels the network was trained or is scored with. The JSON stands
-beside the file under its whole name (`mobilenetv2.onnx.json`) and holds the classes, the preprocessing and the digest.
+The graph is made of stock cells alone, whatever kernels the network was trained or is scored with. The JSON
+(src/deployment/description.py) holds the classes, the preprocessing and the digest.
 """
 import json
 import tempfile
@@ -16,11 +16,12 @@ from mindspore import Tensor, nn, ops
 
 from src.checkpoint import Checkpoint, file_digest
 from src.dataset import MEAN, STD, resize_size
-from src.errors import UserError
+from src.deployment.description import ANY_SIZE, description_path
+from src.errors import UserError, first_line
 from src.files import whole_file
 from src.mobilenetV2 import MobileNetV2
 from src.model_utils.config import Config
-from src.utils import load_weights
+from src.utils import class_count, load_weights
 
 ENDINGS = {"MINDIR": ".mindir", "ONNX": ".onnx", "AIR": ".air"}
 INPUT, OUTPUT = "images", "scores"
@@ -60,8 +61,7 @@ def deployable(checkpoint: Checkpoint, config: Config, options: ExportOptions) -
     Raises:
         UserError: the checkpoint is not of the network that the configuration says.
     """
-    bias = checkpoint.network.get("head.classifier.bias")
-    network = MobileNetV2(bias.size if bias is not None else max(1, config.num_classes), config.width_mult)
+    network = MobileNetV2(class_count(checkpoint) or max(1, config.num_classes), config.width_mult)
     load_weights(network, checkpoint)
     return Deployable(network, options).set_train(False)
 
@@ -86,7 +86,7 @@ def export(network: Deployable, options: ExportOptions, path: Path) -> None:
             else:
                 ms.export(network, images, file_name=str(written), file_format=path.suffix[1:].upper())
         except (RuntimeError, ValueError, TypeError) as error:
-            raise UserError(f"{path}: MindSpore cannot export this: {str(error).strip().splitlines()[0]}") from error
+            raise UserError(f"{path}: MindSpore cannot export this: {first_line(error)}") from error
         description_path(path).unlink(missing_ok=True)  # it tells of the file that was here before
         written.replace(temporary)
 
@@ -97,7 +97,7 @@ def describe(path: Path, options: ExportOptions, classes: tuple[str, ...] | None
     return {
         "file": path.name,
         "sha256": file_digest(path),
-        "input": {"name": INPUT, "layout": "NCHW", "type": "float32", "batch_size": options.batch_size or "any"},
+        "input": {"name": INPUT, "layout": "NCHW", "type": "float32", "batch_size": options.batch_size or ANY_SIZE},
         "output": {"name": OUTPUT, "meaning": "probabilities" if options.softmax else "logits",
                    "num_classes": num_classes},
         "preprocessing": {
@@ -119,11 +119,6 @@ def write_description(description: Mapping[str, Any], path: Path) -> None:
     """Write the JSON beside a deployed file."""
     with whole_file(description_path(path)) as temporary:
         temporary.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-
-
-def description_path(path: Path) -> Path:
-    """Where the JSON of a deployed file stands."""
-    return path.with_name(f"{path.name}.json")
 
 
 def random_pictures(options: ExportOptions) -> np.ndarray:

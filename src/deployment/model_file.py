@@ -11,7 +11,7 @@ from src.deployment.exported import ExportedNetwork, is_exported, load_exported
 from src.errors import UserError
 from src.model_utils.config import Config
 from src.models import define_net
-from src.utils import load_weights
+from src.utils import class_count, load_weights
 
 Network = Callable[[Tensor], Tensor]
 
@@ -29,6 +29,19 @@ class ModelFile:
         """Names of the classes, if the file tells them."""
         return self.content.classes
 
+    def class_names(self, count: int) -> tuple[str, ...]:
+        """Names for `count` classes: those that the file tells, else their indices.
+
+        Raises:
+            UserError: the file tells more or fewer.
+        """
+        if self.classes is None:
+            return tuple(map(str, range(count)))
+        if len(self.classes) != count:
+            raise UserError(f"{self.path}: tells {count} classes apart, but the JSON beside it names "
+                            f"{len(self.classes)}; export or train it anew")
+        return self.classes
+
     @property
     def normalise(self) -> bool:
         """Whether pictures must be normalised before they go in: not if the graph does that."""
@@ -43,10 +56,9 @@ class ModelFile:
         if isinstance(self.content, ExportedNetwork):
             self.content.expect_classes(num_classes)
             return self.content
-        bias = self.content.network.get("head.classifier.bias")
         # Boost mode is for training: what it leaves out there changes nothing in the plain network.
         config = self.config.replace({"boost_mode": "O0"})
-        network = define_net(config, num_classes or (bias.size if bias is not None else 1))
+        network = define_net(config, num_classes or class_count(self.content) or 1)
         load_weights(network, self.content)
         return network.set_train(False)
 
@@ -74,7 +86,7 @@ def open_model(config: Config) -> ModelFile:
     path = Path(config.pretrain_ckpt)
     if not is_exported(config.pretrain_ckpt):
         checkpoint = read_checkpoint(path)
-        return ModelFile(path, checkpoint, config.adopt(checkpoint.config, "image_size", "width_mult"))
+        return ModelFile(path, checkpoint, config.adopt(checkpoint.config, "image_size", "width_mult", where=path))
     exported = load_exported(path, config)
     known = {"image_size": exported.image_size, "batch_size": exported.best_batch_size or config.batch_size}
     return ModelFile(path, exported, config.adopt(known, "image_size", "batch_size"))

@@ -14,7 +14,8 @@ from PIL import Image
 
 from src.dataset import eval_transforms, usable_workers
 from src.errors import UserError
-from src.files import whole_file
+from src.files import read_names, whole_file
+from src.names import escape_name, unescape_name
 from src.pictures.image_folder import IMAGE_EXTENSIONS
 from src.pictures.picture_check import ROTATED, picture_fault
 
@@ -32,7 +33,7 @@ class Prediction:
 def list_pictures(source: str) -> list[Path]:
     """The pictures of a folder (with the folders in it, sorted), of a text file with one path a line, or a picture.
 
-    Paths in a list are relative to the list. Hidden files are passed over.
+    Paths in a list are relative to the list, and may have escapes (src/names.py). Hidden files are passed over.
 
     Raises:
         UserError: nothing is there, or no picture.
@@ -50,11 +51,7 @@ def list_pictures(source: str) -> list[Path]:
         raise UserError(f"{root}: no such picture, folder or list")
     if root.suffix.lower() in IMAGE_EXTENSIONS:
         return [root]
-    try:
-        lines = root.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        raise UserError(f"{root}: neither a picture nor a text file that lists pictures") from None
-    listed = [root.parent / line.strip() for line in lines if line.strip()]
+    listed = [root.parent / unescape_name(line.strip()) for line in read_names(root) if line.strip()]
     if not listed:
         raise UserError(f"{root}: this list names no picture")
     return listed
@@ -143,18 +140,18 @@ def write_csv(predictions: Sequence[Prediction], path: Path) -> None:
         for prediction in predictions:
             cells: list[str] = []
             for name, probability in zip(prediction.classes, prediction.probabilities, strict=True):
-                cells += [name, f"{probability:.6f}"]
-            table.writerow([prediction.path, *(cells or [""] * len(columns)), prediction.fault])
+                cells += [escape_name(name), f"{probability:.6f}"]
+            table.writerow([escape_name(prediction.path), *(cells or [""] * len(columns)), prediction.fault])
 
 
 def write_predictions(predictions: Sequence[Prediction], model: Path, path: Path) -> None:
     """The same as JSON."""
     pictures: list[dict[str, Any]] = [
-        {"file": str(prediction.path), "error": prediction.fault} if prediction.fault else
-        {"file": str(prediction.path), "classes": [
-            {"class": name, "probability": round(probability, 6)}
+        {"file": escape_name(prediction.path), "error": prediction.fault} if prediction.fault else
+        {"file": escape_name(prediction.path), "classes": [
+            {"class": escape_name(name), "probability": round(probability, 6)}
             for name, probability in zip(prediction.classes, prediction.probabilities, strict=True)]}
         for prediction in predictions]
     with whole_file(path) as temporary:
-        temporary.write_text(json.dumps({"model": str(model), "pictures": pictures}, indent=1) + "\n",
+        temporary.write_text(json.dumps({"model": escape_name(model), "pictures": pictures}, indent=1) + "\n",
                              encoding="utf-8")

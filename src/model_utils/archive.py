@@ -5,11 +5,10 @@ import os
 import shutil
 import stat
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from src.errors import UserError
+from src.errors import UserError, first_line
 from src.files import check_space
 from src.pictures.image_folder import EVAL_FOLDERS, IMAGE_EXTENSIONS
 
@@ -41,11 +40,13 @@ def unpack(archive: Path, target: Path) -> Path:
             for member in members:
                 _extract(opened, member, temporary)
         _root(temporary).rename(target)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise UserError(f"{archive}: not a whole zip file ({error}); make it anew") from error
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{error.filename or archive}: cannot unpack {archive.name}: "
                         f"{error.strerror or error}") from error
+    except Exception as error:  # zipfile and the decompressors raise what the bytes lead them to
+        raise UserError(f"{archive}: not a whole zip file ({first_line(error)}); make it anew") from error
     finally:
         with contextlib.suppress(OSError):  # it was renamed, or never made
             shutil.rmtree(temporary)
@@ -60,9 +61,9 @@ def check_member(archive: Path, name: str, is_link: bool) -> None:
     """
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
-        raise UserError(f"{archive}: {name!r} in it would be written outside of the data set; nothing was unpacked")
+        raise UserError(f"{archive}: '{name}' in it would be written outside of the data set; nothing was unpacked")
     if is_link:
-        raise UserError(f"{archive}: {name!r} in it is a link; pack the file itself")
+        raise UserError(f"{archive}: '{name}' in it is a link; pack the file itself")
 
 
 def _checked(archive: Path, members: Sequence[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:

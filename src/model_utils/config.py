@@ -9,13 +9,14 @@ import argparse
 import difflib
 import functools
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
-from src.errors import UserError
+from src.errors import UserError, first_line
 
 BASE_FILE = Path(__file__).resolve().parents[2] / "default_config.yaml"
 PROFILES = {platform: BASE_FILE.with_name(f"default_config_{platform.lower()}.yaml") for platform in ("GPU", "CPU")}
@@ -31,6 +32,7 @@ ALIASES = {
     "image_width": "image_size",
 }
 BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+LARGEST = 2.0 ** 63  # what libraries take of numbers
 TYPE_NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
 
 
@@ -55,9 +57,20 @@ class Config:
     def __setattr__(self, key: str, value: object) -> NoReturn:
         raise AttributeError(f"the configuration is locked: {key} cannot be set")
 
-    def adopt(self, values: Mapping[str, Any], *keys: str) -> "Config":
-        """A copy with `values` for those of `keys` that the user left alone."""
+    def adopt(self, values: Mapping[str, Any], *keys: str, where: object = None) -> "Config":
+        """A copy with `values` for those of `keys` that the user left alone.
+
+        Args:
+            values: by key.
+            keys: to adopt, where there are values for them.
+            where: a file that the values were read from, so that they are checked as those of a YAML file are.
+
+        Raises:
+            UserError: a value of a file is of the wrong type or out of bounds.
+        """
         adopted = {key: values[key] for key in keys if key in values and key not in self._chosen}
+        if where is not None:
+            adopted = _description().check_all(adopted, f"{where}, its configuration")
         return Config({**self._values, **adopted}, self._chosen)
 
     def replace(self, values: Mapping[str, Any]) -> "Config":
@@ -102,7 +115,8 @@ class _Description:
             typed = _convert(value, type(self.defaults[key]))
         except (TypeError, ValueError, OverflowError):
             wanted = TYPE_NAMES[type(self.defaults[key])]
-            raise UserError(f"{where}: {key} must be {wanted}, not {value!r}") from None
+            told = f"a {type(value).__name__}" if isinstance(value, dict | list) else repr(value)
+            raise UserError(f"{where}: {key} must be {wanted}, not {told}") from None
         allowed = self.allowed.get(key)
         if isinstance(allowed, list):
             return self._choose(key, typed, allowed, where)
@@ -235,17 +249,17 @@ def _read_documents(path: Path) -> Iterator[list[tuple[str, Any, int]]]:
                 raise UserError(f"{path}, line {node.start_mark.line + 1}: expected lines of the form 'key: value'")
             yield [(str(key.value), loader.construct_object(value, deep=True), key.start_mark.line + 1)
                    for key, value in node.value]
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{path}: cannot read this configuration file: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a text file in UTF-8") from None
-    except yaml.YAMLError as error:
+    except Exception as error:  # for values like `!!bool perhaps`, PyYAML raises what its own code runs into
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        problem = getattr(error, "problem", None) or first_line(error)
         raise UserError(f"{path}{line}: malformed YAML: {problem}") from None
-    except (ValueError, RecursionError) as error:  # a date of the 99th month, a thousand brackets
-        raise UserError(f"{path}: malformed YAML: {str(error).splitlines()[0]}") from None
 
 
 def _convert(value: object, wanted: type) -> Any:  # noqa: ANN401 - as `wanted` says
@@ -253,15 +267,16 @@ def _convert(value: object, wanted: type) -> Any:  # noqa: ANN401 - as `wanted` 
     if wanted is str:
         if isinstance(value, bool):  # YAML reads a bare on/off as a boolean, where a key means the word
             return "on" if value else "off"
-        if isinstance(value, dict | list):
+        if isinstance(value, dict | list) or "\0" in str(value):
             raise TypeError
+        os.fsencode(str(value))  # many of them are names of files
         return "" if value is None else str(value)
     if wanted is bool:
         return value if isinstance(value, bool) else BOOLEANS[_word(value)]
     if isinstance(value, bool):
         raise TypeError
     number = wanted(value)
-    if not math.isfinite(number) or (isinstance(value, float) and number != value):
+    if not math.isfinite(number) or (isinstance(value, float) and number != value) or abs(number) > LARGEST:
         raise ValueError
     return number
 

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from src.errors import UserError
 
@@ -94,12 +93,12 @@ class JobLock:
         for descriptor in (self._members, self._gate, self._notes, self._queue):
             os.close(descriptor)
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> dict[str, str]:
         try:
             notes = json.loads(os.pread(self._notes, 1 << 16, 0) or b"{}")
-        except ValueError:  # the process that was writing it was killed
+        except (ValueError, RecursionError):  # the process that was writing it was killed
             return {}
-        return notes if isinstance(notes, dict) else {}
+        return {key: value for key, value in notes.items() if isinstance(value, str)} if isinstance(notes, dict) else {}
 
     def _open(self, kind: str) -> int:
         path = f"{self._path}.{kind}"

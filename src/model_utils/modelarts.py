@@ -21,12 +21,14 @@ from types import FrameType
 from typing import Any, NoReturn, TextIO
 
 from src.errors import UserError
+from src.json_records import read_json
 from src.model_utils.archive import unpack
 from src.model_utils.config import Config, get_config
 from src.model_utils.device_adapter import find_place
 from src.model_utils.job_lock import JobLock, wait_until
 from src.model_utils.local_adapter import Place
 from src.model_utils.moxing_adapter import Storage, await_rank_table, harmless, is_remote
+from src.names import ESCAPED
 from src.pictures.mindrecord import find_parts, unpack_mindrecord
 
 OUTPUT_KEYS = ("save_checkpoint_path", "confusion_matrix", "report", "file_name", "predictions")
@@ -319,8 +321,8 @@ class Job:
     def _owner(self, folder: Path) -> dict[str, Any]:
         """What was written of the job that claimed a folder last."""
         try:
-            said = json.loads(self._owner_file(folder).read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # there is none, or it was being written by a process that was killed
+            said = read_json(self._owner_file(folder))
+        except UserError:  # there is none, or it was being written by a process that was killed
             return {}
         return said if isinstance(said, dict) else {}
 
@@ -418,7 +420,7 @@ class _Log:
 
     def open(self, path: Path) -> None:
         try:
-            self._file = path.open("a", encoding="utf-8", buffering=1)
+            self._file = path.open("a", encoding="utf-8", errors=ESCAPED, buffering=1)
         except OSError as error:
             raise UserError(f"{path}: cannot write this log: {error.strerror}") from error
         self._streams = sys.stdout, sys.stderr

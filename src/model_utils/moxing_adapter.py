@@ -6,7 +6,6 @@ one. So it is imported when a URL of the storage is used, and recognised by what
 import dataclasses
 import errno
 import importlib
-import json
 import os
 import re
 import time
@@ -15,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from src.errors import UserError
+from src.errors import UserError, first_line
+from src.json_records import read_json
 from src.model_utils.job_lock import wait_until
 from src.model_utils.local_adapter import Place, local_place, number_from
 
@@ -124,8 +124,7 @@ class Storage:
 
 def harmless(error: BaseException) -> str:
     """The first line of an error's text, without what looks like a key or a password."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return SECRET.sub(r"\1***", lines[0])
+    return SECRET.sub(r"\1***", first_line(error))
 
 
 def await_rank_table(seconds: float, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -145,6 +144,7 @@ def await_rank_table(seconds: float, sleep: Callable[[float], None] = time.sleep
 
 def _is_completed(table: Path) -> bool:
     try:
-        return json.loads(table.read_text(encoding="utf-8")).get("status") == "completed"
-    except (OSError, ValueError):  # not there, or not yet whole
+        found = read_json(table)
+    except UserError:  # not there, or not yet whole
         return False
+    return isinstance(found, dict) and found.get("status") == "completed"

@@ -15,6 +15,7 @@ RINGED = "910"
 RINGED_COUNTS = (1, 2, 4, 8)
 RING = 4
 CARDS = 8  # of a server
+LONGEST = 9  # digits of a number
 
 
 class RankTableError(Exception):
@@ -103,7 +104,7 @@ def _list(value: dict[str, Any], key: str, path: Path) -> list[Any]:
 
 def _number(value: dict[str, Any], key: str, path: Path) -> int:
     found = value.get(key)
-    if not isinstance(found, str) or not found.isdecimal():
+    if not isinstance(found, str) or not found.isdecimal() or len(found) > LONGEST:
         raise RankTableError(f'{path}: {key} must be a number in quotes, such as "0", not {found!r}')
     return int(found)
 

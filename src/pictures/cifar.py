@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from src.errors import UserError
+from src.errors import UserError, first_line
 from src.files import check_space, whole_folder
 from src.pictures.tar_archive import compressed_members
 from src.safe_pickle import RefusedError, RestrictedUnpickler
@@ -88,7 +88,7 @@ def read_cifar(archive: Path) -> tuple[list[str], dict[str, list[Batch]]]:
         batches[part] = []
         for name in names:
             pixels, labels = _parsed(archive, name, _batch, layout, files[name])
-            if not len(labels) or labels.min() < 0 or labels.max() >= len(classes):
+            if labels.ndim != 1 or not len(labels) or labels.min() < 0 or labels.max() >= len(classes):
                 raise UserError(f"{archive}: {name} in it has labels of no class, or no pictures; download it anew")
             batches[part].append((pixels, labels))
     return classes, batches
@@ -101,9 +101,8 @@ def _parsed(archive: Path, name: str, parse: Callable[[Layout, bytes], Parsed], 
     except RefusedError as error:
         raise UserError(f"{archive}: {name} in it {error}; take the binary version of the archive") from None
     except Exception as error:  # a damaged pickle raises whatever the bytes happen to ask for
-        said = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{archive}: {name} in it is damaged ({type(error).__name__}: {said}); download it "
-                        "anew") from error
+        raise UserError(f"{archive}: {name} in it is damaged ({type(error).__name__}: {first_line(error)}); download "
+                        "it anew") from error
 
 
 def _class_names(layout: Layout, content: bytes) -> list[str]:

@@ -4,6 +4,7 @@ The training archive is a tar file of a tar file per class, named by the class's
 archive is flat; the development kit tells the labels of its pictures, as numbers 1 to 1000 of its own (ILSVRC2012_ID),
 whose order is not that of the wnids: https://image-net.org/challenges/LSVRC/2012/ and the kit's readme.txt.
 """
+import contextlib
 import fcntl
 import io
 import json
@@ -13,8 +14,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -22,8 +22,10 @@ from typing import BinaryIO
 import numpy as np
 from tqdm import tqdm
 
-from src.errors import UserError
+from src.errors import UserError, first_line
 from src.files import check_space, whole_file
+from src.json_records import KEY, make_record, to_json
+from src.names import escape_line
 from src.pictures.image_folder import IMAGE_EXTENSIONS
 from src.pictures.tar_archive import Member, compressed_members, tar_members
 
@@ -106,7 +108,7 @@ def read_devkit(path: Path) -> Devkit:
         synsets = _synsets(files[META])
     except Exception as error:  # the reader raises what it likes at bad input
         raise UserError(f"{path}: cannot read data/{META} in it ({type(error).__name__}: "
-                        f"{(str(error).splitlines() or [''])[0]}); download it anew") from error
+                        f"{first_line(error)}); download it anew") from error
     wnids = {number: wnid for number, wnid, _ in synsets}
     if sorted(wnids) != list(range(1, len(synsets) + 1)) or len(set(wnids.values())) != len(synsets) \
             or not all(re.fullmatch(r"n\d{8}", wnid) for wnid in wnids.values()):
@@ -124,7 +126,7 @@ def _synsets(content: bytes) -> list[tuple[int, str, str]]:
     from scipy.io import loadmat  # a third of a second that other errors should not wait for
 
     table = np.atleast_1d(loadmat(io.BytesIO(content), squeeze_me=True, variable_names=["synsets"])["synsets"])
-    return [(int(row["ILSVRC2012_ID"]), str(row["WNID"]), str(row["words"])) for row in table
+    return [(int(row["ILSVRC2012_ID"]), str(row["WNID"]), escape_line(str(row["words"]))) for row in table
             if int(row["num_children"]) == 0]
 
 
@@ -134,7 +136,7 @@ def _train_sources(source: Path, devkit: Devkit) -> dict[str, _ClassSource]:
     for member in tar_members(archive):
         wnid = member.name.removesuffix(".tar")
         if wnid not in devkit.words or wnid in classes:
-            raise UserError(f"{archive}: {member.name!r} in it is not the tar file of one of the "
+            raise UserError(f"{archive}: '{member.name}' in it is not the tar file of one of the "
                             f"{len(devkit.words)} classes that {DEVKIT} names")
         classes[wnid] = _ClassSource(archive, member.size, partial(tar_members, archive, member))
     if missing := sorted(devkit.words.keys() - classes.keys()):
@@ -150,7 +152,7 @@ def _val_sources(source: Path, devkit: Devkit) -> dict[str, _ClassSource]:
     for member in tar_members(archive):
         number = re.fullmatch(r"ILSVRC2012_val_(\d{8})\.JPEG", member.name)
         if number is None or not 1 <= int(number[1]) <= len(devkit.val_labels) or member.name in seen:
-            raise UserError(f"{archive}: {member.name!r} in it is not one of the {len(devkit.val_labels)} pictures "
+            raise UserError(f"{archive}: '{member.name}' in it is not one of the {len(devkit.val_labels)} pictures "
                             f"that {DEVKIT} labels")
         seen.add(member.name)
         members[devkit.val_labels[int(number[1]) - 1]].append(member)
@@ -160,22 +162,30 @@ def _val_sources(source: Path, devkit: Devkit) -> dict[str, _ClassSource]:
             for wnid, found in members.items() if found}
 
 
+@dataclass(frozen=True)
+class _Finished:
+    """A class that is written."""
+
+    part: str
+    wnid: str = field(metadata={KEY: "class"})
+    pictures: int
+    bytes: int
+    archive_bytes: int
+
+
 class _Record:
     """The finished classes of an image folder, each noted before its folder takes its name."""
 
     def __init__(self, output: Path, file: BinaryIO) -> None:
         self._output, self._file, self._lock = output, file, threading.Lock()
-        self._noted: dict[tuple[str, str], dict[str, int]] = {}
+        self._noted: dict[tuple[str, str], _Finished] = {}
         for line in file:
-            try:
-                entry = json.loads(line)
-                self._noted[entry["part"], entry["class"]] = {
-                    key: int(entry[key]) for key in ("pictures", "bytes", "archive_bytes")}
-            except (ValueError, TypeError, KeyError):  # the last line, if the power went
-                continue
+            with contextlib.suppress(ValueError, RecursionError, UserError):  # the last line, if the power went
+                entry = make_record(_Finished, json.loads(line), f"{output / RECORD}: no finished class")
+                self._noted[entry.part, entry.wnid] = entry
 
     @classmethod
-    @contextmanager
+    @contextlib.contextmanager
     def opened(cls, output: Path) -> Iterator["_Record"]:
         """The record of a folder, for this process alone."""
         if output.exists() and not (output / RECORD).is_file() and not (output.is_dir() and not any(output.iterdir())):
@@ -197,27 +207,26 @@ class _Record:
         noted = self._noted.get((part, wnid))
         if noted is None:
             raise UserError(f"{folder}: was not made by this tool; remove it, and start again")
-        if noted["archive_bytes"] != archive_bytes:
+        if noted.archive_bytes != archive_bytes:
             raise UserError(f"{folder}: was made from another archive; name another folder")
         sizes = [entry.stat().st_size for entry in os.scandir(folder)]
-        if (len(sizes), sum(sizes)) != (noted["pictures"], noted["bytes"]):
-            raise UserError(f"{folder}: holds {len(sizes)} files of {sum(sizes):,} bytes, but {noted['pictures']} of "
-                            f"{noted['bytes']:,} bytes were written; remove this folder, and start again")
+        if (len(sizes), sum(sizes)) != (noted.pictures, noted.bytes):
+            raise UserError(f"{folder}: holds {len(sizes)} files of {sum(sizes):,} bytes, but {noted.pictures} of "
+                            f"{noted.bytes:,} bytes were written; remove this folder, and start again")
         return True
 
-    def note(self, part: str, wnid: str, pictures: int, size: int, archive_bytes: int) -> None:
+    def note(self, entry: _Finished) -> None:
         """Keep that a class is finished, on the disk; any thread."""
-        entry = {"pictures": pictures, "bytes": size, "archive_bytes": archive_bytes}
         with self._lock:
-            self._noted[part, wnid] = entry
+            self._noted[entry.part, entry.wnid] = entry
             # The line before may have been cut.
-            self._file.write(f"\n{json.dumps({'part': part, 'class': wnid, **entry})}\n".encode())
+            self._file.write(f"\n{json.dumps(to_json(entry))}\n".encode())
             self._file.flush()
             os.fsync(self._file.fileno())
 
     def pictures(self, part: str) -> int:
         """How many pictures the finished classes of a part have."""
-        return sum(entry["pictures"] for (of, _), entry in self._noted.items() if of == part)
+        return sum(entry.pictures for entry in self._noted.values() if entry.part == part)
 
 
 def _write_classes(folder: Path, sources: Mapping[str, _ClassSource], total: int, record: _Record,
@@ -239,7 +248,7 @@ def _write_class(folder: Path, source: _ClassSource, record: _Record) -> None:
     odd = next((member.name for member in members if not member.name.lower().endswith(IMAGE_EXTENSIONS)), None)
     if odd is not None or not members or len({member.name for member in members}) != len(members):
         raise UserError(f"{source.archive}: the pictures of {folder.name} in it are not all there once, or not "
-                        f"pictures alone{f' ({odd!r})' if odd else ''}; download it anew")
+                        f"pictures alone{f' ({odd})' if odd else ''}; download it anew")
     temporary = folder.with_name(f".{folder.name}.unfinished")
     if temporary.exists():  # of a run that was killed
         shutil.rmtree(temporary)
@@ -251,7 +260,7 @@ def _write_class(folder: Path, source: _ClassSource, record: _Record) -> None:
         sizes = [entry.stat().st_size for entry in os.scandir(temporary)]
         if (len(sizes), sum(sizes)) != (len(members), sum(member.size for member in members)):
             raise UserError(f"{temporary}: not all that was written is there; start again")
-        record.note(folder.parent.name, folder.name, len(sizes), sum(sizes), source.size)
+        record.note(_Finished(folder.parent.name, folder.name, len(sizes), sum(sizes), source.size))
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -14,6 +14,7 @@ import numpy as np
 from src.errors import UserError
 from src.files import check_space, whole_folder
 from src.pictures.image_folder import EVAL_FOLDERS, has_mindrecords, mindrecords
+from src.pictures.mindrecord_header import check_header
 
 PICTURE_COLUMNS = ("image", "data", "img")
 LABEL_COLUMNS = ("class_name", "label", "labels", "class", "target")
@@ -100,6 +101,7 @@ def _opened(shards: list[Path]) -> Iterator[Any]:
     for path in shards:
         if not path.with_name(f"{path.name}.db").is_file():
             raise UserError(f"{path}: its index {path.name}.db is missing; copy it, too")
+        check_header(path)
     reader = None
     try:
         FileReader(str(shards[0]), num_consumer=1).close()
@@ -182,10 +184,10 @@ def _class_name(label: object, where: str) -> tuple[str, bool]:
         label = label.item()
     if isinstance(label, str):
         if not label or label.startswith(".") or set(label) & set("/\0") or len(os.fsencode(label)) > LONGEST_NAME:
-            raise UserError(f"{where}: has no label, or one that cannot be a folder's name: {label[:80]!r}")
+            raise UserError(f"{where}: has no label, or one that cannot be a folder's name: '{label[:80]}'")
         return label, False
     if not isinstance(label, int) or label < 0:
-        raise UserError(f"{where}: has no label, or one that is no class: {str(label)[:80]!r}")
+        raise UserError(f"{where}: has no label, or one that is no class: '{str(label)[:80]}'")
     return str(label), True
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from src.errors import UserError
+from src.errors import UserError, first_line
 from src.files import check_space, whole_folder
 from src.pictures.image_folder import ImageFolder
 
@@ -36,7 +36,7 @@ def pack_mindrecord(parts: Mapping[str, ImageFolder], output: Path) -> dict[str,
     for folder in parts.values():
         odd = [name for name in folder.files if not name.isprintable()]
         if odd:
-            raise UserError(f"{folder.root}: MindRecord has no room for such a name: {odd[0]!r}; rename the file")
+            raise UserError(f"{folder.root}: MindRecord has no room for such a name: {odd[0]}; rename the file")
         if unknown := sorted(set(folder.classes) - set(classes)):
             raise UserError(f"{folder.root}: class {unknown[0]} is not one of the {len(classes)} classes to train on")
     sizes = {part: [(folder.root / name).stat().st_size for name in folder.files] for part, folder in parts.items()}
@@ -69,8 +69,7 @@ def _write_part(folder: ImageFolder, sizes: list[int], classes: tuple[str, ...],
                 bar.update(len(rows))
         writer.commit()
     except (RuntimeError, MindRecordException) as error:
-        said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"{target}: MindSpore cannot write MindRecord files here: {said.strip()}") from error
+        raise UserError(f"{target}: MindSpore cannot write MindRecord files here: {first_line(error)}") from error
     for path in target.iterdir():
         path.chmod(0o644)  # MindSpore lets only their owner read them
     return shards

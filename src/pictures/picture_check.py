@@ -20,9 +20,11 @@ from tqdm import tqdm
 from src.cache_folder import cache_folder
 from src.collectives import any_rank
 from src.device import World
-from src.errors import UserError
+from src.errors import UserError, first_line
 from src.files import whole_file
+from src.json_records import read_json
 from src.model_utils.config import Config
+from src.names import escape_name
 from src.pictures.image_folder import ImageFolder
 
 SUPPORTED_FORMATS = {"JPEG", "PNG", "BMP", "TIFF"}  # what MindSpore's Decode reads, whatever the file's ending
@@ -37,10 +39,21 @@ def scan_checked(root: Path, config: Config, world: World, training: bool) -> Im
     and find it remembered.
     """
     folder = ImageFolder.scan(root)
+    _check_names(folder)
     if world.is_first:
         folder = check_pictures(folder, config.bad_images, training)
     any_rank(False, world)
     return folder if world.is_first else check_pictures(folder, config.bad_images, training)
+
+
+def _check_names(folder: ImageFolder) -> None:
+    """MindSpore's reader takes the names of folders as UTF-8 alone; for those of files it does not ask."""
+    for name in (str(folder.root), *folder.classes):
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{escape_name(name)}: MindSpore reads no folder whose name is not UTF-8; rename it"
+                            + ("" if name == str(folder.root) else f" in {folder.root}")) from None
 
 
 def check_pictures(folder: ImageFolder, choice: str, training: bool) -> ImageFolder:
@@ -65,7 +78,7 @@ def check_pictures(folder: ImageFolder, choice: str, training: bool) -> ImageFol
     faults = {name: fault for name, fault in findings.items() if fault != ROTATED}
     if not faults:
         return folder
-    named = "; ".join(f"{name}: {fault}" for name, fault in list(faults.items())[:LISTED])
+    named = "; ".join(f"{escape_name(name)}: {fault}" for name, fault in list(faults.items())[:LISTED])
     more = f" and {len(faults) - LISTED} more" if len(faults) > LISTED else ""
     if choice == "error":
         raise UserError(f"{folder.root}: {len(faults)} bad pictures: {named}{more}; remove or mend them, or use "
@@ -109,7 +122,7 @@ def picture_fault(path: Path) -> str:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return "too large"
     except Exception as error:  # decoders raise what they like at bad input
-        return f"cannot be read ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        return f"cannot be read ({first_line(error)})"
     return ROTATED if turned else ""
 
 
@@ -136,8 +149,8 @@ def _stamp(path: Path) -> str:
 def _remembered(path: Path) -> dict[str, list[str]]:
     """What was found before; nothing if that cannot be read, which costs only time."""
     try:
-        memory = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        memory = read_json(path)
+    except UserError:
         return {}
     well_formed = isinstance(memory, dict) and all(
         isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)

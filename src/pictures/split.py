@@ -16,6 +16,8 @@ from tqdm import tqdm
 
 from src.errors import UserError
 from src.files import check_space, whole_folder
+from src.json_records import read_json
+from src.names import escape_name, unescape_name
 from src.pictures.duplicates import find_duplicates
 from src.pictures.image_folder import ImageFolder
 
@@ -99,7 +101,8 @@ def write_split(folder: ImageFolder, split: Split, output: Path, link: bool) -> 
                 _link(folder.root / file, target)
             else:
                 shutil.copy2(folder.root / file, target)  # with its time
-        (temporary / RECORD).write_text(json.dumps(dict(split.parts)), encoding="utf-8")
+        record = {escape_name(file): part for file, part in split.parts.items()}
+        (temporary / RECORD).write_text(json.dumps(record), encoding="utf-8")
     return True
 
 
@@ -112,11 +115,8 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _check_earlier(output: Path, root: Path, split: Split, sizes: Mapping[str, int]) -> None:
-    try:
-        earlier = json.loads((output / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{output / RECORD}: cannot be read; name another folder ({error})") from None
-    if earlier != split.parts:
+    earlier = read_json(output / RECORD)
+    if not isinstance(earlier, dict) or {unescape_name(file): part for file, part in earlier.items()} != split.parts:
         raise UserError(f"{output}: holds a split of other pictures, or with another share or seed; name another "
                         "folder, or remove it")
     for file, part in split.parts.items():

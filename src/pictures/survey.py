@@ -11,6 +11,7 @@ import numpy as np
 from PIL import ExifTags, Image
 from tqdm import tqdm
 
+from src.names import escape_name
 from src.pictures.duplicates import find_duplicates
 from src.pictures.image_folder import ImageFolder
 from src.pictures.picture_check import ROTATED, SUPPORTED_FORMATS, find_faults, picture_fault
@@ -88,8 +89,9 @@ def describe(parts: Mapping[str, Survey], decoded: bool) -> str:
 def _describe_part(part: Survey, decoded: bool) -> list[str]:
     counts, classes = part.counts, part.folder.classes
     least, most = int(counts.argmin()), int(counts.argmax())
-    lines = [f"  per class    min {counts[least]} ({classes[least]})  median {np.median(counts):g}  max {counts[most]} "
-             f"({classes[most]})  largest/smallest {counts[most] / counts[least]:.1f}"]
+    smallest, largest = (escape_name(classes[label]) for label in (least, most))
+    lines = [f"  per class    min {counts[least]} ({smallest})  median {np.median(counts):g}  max {counts[most]} "
+             f"({largest})  largest/smallest {counts[most] / counts[least]:.1f}"]
     if len(sizes := part.known_sizes):
         rows = {"width": sizes[:, 0], "height": sizes[:, 1], "shorter side": sizes.min(axis=1)}
         lines += [f"  {row:12} min {side.min()}  median {np.median(side):g}  max {side.max()}"
@@ -100,7 +102,7 @@ def _describe_part(part: Survey, decoded: bool) -> list[str]:
         lines.append(f"  turned       {part.turned} have EXIF data that says to turn them; they are used as stored")
     how = "every picture was decoded" if decoded else "headers only; --check decodes every picture"
     lines.append(f"  bad          {len(part.faults)} ({how})")
-    lines += [f"    {name}: {fault}" for name, fault in list(part.faults.items())[:LISTED]]
+    lines += [f"    {escape_name(name)}: {fault}" for name, fault in list(part.faults.items())[:LISTED]]
     if len(part.faults) > LISTED:
         lines.append(f"    and {len(part.faults) - LISTED} more")
     return lines
@@ -117,7 +119,7 @@ def _compare(train: Survey, val: Survey) -> list[str]:
             if len({path.is_relative_to(train.folder.root) for path in group}) > 1]
     lines.append(f"pictures in both {train.folder.root.name} and {val.folder.root.name}: {len(both)}"
                  + ("; they make the score better than it is" if both else ""))
-    lines += ["  " + " = ".join(str(path.relative_to(train.folder.root.parent)) for path in group)
+    lines += ["  " + " = ".join(escape_name(path.relative_to(train.folder.root.parent)) for path in group)
               for group in both[:LISTED]]
     return [*lines, ""]
 
@@ -132,9 +134,9 @@ def _class_table(parts: Mapping[str, Survey]) -> list[str]:
     if len(shown) > ALL_LISTED:
         by_size = [name for name, _ in sorted(totals.items(), key=lambda entry: (-entry[1], entry[0]))]
         shown = [*by_size[:LISTED], "...", *by_size[-LISTED:]]
-    width = max(map(len, (*shown, "class")))
+    width = max(len(escape_name(name)) for name in (*shown, "class"))
     lines = [f"{'class':{width}}" + "".join(f"  {name:>8}" for name in parts)]
-    lines += [f"{name:{width}}" + ("" if name not in totals else
+    lines += [f"{escape_name(name):{width}}" + ("" if name not in totals else
                                    "".join(f"  {of_part.get(name, 0):8}" for of_part in counts.values()))
               for name in shown]
     return [line.rstrip() for line in lines]
@@ -142,4 +144,4 @@ def _class_table(parts: Mapping[str, Survey]) -> list[str]:
 
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
+    return ", ".join(map(escape_name, names[:LISTED])) + more

@@ -2,19 +2,18 @@
 
 Python's tarfile ends silently where a header is damaged or the file is cut between two members; here that is an error.
 """
-import lzma
 import tarfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from src.errors import UserError
+from src.errors import UserError, first_line
 from src.model_utils.archive import check_member
 
 BLOCK = tarfile.BLOCKSIZE
+LATEST_TIME = 2 ** 32  # s; a header can state any number, which a file system does not take
 
 
 @dataclass(frozen=True)
@@ -56,13 +55,13 @@ def compressed_members(archive: Path, names: set[str], largest: int) -> dict[str
     """
     found = {}
     with _readable(archive), tarfile.open(archive, "r:*") as tar:
-        for info in tar:
+        for info in _infos(tar):
             name = PurePosixPath(info.name).name
             if name not in names:
                 continue
             check_member(archive, info.name, not info.isreg() or info.issparse())
             if info.size > largest:
-                raise UserError(f"{archive}: {info.name!r} in it has {info.size:,} bytes, which no such file has")
+                raise UserError(f"{archive}: '{info.name}' in it has {info.size:,} bytes, which no such file has")
             with _content(tar, info) as file:
                 found[name] = file.read()
         while tar.fileobj is not None and tar.fileobj.read(2 ** 20):  # to the end, where gzip's checksum is
@@ -76,11 +75,21 @@ def _readable(archive: Path) -> Iterator[None]:
         raise UserError(f"{archive}: no such file")
     try:
         yield
-    except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # tarfile and the decompressors raise what the bytes lead them to
         if isinstance(error, OSError) and error.errno:  # gzip's faults are OSErrors without a number
             raise UserError(f"{archive}: cannot read this file: {error.strerror}") from error
-        raise UserError(f"{archive}: not a whole tar file ({str(error).splitlines()[0].rstrip(':')}); download or "
+        raise UserError(f"{archive}: not a whole tar file ({first_line(error).rstrip(':')}); download or "
                         "copy it anew") from error
+
+
+def _infos(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """What lies in a tar file. A size below 0, which a header can state, would send tarfile back and back again."""
+    for info in tar:
+        if info.size < 0 or info.offset_data < info.offset:
+            raise tarfile.ReadError(f"{info.name} has a size below 0")
+        yield info
 
 
 def _content(tar: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
@@ -92,7 +101,7 @@ def _content(tar: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
 
 def _listed(where: Path, tar: tarfile.TarFile, size: int, start: int) -> list[Member]:
     """The files, by an opened tar file of `size` bytes that begins at `start` of the archive."""
-    infos = tar.getmembers()
+    infos = list(_infos(tar))
     end = max((info.offset_data + -(-info.size // BLOCK) * BLOCK for info in infos), default=0)
     file = tar.fileobj
     if end + BLOCK > size or file is None:
@@ -105,5 +114,6 @@ def _listed(where: Path, tar: tarfile.TarFile, size: int, start: int) -> list[Me
         if info.isdir():
             continue
         check_member(where, info.name, not info.isreg() or info.issparse())
-        members.append(Member(PurePosixPath(info.name).name, start + info.offset_data, info.size, int(info.mtime)))
+        members.append(Member(PurePosixPath(info.name).name, start + info.offset_data, info.size,
+                              min(max(0, int(info.mtime)), LATEST_TIME)))
     return members

@@ -1,11 +1,11 @@
 """The evaluation of a run's best epoch, kept beside `best.ckpt` so that a resumed run can still report it."""
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from src.checkpoint_metadata import TrainingMetadata
 from src.evaluation import MISTAKE, Score
 from src.files import whole_file
 from src.pictures.image_folder import ImageFolder
@@ -45,19 +45,28 @@ class BestEvaluation:
                                 confusion=self.confusion, mistakes=self.mistakes, files=np.array(self.files, np.str_))
 
     @classmethod
-    def load(cls, path: Path, run: str, best_top1: float) -> "BestEvaluation | None":
-        """Read the file; None if it is damaged, not there, of another run, or of an epoch that the run, going on from
-        an older checkpoint, has yet to come to.
+    def load(cls, path: Path, training: TrainingMetadata, num_classes: int) -> "BestEvaluation | None":
+        """Read the file; None if it is damaged, not there, of another run, or of an epoch that the run, which resumes
+        from an older checkpoint, has yet to come to.
         """
         try:
             with np.load(path, allow_pickle=False) as file:
                 values: dict[str, Any] = {name: file[name] for name in file.files}
             found = cls(str(values["run"]), int(values["epoch"]), float(values["top1"]), values["confusion"],
                         values["mistakes"], tuple(map(str, values["files"])))
-        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
-            return None  # it is for show: a report without it is no harm
-        is_this_runs = found.run == run and found.top1 == best_top1 and found.mistakes.dtype == MISTAKE
-        return found if is_this_runs else None
+        except Exception:  # numpy and its parsers raise what they like; a report without this file is no harm
+            return None
+        return found if found._is_of(training) and found._is_sound(num_classes) else None
+
+    def _is_of(self, training: TrainingMetadata) -> bool:
+        return self.run == training.run_id and 1 <= self.epoch <= training.epoch and \
+            training.history[self.epoch - 1].get("top1") == self.top1 == training.best_top1
+
+    def _is_sound(self, num_classes: int) -> bool:
+        confusion, mistakes = self.confusion, self.mistakes
+        return confusion.shape == (num_classes, num_classes) and confusion.dtype == np.int64 and \
+            bool((confusion >= 0).all()) and mistakes.dtype == MISTAKE and mistakes.shape == (len(self.files),) and \
+            all(((mistakes[column] >= 0) & (mistakes[column] < num_classes)).all() for column in ("label", "predicted"))
 
 
 def mistaken_files(score: Score, folder: ImageFolder) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from src.files import whole_file
+from src.names import escape_name
 from src.pictures.survey import Survey
 from src.reports.lettering import names_as_they_are
 
@@ -50,6 +51,7 @@ def _spread(count: int, most: int) -> list[int]:
 
 def short(name: str, letters: int) -> str:
     """A name of at most so many letters, with its beginning and its end: long names often differ there."""
+    name = escape_name(name)
     if len(name) <= letters:
         return name
     half = letters // 2

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from src.files import whole_file
+from src.names import escape_name
 from src.reports.lettering import names_as_they_are
 
 MOST_DOTS = 500  # of a confusion matrix as a picture, in a row
@@ -74,8 +75,9 @@ def write_confusion(confusion: np.ndarray, classes: Sequence[str], path: Path) -
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="predicted", ylabel="true", xticks=range(len(classes)), yticks=range(len(classes)),
              title=f"top-1 {np.trace(confusion) / max(1, confusion.sum()):.2%} of {confusion.sum()} images")
-    axes.set_xticklabels(classes, rotation=90)
-    axes.set_yticklabels(classes)
+    names = [escape_name(name) for name in classes]
+    axes.set_xticklabels(names, rotation=90)
+    axes.set_yticklabels(names)
     for row, column in np.argwhere(confusion) if len(classes) <= 50 else ():
         axes.text(column, row, confusion[row, column], ha="center", va="center", fontsize=7,
                   color="white" if shares[row, column] > 0.5 else "black")

@@ -15,6 +15,7 @@ from mindspore import nn
 
 from src.cpu_kernels.cells import library_in_use
 from src.model_utils.config import BASE_FILE, Config, get_config
+from src.names import escape_name
 
 ROOT = BASE_FILE.parent
 
@@ -33,7 +34,16 @@ def repeating_command(config: Config, script: Path) -> str:
     settings = {"platform": config.platform, "recipe": config.recipe, **changed_settings(config)}
     # One word for each: a value may begin with a dash.
     words = ["python", str(script), *(f"--{key}={value}" for key, value in settings.items())]
-    return f"cd {shlex.quote(str(Path.cwd()))}\n{shlex.join(words)}"
+    return f"cd {_quote(str(Path.cwd()))}\n{' '.join(map(_quote, words))}"
+
+
+def _quote(word: str) -> str:
+    """A word for a shell, also one that is not text: bash reads the escapes of src/names.py between $' and '."""
+    if word == escape_name(word):
+        return shlex.quote(word)
+    plain = "".join(chr(byte) if 32 <= byte < 127 and byte not in b"\\'" else f"\\x{byte:02x}"
+                    for byte in os.fsencode(word))
+    return f"$'{plain}'"
 
 
 def environment(network: object, rank_size: int) -> dict[str, str]:

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from src.files import whole_file
+from src.names import ESCAPED, escape_name
 from src.reports.figures import History, confusion_png, curve_svgs
 
 NAMED_CLASSES = 30  # a confusion matrix of more of them is a picture without names and numbers
 MOST_PAIRS = 12  # of classes that were taken for each other
 THUMBNAIL = 128  # pixels
 JPEG_QUALITY = 80
+HEAD_BYTES = 2000  # of a file, in which its mark stands
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,13 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)  # of each part of the run
 
 
-def write_report(report: Report, path: Path) -> None:
+def write_report(report: Report, path: Path, mark: str = "") -> None:
     """Write a report.
+
+    Args:
+        report: what is told.
+        path: the HTML file.
+        mark: what `is_report_of` knows the file by, if it is to be known again.
 
     Raises:
         UserError: the file cannot be written.
@@ -60,12 +67,21 @@ def write_report(report: Report, path: Path) -> None:
     environment.filters["percent"] = "{:.1%}".format
     columns = list(dict.fromkeys(column for row in report.history for column in row))
     page = environment.get_template("report.html.jinja").render(
-        report=report, columns=columns,
+        report=report, columns=columns, mark=mark,
         curves={name: _data_url(svg, "image/svg+xml") for name, svg in curve_svgs(report.history).items()},
         **_of_evaluation(report.evaluated))
     with whole_file(path) as temporary:
-        # Names of files need not be text; what is not is shown as a question mark.
-        temporary.write_text(page, encoding="utf-8", errors="replace")
+        temporary.write_text(page, encoding="utf-8", errors=ESCAPED)
+
+
+def is_report_of(path: Path, mark: str) -> bool:
+    """Whether a file is a report that was written with this mark."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError:
+        return False
+    return f'<meta name="state" content="{mark}">'.encode() in head
 
 
 def class_scores(confusion: np.ndarray) -> np.ndarray:
@@ -89,7 +105,7 @@ def _of_evaluation(evaluated: Evaluated | None) -> dict[str, Any]:
     """What the template needs of an evaluation, by name."""
     if evaluated is None:
         return {}
-    classes, confusion = evaluated.classes, evaluated.confusion
+    classes, confusion = [escape_name(name) for name in evaluated.classes], evaluated.confusion
     scores, support = class_scores(confusion), confusion.sum(axis=1)
     matrix = confusion.tolist() if len(classes) <= NAMED_CLASSES else None
     weakest = np.lexsort((-support, scores[:, 2]))
@@ -101,7 +117,7 @@ def _of_evaluation(evaluated: Evaluated | None) -> dict[str, Any]:
         "mean_scores": scores.mean(axis=0).tolist(),
         "pairs": [(classes[i], classes[j], images, images / int(support[i]))
                   for i, j, images in confused_pairs(confusion)],
-        "mistakes": [{"picture": _thumbnail(evaluated.root / name), "name": name,
+        "mistakes": [{"picture": _thumbnail(evaluated.root / name), "name": escape_name(name),
                       "label": classes[mistake["label"]], "predicted": classes[mistake["predicted"]],
                       "probability": float(mistake["probability"])}
                      for mistake, name in zip(evaluated.mistakes, evaluated.files, strict=True)],

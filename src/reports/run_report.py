@@ -18,11 +18,12 @@ from src.training.timing import DATA, STEPS, Timing
 
 
 def training_report(run: Run, progress: Progress, best: BestEvaluation | None, eval_folder: ImageFolder | None,
-                    timing: Timing, network: object, world: World) -> Report:
-    """Of a run as far as it is."""
+                    timing: Timing, network: object, world: World, is_saved: bool) -> Report:
+    """Of a run as far as it is; `is_saved`: whether there is a checkpoint of this step."""
     config, done = run.config, progress.step
     state = f"Finished after {done} steps" if done == run.total_steps else \
-        f"Stopped after {done} of {run.total_steps} steps; the same command goes on from there"
+        f"Stopped after {done} of {run.total_steps} steps; " + (
+            "the same command goes on from there" if is_saved else "there is no checkpoint of that step")
     facts: dict[str, str] = {}
     if best:
         facts |= {"top-1, best epoch": f"{best.top1:.2%}",

@@ -18,7 +18,8 @@ FLOAT32, FLOAT16 = 4, 2  # bytes
 def describe_run(config: Config, world: World, train_folder: ImageFolder, eval_folder: ImageFolder | None) -> str:
     """A table of a run: where, on what, which network, which schedule, how much memory, which files."""
     if config.pretrain_ckpt:
-        config = config.adopt(read_checkpoint(Path(config.pretrain_ckpt)).config, "width_mult")
+        checkpoint = read_checkpoint(Path(config.pretrain_ckpt))
+        config = config.adopt(checkpoint.config, "width_mult", where=checkpoint.path)
     frozen = config.freeze_layer == "backbone"
     _, batch_size, batches = share(len(train_folder), config.batch_size, True, world.rank, world.rank_size)
     steps, accumulated = count_steps(batches, config), config.accumulate_steps

@@ -1,5 +1,6 @@
 """Pooled features of a frozen backbone: computed once, kept in a cache, trained on from memory."""
 import hashlib
+from pathlib import Path
 
 import numpy as np
 from mindspore import nn
@@ -24,13 +25,15 @@ def pooled_features(backbone: nn.Cell, folder: ImageFolder, image_size: int, bat
     Each rank computes its share of them, and all ranks get them all.
     """
     path = cache_folder("features") / f"{_key(backbone, folder, image_size)}.npy"
+    shape = (len(folder), backbone.out_channels, 1, 1)
+    cached = _cached(path, shape)
     # Ranks may be on machines with caches of their own: they either all load or all compute.
-    if sum_counts(np.array([not path.is_file()], np.int64), world)[0] == 0:
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))  # processes share the memory
+    if sum_counts(np.array([cached is None], np.int64), world)[0] == 0 and cached is not None:
+        return cached
     data = ImageData(folder, image_size, batch_size, training=False, num_workers=num_workers, rank=world.rank,
                      rank_size=world.rank_size)
     backbone.set_train(False)
-    result = np.zeros((len(folder), backbone.out_channels, 1, 1), np.float32)
+    result = np.zeros(shape, np.float32)
     done = 0
     for images, labels in tqdm(data.epoch(), total=data.steps_per_epoch, desc="features", leave=False,
                                disable=None if world.is_first else True):
@@ -40,10 +43,20 @@ def pooled_features(backbone: nn.Cell, folder: ImageFolder, image_size: int, bat
         done += len(pooled)
     for rows in np.array_split(np.arange(len(result)), -(-len(result) // EXCHANGED)):
         result[rows] = sum_floats(result[rows], world)  # the other ranks' are zero here
-    if not path.is_file():
+    if cached is None:
         with whole_file(path) as temporary, temporary.open("wb") as file:
             np.save(file, result, allow_pickle=False)
     return result
+
+
+def _cached(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Features in a file, in memory that processes share; None where there are none, or others than expected."""
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception:  # numpy raises what it likes at a damaged file; computing anew costs only time
+        return None
+    return np.asarray(found) if isinstance(found, np.ndarray) and (found.shape, found.dtype) == (
+        shape, np.float32) else None
 
 
 def _key(backbone: nn.Cell, folder: ImageFolder, image_size: int) -> str:

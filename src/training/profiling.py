@@ -96,13 +96,16 @@ def summary(folder: Path, steps: int, seconds: float, waited: float) -> str:
     """
     lines = [f"{steps} batches profiled, {1000 * seconds / steps:.1f} ms each, of which {waited / seconds:.1%} waiting "
              "for data"]
-    kinds = [(float(row["total_compute_time"]), int(row["type_occurrences"]), row["op_type"])
-             for row in _newest_table(folder, KINDS)]
-    operators = [(float(row["op_total_time(ms)"]), int(row["op_occurrences"]), row["full_op_name"])
-                 for row in _newest_table(folder, OPERATORS)]
-    if not kinds:
-        return "\n".join([*lines, f"the profiler wrote no table of operators that this summary knows; see {folder}"])
+    try:
+        kinds = [(float(row["total_compute_time"]), int(row["type_occurrences"]), row["op_type"])
+                 for row in _newest_table(folder, KINDS)]
+        operators = [(float(row["op_total_time(ms)"]), int(row["op_occurrences"]), row["full_op_name"])
+                     for row in _newest_table(folder, OPERATORS)]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):  # another version's table, or one that was cut
+        kinds = operators = []
     busy = sum(milliseconds for milliseconds, _, _ in kinds)
+    if not busy > 0:
+        return "\n".join([*lines, f"the profiler wrote no table of operators that this summary knows; see {folder}"])
     lines.append(f"in operators {busy / 1000 / seconds:.1%} of the time; the rest is waiting, starting them, and the "
                  "profiler itself")
     for title, entries in (("kinds of operators", kinds), ("operators", operators)):

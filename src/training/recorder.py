@@ -2,9 +2,9 @@
 
 Rank 0 alone reads and writes files; the other ranks take part where values of all ranks are needed.
 """
+import contextlib
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from src.checkpoint import LAST, Checkpoint, CheckpointFolder, Retention, read_checkpoint
+from src.checkpoint_metadata import TrainingMetadata
 from src.collectives import broadcast_counts, broadcast_parameters, gather_rows, set_values, sum_floats, values_of
 from src.dataset import Batch
 from src.device import World
@@ -23,7 +24,7 @@ from src.reports import best_evaluation
 from src.reports.best_evaluation import BestEvaluation
 from src.reports.event_file import EventFile, check_tensorboard
 from src.reports.figures import draw_curves, write_table
-from src.reports.report import write_report
+from src.reports.report import is_report_of, write_report
 from src.reports.run_report import training_report
 from src.training.profiling import StepProfiler
 from src.training.resume import Progress, Run, find_checkpoint, lock_folder
@@ -31,6 +32,7 @@ from src.training.timing import CHECKPOINTS, Timing
 from src.training.train_step import TrainStep, batch_norm_statistics, training_state
 from src.utils import load_parameters, load_weights, scored_parameters
 
+CURVES = "curves.csv"
 RANKS_STATISTICS = "batch_norm_of_ranks"  # R x n float32: between validations each rank has statistics of its own
 
 
@@ -53,7 +55,9 @@ class Recorder:
         self._train_step, self._network, self._average = train_step, network, average
         self._checkpoints = CheckpointFolder(self.folder, Retention(
             config.keep_checkpoint_max, config.keep_checkpoint_best, config.keep_checkpoint_every))
+        self._was_finished = False
         self._last_is_written = True
+        self._saved_step: int | None = None  # of the newest checkpoint of this run
         self._profiler = StepProfiler(config, self.timing, world)
         self._eval_folder = eval_folder
         self._best: BestEvaluation | None = None
@@ -61,23 +65,36 @@ class Recorder:
         check_tensorboard(config)
 
     def begin(self) -> None:
-        """Go on from this run's last checkpoint, or set aside what an earlier run left; make all ranks equal."""
+        """Resume from this run's last checkpoint, or set aside what an earlier run left; make all ranks equal.
+
+        A run whose last checkpoint is that of its last step has nothing left to do but what `end` does.
+        """
         checkpoint = None
         if self._world.is_first:
             lock_folder(self.folder)
             checkpoint = find_checkpoint(self._run, self.folder)
-            if checkpoint:
-                self.progress = Progress.of(checkpoint.about)
-                self._checkpoints.go_on_from(checkpoint)
-                self._best = BestEvaluation.load(self.folder / best_evaluation.FILE, self.progress.run,
-                                                 self.progress.best_top1)
-                print(f"resuming from {checkpoint.path}: {self.progress.step} of {self._run.total_steps} steps done")
+            if checkpoint and checkpoint.training:
+                self._resume(checkpoint, checkpoint.training)
             else:
                 self._checkpoints.set_aside_earlier_run()
-            if self._run.config.tensorboard:
+            if self._run.config.tensorboard and not self._was_finished:
                 self._events = EventFile(self.folder / "tensorboard", self.progress.step)
         self.progress.step = int(broadcast_counts(np.array([self.progress.step]), self._world)[0])
         self._restore(checkpoint)
+
+    def _resume(self, checkpoint: Checkpoint, training: TrainingMetadata) -> None:
+        self.progress = Progress.of(training)
+        self._checkpoints.go_on_from(checkpoint)
+        self._saved_step = training.step
+        self._best = BestEvaluation.load(self.folder / best_evaluation.FILE, training, len(self._run.classes))
+        self._was_finished = training.step == self._run.total_steps
+        if self._was_finished:
+            print(f"{checkpoint.path}: this run is finished, all of its {training.step} steps are done; to train anew, "
+                  "use --resume never")
+            return
+        print(f"resuming from {checkpoint.path}: {training.step} of {self._run.total_steps} steps done")
+        for remark in self._run.remarks(checkpoint.metadata):
+            print(f"note: {remark}")
 
     def roll_back(self) -> int | None:
         """Set weights, momenta and statistics, but no counters, back to the last checkpoint.
@@ -86,7 +103,8 @@ class Recorder:
         """
         last = self.folder / f"{LAST}.ckpt"
         checkpoint = read_checkpoint(last) if self._world.is_first and last.is_file() else None
-        found = 1 + checkpoint.about["step"] if checkpoint else 0  # ranks can tell each other no None
+        training = checkpoint.training if checkpoint else None
+        found = 1 + training.step if training else 0  # ranks can tell each other no None
         found = int(broadcast_counts(np.array([found]), self._world)[0])
         if not found:
             return None
@@ -114,9 +132,9 @@ class Recorder:
         if self._events:
             self._events.write(self.progress.step + 1, {"step/loss": loss, "step/lr": lr})
 
-    def save_epoch(self, row: dict[str, Any], score: Score | None, always: bool = False) -> None:
+    def save_epoch(self, row: dict[str, Any], score: Score | None, always: bool = False) -> Path | None:
         """Take the figures of a finished epoch and of its validation; write the table and, if it is time or `always`, a
-        checkpoint.
+        checkpoint. Returns the checkpoint that was written, if one was.
         """
         if score:
             row = {**row, "val_loss": score.loss, "top1": score.top1, "top5": score.top5}
@@ -127,15 +145,19 @@ class Recorder:
         progress.history.append(row)
         if self._events:
             self._events.write(progress.step, {f"epoch/{name}": row[name] for name in row if name != "epoch"})
-        if config.save_checkpoint and (always or is_best or row["epoch"] % config.save_checkpoint_epochs == 0
-                                       or row["epoch"] == config.epoch_size):
-            self._save(row, whole_epoch=True, is_best=is_best)
-        if self._world.is_first:
-            write_table(progress.history, self.folder / "curves.csv")
-            if is_best and score and self._eval_folder:
-                self._best = BestEvaluation.of(score, self._eval_folder, progress.run, row["epoch"])
-                if config.save_checkpoint:
+        if is_best and score and self._eval_folder and self._world.is_first:
+            self._best = BestEvaluation.of(score, self._eval_folder, progress.run, row["epoch"])
+            if config.save_checkpoint:
+                # Before the checkpoint that it belongs to: so it is there whenever that is.
+                with _going_on_without(best_evaluation.FILE):
                     self._best.save(self.folder / best_evaluation.FILE)
+        is_saved = bool(config.save_checkpoint and (
+            always or is_best or row["epoch"] % config.save_checkpoint_epochs == 0
+            or row["epoch"] == config.epoch_size)) and self._save(row, whole_epoch=True, is_best=is_best)
+        if self._world.is_first:
+            with _going_on_without(CURVES):
+                write_table(progress.history, self.folder / CURVES)
+        return self.path if is_saved else None
 
     def save_within_epoch(self, monitor: Monitor) -> None:
         """Write a checkpoint between two steps of an epoch, whose losses so far `monitor` has fetched."""
@@ -152,35 +174,45 @@ class Recorder:
         if self._world.is_first:
             self._report()
         if not self._last_is_written:
-            raise UserError(f"{self.folder}: the last checkpoint could not be written; make room, and start again to "
-                            "go on from the one before it")
+            raise UserError(f"{self.folder}: the last checkpoint could not be written; make room, and start again"
+                            + (" to go on from the one before it" if self._saved_step is not None else ""))
 
     def _report(self) -> None:
+        """The curves and the report, unless they are there: of a run that was finished before, nothing is new."""
+        path, state = self.folder / "report.html", f"{self.progress.run} {self.progress.step}"
+        curves = [self.folder / CURVES, self.folder / "curves.png"]
+        if self._was_finished and is_report_of(path, state) and all(file.is_file() for file in curves):
+            print(f"report: {path}")
+            return
         try:
             if self.progress.history:
-                draw_curves(self.progress.history, self.folder / "curves.png")
-            path = self.folder / "report.html"
+                write_table(self.progress.history, curves[0])
+                draw_curves(self.progress.history, curves[1])
+            is_saved = self._saved_step == self.progress.step
             write_report(training_report(self._run, self.progress, self._best, self._eval_folder, self.timing,
-                                         self._network, self._world), path)
+                                         self._network, self._world, is_saved), path, state)
             print(f"report: {path}")
         except UserError as error:
             print(f"warning: the run is saved, but not its report: {error}", file=sys.stderr)
 
-    def _save(self, metrics: dict[str, Any], whole_epoch: bool, is_best: bool) -> None:
+    def _save(self, metrics: dict[str, Any], whole_epoch: bool, is_best: bool) -> bool:
         with self.timing.measure(CHECKPOINTS):
-            self._write_checkpoint(metrics, whole_epoch, is_best)
+            return self._write_checkpoint(metrics, whole_epoch, is_best)
 
-    def _write_checkpoint(self, metrics: dict[str, Any], whole_epoch: bool, is_best: bool) -> None:
+    def _write_checkpoint(self, metrics: dict[str, Any], whole_epoch: bool, is_best: bool) -> bool:
+        """Whether it was written; rank 0 alone knows."""
         state = training_state(self._train_step)
         if self._world.rank_size > 1:
             statistics = values_of(batch_norm_statistics(self._train_step))
             state[RANKS_STATISTICS] = Tensor(gather_rows(statistics, self._world))
-        if self._world.is_first:
-            progress = asdict(self.progress)
-            about = {**self._run.about(), "epoch": self.progress.step // self._run.steps_per_epoch, **progress,
-                     "metrics": metrics, "whole_epoch": whole_epoch, "is_best": is_best}
-            self._last_is_written = self._checkpoints.save(
-                self.path.stem, scored_parameters(self._network, self._average), state, about)
+        if not self._world.is_first:
+            return False
+        metadata = self._run.metadata(self.progress, metrics, whole_epoch, is_best)
+        self._last_is_written = self._checkpoints.save(
+            self.path.stem, scored_parameters(self._network, self._average), state, metadata)
+        if self._last_is_written:
+            self._saved_step = self.progress.step
+        return self._last_is_written
 
     def _restore(self, checkpoint: Checkpoint | None) -> None:
         """Load a checkpoint, if rank 0 found one, and give all ranks what rank 0 has."""
@@ -189,15 +221,19 @@ class Recorder:
         if checkpoint:
             load_weights(self._network, checkpoint)
             load_parameters(scored_parameters(self._network, self._average), checkpoint)
-            state = dict(checkpoint.state)
-            if self._world.rank_size > 1:
-                rows = state.pop(RANKS_STATISTICS).asnumpy()
             wanted = training_state(self._train_step)
-            if differing := sorted(wanted.keys() ^ state.keys()):
+            shapes, found = ({name: value.shape for name, value in values.items()} for values in (
+                wanted, checkpoint.state))
+            if self._world.rank_size > 1:
+                shapes[RANKS_STATISTICS] = rows.shape
+            if differing := sorted(name for name in shapes.keys() | found.keys()
+                                   if shapes.get(name) != found.get(name)):
                 raise UserError(f"{checkpoint.path}: cannot resume from this checkpoint: {len(differing)} parts of the "
                                 f"training state differ, like {differing[0]}")
             for name, value in wanted.items():  # set_data would not reach the optimizer of a step that is compiled
-                ops.assign(value, state[name].astype(value.dtype))
+                ops.assign(value, checkpoint.state[name].astype(value.dtype))
+            if self._world.rank_size > 1:
+                rows = checkpoint.state[RANKS_STATISTICS].asnumpy()
         if self._world.rank_size == 1:
             return
         broadcast_parameters(self._network.get_parameters(), self._world)
@@ -206,3 +242,12 @@ class Recorder:
         mine = sum_floats(rows, self._world)[self._world.rank]
         if loaded:
             set_values(statistics, mine)
+
+
+@contextlib.contextmanager
+def _going_on_without(file: str) -> Iterator[None]:
+    """Training is worth more than a file about it: a full disk costs the file."""
+    try:
+        yield
+    except UserError as error:
+        print(f"warning: {file} is not written this time, training goes on: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Going on after an interruption: how far a run is, and which checkpoint it goes on from.
+"""Resuming after an interruption: how far a run is, and which checkpoint it resumes from.
 
 A run goes on where the same command left off, bit for bit on CPU: weights, momenta, moving averages, the counters of
 the schedule and of dropout come from the checkpoint; data order and augmentation follow from (seed, epoch).
@@ -6,24 +6,40 @@ the schedule and of dropout come from the checkpoint; data order and augmentatio
 import fcntl
 import os
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from src.checkpoint import Checkpoint, read_about, read_checkpoint
+from src.checkpoint import Checkpoint, read_checkpoint
+from src.checkpoint_metadata import CheckpointMetadata, TrainingMetadata, metadata_path, read_metadata
+from src.dataset import usable_workers
 from src.errors import UserError
 from src.model_utils.config import Config
 from src.reports.figures import History
 
-# Keys that may change between the parts of one run: they do not touch the result.
-FREE_KEYS = {"log_steps", "save_checkpoint", "save_checkpoint_path", "save_checkpoint_epochs", "save_checkpoint_steps",
-             "keep_checkpoint_max", "keep_checkpoint_best", "keep_checkpoint_every", "resume", "on_nan",
-             "confusion_matrix", "report", "tensorboard", "enable_profiling", "profiling_steps",
-             "kd_teacher",  # whose digest counts, wherever the file lies
-             "enable_modelarts", "data_url", "train_url", "checkpoint_url", "data_path", "output_path", "load_path",
-             "need_modelarts_dataset_unzip", "modelarts_dataset_unzip_name", "copy_local", "copy_tries",
-             "copy_retry_seconds", "copy_wait_seconds"}
+# Keys that do not affect the result of a run: another value of one of them does not make it another run.
+FREE_KEYS = frozenset({
+    # What a run leaves behind, and how often.
+    "log_steps", "save_checkpoint", "save_checkpoint_path", "save_checkpoint_epochs", "save_checkpoint_steps",
+    "keep_checkpoint_max", "keep_checkpoint_best", "keep_checkpoint_every", "tensorboard", "enable_profiling",
+    "profiling_steps",
+    # What is done with a run, and with steps that failed.
+    "resume", "dry_run", "on_nan",
+    # What other commands than train.py read.
+    "confusion_matrix", "report", "file_format", "file_name", "export_batch_size", "export_normalise",
+    "export_softmax", "pictures", "predictions", "top_k",
+    # A name for values of other keys, which are compared themselves.
+    "recipe",
+    # Where something is. What is there is compared: images and files by their digests, ranks by their number.
+    "dataset_path", "bad_images", "num_classes", "kd_teacher", "distribute",
+    # Validation, which changes no weight. For this and num_workers see `Run.remarks`.
+    "run_eval", "eval_dataset_path",
+    # Where images are kept in memory, and how many threads work.
+    "enable_cache", "cache_session_id", "num_workers", "onnx_threads",
+    # How a job on ModelArts gets at its data.
+    "enable_modelarts", "data_url", "train_url", "checkpoint_url", "data_path", "output_path", "load_path",
+    "need_modelarts_dataset_unzip", "modelarts_dataset_unzip_name", "copy_local", "copy_tries", "copy_retry_seconds",
+    "copy_wait_seconds",
+})
 DAMAGED_SUFFIX = ".damaged"
 
 
@@ -38,14 +54,14 @@ class Progress:
     run: str = field(default_factory=lambda: secrets.token_hex(4))  # tells this run's checkpoints from others'
 
     @classmethod
-    def of(cls, about: Mapping[str, Any]) -> "Progress":
-        """What a checkpoint's JSON tells."""
-        return cls(*(about[name] for name in ("step", "best_top1", "losses", "history", "run")))
+    def of(cls, training: TrainingMetadata) -> "Progress":
+        """As far as a checkpoint is."""
+        return cls(training.step, training.best_top1, list(training.losses), list(training.history), training.run_id)
 
 
 @dataclass(frozen=True)
 class Run:
-    """What makes two runs the same: the configuration, the classes and the training pictures."""
+    """What makes two runs the same: the configuration, the classes, the images, and the files that it begins with."""
 
     config: Config
     classes: tuple[str, ...]
@@ -53,69 +69,102 @@ class Run:
     ranks: int
     steps_per_epoch: int
     teacher: str = ""  # digest of the file, if there is one
+    eval_images: str = ""  # digest of the folder to validate on, if there is one
+    pretrained: str = ""  # digest of the checkpoint that training begins with, if there is one
 
     @property
     def total_steps(self) -> int:
         """Optimisation steps from the beginning to the end."""
         return self.config.epoch_size * self.steps_per_epoch
 
-    def about(self) -> dict[str, Any]:
-        """As a part of a checkpoint's JSON."""
-        return {"config": self.config.as_dict(), "classes": list(self.classes), "pictures": self.pictures,
-                "ranks": self.ranks, "teacher": self.teacher}
+    def metadata(self, progress: Progress, metrics: dict[str, int | float], whole_epoch: bool,
+                 is_best: bool) -> CheckpointMetadata:
+        """What a checkpoint of this run says of itself."""
+        training = TrainingMetadata(
+            run_id=progress.run, step=progress.step, epoch=progress.step // self.steps_per_epoch,
+            whole_epoch=whole_epoch, losses=progress.losses, history=progress.history, metrics=metrics,
+            best_top1=progress.best_top1, is_best=is_best, ranks=self.ranks, train_images=self.pictures,
+            eval_images=self.eval_images, pretrained=self.pretrained, teacher=self.teacher)
+        return CheckpointMetadata(config=self.config.as_dict(), classes=self.classes, training=training)
 
-    def difference(self, about: Mapping[str, Any]) -> str | None:
-        """What keeps this run from going on from a checkpoint, in words; None if nothing does."""
-        theirs = about.get("config", {})
+    def difference(self, metadata: CheckpointMetadata) -> str | None:
+        """What keeps this run from resuming from a checkpoint, in words; None if nothing does."""
+        training = metadata.training
+        if training is None:
+            return "it is not of a training run"
+        by_digest = {"pretrain_ckpt"} if training.pretrained is not None else set()
         for key, value in self.config.as_dict().items():
-            if key not in FREE_KEYS and theirs.get(key) != value:
-                return f"{key} is {value!r} now and was {theirs.get(key)!r}"
-        if about.get("ranks") != self.ranks:
-            return f"there are {self.ranks} ranks now and there were {about.get('ranks')}"
-        if tuple(about.get("classes", ())) != self.classes or about.get("pictures") != self.pictures:
+            if key not in FREE_KEYS | by_digest and metadata.config.get(key) != value:
+                return f"{key} is {value!r} now and was {metadata.config.get(key)!r}"
+        if metadata.classes != self.classes or training.train_images != self.pictures:
             return "the training pictures have changed"
-        if (teacher := about.get("teacher", "")) != self.teacher:
-            return "the teacher is another one now" if teacher and self.teacher else \
-                f"there is {'a' if self.teacher else 'no'} teacher now and there was {'one' if teacher else 'none'}"
+        return self._other_difference(training)
+
+    def _other_difference(self, training: TrainingMetadata) -> str | None:
+        if training.ranks != self.ranks:
+            return f"there are {self.ranks} ranks now and there were {training.ranks}"
+        for what, then, now in (("checkpoint to begin with", training.pretrained, self.pretrained),
+                                ("teacher", training.teacher, self.teacher)):
+            if then not in {None, now}:
+                return f"the {what} is another one now" if then and now else \
+                    f"there is {'a' if now else 'no'} {what} now and there was {'one' if then else 'none'}"
+        if training.step > self.total_steps or training.epoch != training.step // self.steps_per_epoch:
+            return f"its step {training.step} is not one of this run's {self.total_steps} steps"
         return None
+
+    def remarks(self, metadata: CheckpointMetadata) -> list[str]:
+        """What does not keep this run from resuming from a checkpoint, but makes it differ from one run in one go."""
+        training, found = metadata.training, []
+        workers = metadata.config.get("num_workers")
+        if self.config.freeze_layer != "backbone" and isinstance(workers, int) \
+                and usable_workers(workers) != usable_workers(self.config.num_workers):
+            found.append(f"num_workers is {self.config.num_workers} now and was {workers}: crops and colours are drawn "
+                         "in another order from here on")
+        if training and training.eval_images not in {None, self.eval_images}:
+            found.append("the validation pictures have changed: scores before and after are not of the same pictures")
+        return found
 
 
 def find_checkpoint(run: Run, folder: Path) -> Checkpoint | None:
-    """The checkpoint to go on from as `resume` says, or None to begin anew.
+    """The checkpoint to resume from as `resume` says, or None to begin anew.
 
-    `auto` takes the newest whole checkpoint of an unfinished run of the same configuration and pictures; damaged ones
-    are named and set aside. `never` takes none. Otherwise `resume` is the checkpoint itself.
+    `auto` takes the newest whole checkpoint of a run of the same configuration and images, finished or not; damaged
+    ones are named and set aside. `never` takes none. Otherwise `resume` is the checkpoint itself.
 
     Raises:
-        UserError: the checkpoint that was named cannot be gone on from.
+        UserError: the run cannot resume from the checkpoint that was named.
     """
     choice = run.config.resume
     if choice == "never":
         return None
     if choice != "auto":
         checkpoint = read_checkpoint(Path(choice))
-        if "run" not in checkpoint.about or (difference := run.difference(checkpoint.about)):
-            reason = "it is not of a training run" if "run" not in checkpoint.about else difference
-            raise UserError(f"{choice}: cannot resume from this checkpoint: {reason}; to start from its weights alone, "
-                            "use --pretrain_ckpt")
+        if difference := run.difference(checkpoint.metadata):
+            raise UserError(f"{choice}: cannot resume from this checkpoint: {difference}; to start from its weights "
+                            "alone, use --pretrain_ckpt")
         return checkpoint
     for path in _newest_first(folder):
         try:
-            about = read_about(path)
-            if "run" not in about:
+            metadata = read_metadata(path)
+            if metadata.training is None:
                 continue
-            if about["step"] >= run.total_steps:
-                return None  # that run is finished
-            if difference := run.difference(about):
+            if difference := run.difference(metadata):
                 print(f"{path}: not resumed, a new run begins: {difference}")
                 return None
             return read_checkpoint(path)
         except UserError as error:
+            _set_aside_damaged(path)
             print(f"{error}; set aside as {path.name}{DAMAGED_SUFFIX}")
-            for file in (path, path.with_suffix(".json")):
-                if file.exists():
-                    file.rename(file.with_name(file.name + DAMAGED_SUFFIX))
     return None
+
+
+def _set_aside_damaged(path: Path) -> None:
+    for file in (path, metadata_path(path)):
+        try:
+            if file.exists():
+                file.rename(file.with_name(file.name + DAMAGED_SUFFIX))
+        except OSError as error:
+            raise UserError(f"{file}: is damaged and cannot be set aside: {error.strerror}") from error
 
 
 def lock_folder(folder: Path) -> int:

@@ -1,0 +1,69 @@
+"""The JSON beside an exported network: what says how to use the file. It stands there under the file's whole name,
+`mobilenetv2.onnx.json`.
+"""
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from src.json_records import make_record, read_json
+
+ANY_SIZE = "any"  # of batches
+LARGEST_BATCH, LARGEST_SIDE = 2 ** 16, 2 ** 13  # images, pixels: more is no description, but a damaged one
+
+
+@dataclass(frozen=True)
+class Input:
+    """What goes in."""
+
+    batch_size: int | str | None = None  # ANY_SIZE, or how many images the file takes at a time; None: not told
+
+    def __post_init__(self) -> None:
+        if self.batch_size not in {None, ANY_SIZE} and not (
+                isinstance(self.batch_size, int) and 1 <= self.batch_size <= LARGEST_BATCH):
+            raise ValueError(f"batch_size must be 1 to {LARGEST_BATCH}, or {ANY_SIZE!r}")
+
+
+@dataclass(frozen=True)
+class Output:
+    """What comes out."""
+
+    meaning: str = "logits"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What images go through before they go in."""
+
+    centre_crop: int | None = None  # pixels; None: not told
+    normalise: str = ""
+
+    def __post_init__(self) -> None:
+        if self.centre_crop is not None and not 1 <= self.centre_crop <= LARGEST_SIDE:
+            raise ValueError(f"centre_crop must be 1 to {LARGEST_SIDE}")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the readers of the JSON need of it."""
+
+    sha256: str = ""
+    input: Input = field(default_factory=Input)
+    output: Output = field(default_factory=Output)
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    classes: tuple[str, ...] | None = None
+
+
+def description_path(model: Path) -> Path:
+    """Where the JSON of an exported network stands."""
+    return model.with_name(f"{model.name}.json")
+
+
+def read_description(model: Path) -> Description | None:
+    """The JSON beside an exported network; None if there is none.
+
+    Raises:
+        UserError: it cannot be read, or is not the description of an exported network.
+    """
+    path = description_path(model)
+    if not path.is_file():
+        return None
+    return make_record(Description, read_json(path), f"{path}: not the description of an exported network")

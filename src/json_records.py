@@ -1,0 +1,109 @@
+"""JSON files as dataclasses: what a program goes on with is what it declared, or there is an error of one line."""
+import dataclasses
+import json
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from src.errors import UserError, first_line
+
+LARGEST = 2 ** 53  # of whole numbers: what every reader of JSON holds exactly
+KEY = "key"  # in a field's metadata: its key in the JSON, where that is not its name
+
+Record = TypeVar("Record")
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
+    """The content of a JSON file.
+
+    Raises:
+        UserError: it cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot read this file: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a JSON file, or a damaged one ({first_line(error)})") from error
+
+
+def read_record(record: type[Record], path: Path, what: str) -> Record:
+    """The record in a JSON file; see `make_record`."""
+    return make_record(record, read_json(path), f"{path}: not {what}")
+
+
+def make_record(record: type[Record], values: object, fault: str) -> Record:
+    """A dataclass from a JSON object, whose keys are the names of its fields. Other keys are left out.
+
+    Args:
+        record: a dataclass. Its fields may have these types: bool, int, float, str, None, `list`, `dict` and `tuple`
+            of them, other dataclasses, unions, and Any.
+        values: as `json.loads` returns them.
+        fault: how the text of the error begins.
+
+    Raises:
+        UserError: a value is missing or has another type, or `record` itself raises a ValueError.
+    """
+    try:
+        return _make(record, values)
+    except ValueError as error:
+        raise UserError(f"{fault}: {error}") from None
+
+
+def to_json(record: Any) -> dict[str, Any]:  # noqa: ANN401 - any dataclass
+    """A dataclass as a JSON object that `make_record` reads."""
+    return {field.metadata.get(KEY, field.name): getattr(record, field.name) for field in dataclasses.fields(record)}
+
+
+def _make(record: Any, values: object) -> Any:  # noqa: ANN401 - any dataclass
+    if not isinstance(values, dict):
+        raise ValueError("no JSON object")
+    types, found = get_type_hints(record), {}
+    for field in dataclasses.fields(record):
+        key = field.metadata.get(KEY, field.name)
+        if key in values:
+            try:
+                found[field.name] = _convert(values[key], types[field.name])
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from None
+        elif field.default is field.default_factory is dataclasses.MISSING:
+            raise ValueError(f"{key} is missing")
+    return record(**found)
+
+
+def _convert(value: Any, wanted: Any) -> Any:  # noqa: ANN401, PLR0911 - a value for each type
+    """`value` in the wanted type; ValueError where that is another one."""
+    origin, inner = get_origin(wanted), get_args(wanted)
+    if origin in {Union, UnionType}:
+        return None if value is None and NoneType in inner else _convert_to_any(value, inner)
+    if wanted is Any:
+        return value
+    if wanted is float and type(value) in {int, float}:
+        return float(_bounded(value))
+    if wanted is int and type(value) is int:
+        return _bounded(value)
+    if wanted in {bool, str} and type(value) is wanted:
+        return value
+    if origin in {list, tuple} and isinstance(value, list):
+        return origin(_convert(item, inner[0]) for item in value)
+    if origin is dict and isinstance(value, dict):
+        return {key: _convert(item, inner[1]) for key, item in value.items()}
+    if dataclasses.is_dataclass(wanted):
+        return _make(wanted, value)
+    raise ValueError("of another type than expected")
+
+
+def _convert_to_any(value: object, types: tuple[Any, ...]) -> Any:  # noqa: ANN401 - of one of the types
+    *others, last = (wanted for wanted in types if wanted is not NoneType)
+    for wanted in others:
+        try:
+            return _convert(value, wanted)
+        except ValueError:
+            continue
+    return _convert(value, last)
+
+
+def _bounded(number: Any) -> Any:  # noqa: ANN401 - an int or a float
+    if isinstance(number, int) and abs(number) > LARGEST:
+        raise ValueError("too large")
+    return number
