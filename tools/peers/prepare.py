@@ -15,6 +15,7 @@ from mindspore import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from src.checkpoint import read_checkpoint, write_checkpoint
+from src.checkpoint_metadata import CheckpointMetadata
 from src.device import setup_device
 from src.errors import run_command
 from src.model_utils.config import get_config
@@ -48,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # ---- the network, and what it says
     stock = define_net(config.replace({"cpu_kernels": "off"}), CLASSES)
     parameters = network_parameters(stock)
-    about = {"config": {"image_size": config.image_size, "width_mult": config.width_mult}}
-    write_checkpoint(options.folder / CHECKPOINT, parameters, {}, about)
+    metadata = CheckpointMetadata({"image_size": config.image_size, "width_mult": config.width_mult})
+    write_checkpoint(options.folder / CHECKPOINT, parameters, {}, metadata)
     np.savez(options.folder / PARAMETERS, **{name: value.asnumpy() for name, value in parameters.items()})
     logits = stock.set_train(False)(Tensor(images[:PROVEN_IMAGES]))
     np.save(options.folder / LOGITS, logits.asnumpy())
