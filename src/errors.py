@@ -20,8 +20,11 @@ class UserError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text that is not blank, or the name of its type: texts of libraries can be empty."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """The first line of an error's text that has a letter or digit, or the name of its type.
+
+    Texts of libraries can be empty, and MindSpore's can begin with a line of dashes.
+    """
+    return next((line.strip() for line in str(error).splitlines() if any(map(str.isalnum, line))), type(error).__name__)
 
 
 def run_command(main: Callable[[], None]) -> NoReturn:

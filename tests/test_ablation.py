@@ -91,6 +91,27 @@ def test_a_finished_run_of_other_options_does_not_count(tmp_path: Path) -> None:
         assert ablation.run([sys.executable, "-u", str(quick), "--seed", "2"], folder) == ablation.Scores(0.75, 0.25)
 
 
+def quiet(folder: Path) -> Path:
+    """A training that does nothing."""
+    (folder / "quiet.py").touch()
+    return folder / "quiet.py"
+
+
+@pytest.mark.parametrize("content", [
+    "", "[]", "{}", "[" * 5000, '{"arguments": []}', '{"arguments": [], "best": "x", "last": 1}', '{"arguments": 1}'])
+def test_a_damaged_result_is_made_again(content: str, tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text(content)
+    (tmp_path / "curves.csv").write_text("epoch,top1\n1,0.75\n")
+    assert ablation.run([sys.executable, "-u", str(quiet(tmp_path))], tmp_path) == ablation.Scores(0.75, 0.75)
+
+
+@pytest.mark.parametrize("content", [b"", b"epoch,loss\n1,2\n", b"top1\nx\n", b"top1\n1\0\n", b"\xff"])
+def test_curves_that_are_none_are_told(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "curves.csv").write_bytes(content)
+    with pytest.raises(UserError, match="curves.csv: not the curves of a run that was validated"):
+        ablation.run([sys.executable, "-u", str(quiet(tmp_path))], tmp_path)
+
+
 def test_mean_and_deviation_over_the_seeds() -> None:
     variants = [ablation.Variant("a", {}), ablation.Variant("b", {"lr_max": "0.1"})]
     scores = {"a": [ablation.Scores(0.5, 0.4), ablation.Scores(0.6, 0.6)], "b": [ablation.Scores(1, 0)] * 2}

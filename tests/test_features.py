@@ -59,6 +59,19 @@ def test_the_second_time_they_come_from_the_cache(backbone, own_cache, folder) -
     np.testing.assert_allclose(pooled_features(backbone, folder, 32, 2, 1, World()), first, atol=1e-6)
 
 
+@pytest.mark.parametrize("content", ["", "damaged", "cut", "other shape", "other type"])
+def test_a_damaged_cache_is_computed_anew(content: str, backbone, own_cache, folder) -> None:  # type: ignore[no-untyped-def]
+    first = pooled_features(backbone, folder, 32, 2, 1, World()).copy()
+    file, = own_cache.rglob("*.npy")
+    whole = file.read_bytes()
+    if content.startswith("other"):
+        np.save(file, np.zeros((3, 1280, 1, 1), np.float32) if content == "other shape" else first.astype(np.float64))
+    else:
+        file.write_bytes({"": b"", "damaged": whole.replace(b"NUMPY", b"NUMPI"), "cut": whole[:-9]}[content])
+    np.testing.assert_array_equal(pooled_features(backbone, folder, 32, 2, 1, World()), first)
+    assert file.read_bytes() == whole
+
+
 def test_other_weights_size_or_files_are_other_features(backbone, own_cache, folder) -> None:  # type: ignore[no-untyped-def]
     pooled_features(backbone, folder, 32, 2, 1, World())
     names = [cached(own_cache)]

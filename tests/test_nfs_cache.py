@@ -3,6 +3,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from src.pictures.image_folder import ImageFolder
 from tests.conftest import config_for, make_pictures
 from tests.launcher_tools import ROOT, Bench, end_leftovers, free_port
 
+FILES_OF_AN_EPOCH = 8  # a checkpoint and its JSON, three times; the evaluation of the best epoch; the curves
 ANSWER = 'echo "Session created for server on port 1: 77"'
 Cache = Callable[..., subprocess.CompletedProcess]
 
@@ -95,6 +97,25 @@ def test_two_ranks_train_from_a_server_that_comes_and_goes(bench: Bench, cache: 
     assert "cache: server stopped" in run.stdout
     assert cache("--list_sessions").returncode != 0
     assert "'images': 3" in (bench.folder / "train.log").read_text()
+
+
+def test_a_killed_run_is_resumed_with_another_session(bench: Bench, tmp_path: Path) -> None:
+    photos = make_pictures(tmp_path / "photos", {"train/red": 5, "train/blue": 3, "val/red": 2, "val/blue": 1})
+    program = bench.folder.parent / "bin" / "python"  # dies once, when the files of the first epoch have been written
+    program.write_text(f"""#!/bin/sh
+case $1 in */train.py) if mkdir "{tmp_path}/died"; then
+    shift
+    exec "{sys.executable}" "{ROOT}/tests/dying_train.py" {FILES_OF_AN_EPOCH} "$@"
+fi ;; esac
+exec "{sys.executable}" "$@"
+""")
+    program.chmod(0o755)
+    arguments = ("CPU", photos, "--epoch_size", 2, "--batch_size", 4, "--image_size", 32, "--width_mult", .35)
+    runs = [bench.run("run_train_nfs_cache.sh", *arguments) for _ in range(2)]
+    assert [run.returncode for run in runs] == [137, 0], runs[-1].stderr
+    first, second = (re.search(r"cache: session (\d+)", run.stdout)[1] for run in runs)
+    assert first != second
+    assert "checkpoint/mobilenetv2-1_2.ckpt: 2 of 4 steps done" in (bench.folder / "train.log").read_text()
 
 
 def test_a_server_that_runs_is_left_with_its_sessions(bench: Bench, cache: Cache, tmp_path: Path) -> None:

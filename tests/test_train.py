@@ -1,5 +1,6 @@
 """train.py on real pictures: from scratch, fine-tuning, a frozen backbone; what it writes; and what it refuses."""
 import ast
+import contextlib
 import csv
 import json
 import re
@@ -212,6 +213,47 @@ def test_checkpoints_can_be_left_out(two_classes: Path, tmp_path: Path, scratch:
     call_main("--dataset_path", two_classes, "--epoch_size", 1, "--freeze_layer", "backbone", "--save_checkpoint", "no",
               "--pretrain_ckpt", scratch[0] / "best.ckpt", "--save_checkpoint_path", tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["curves.csv", "curves.png", "report.html"]
+
+
+# ---- the result's checkpoint
+
+def results(folder: Path, scratch: tuple[Path, Any], two_classes: Path, capsys: pytest.CaptureFixture,
+            *options: object) -> list[str]:
+    """What `ckpt=` says after each of three epochs of a classifier that does not change."""
+    call_main("--dataset_path", two_classes, "--epoch_size", 3, "--freeze_layer", "backbone", "--lr_max", 0,
+              "--pretrain_ckpt", scratch[0] / "best.ckpt", "--save_checkpoint_path", folder, *options)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("result: ")]
+    return [re.fullmatch(r"result: \{.*\} ckpt=(\S+)", line)[1] for line in lines]
+
+
+def test_a_result_names_a_checkpoint_that_is_there(scratch: tuple[Path, Any], two_classes: Path, tmp_path: Path,
+                                                   capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "out"
+    found = results(folder, scratch, two_classes, capsys, "--save_checkpoint_epochs", 5)
+    assert found == [f"{folder}/mobilenetv2_head-1_3.ckpt", "none", f"{folder}/mobilenetv2_head-3_3.ckpt"]
+    assert {Path(name).stem for name in found} - {"none"} == stems(folder) - {"best", "last"}
+
+
+def test_a_result_without_checkpoints_names_none(scratch: tuple[Path, Any], two_classes: Path, tmp_path: Path,
+                                                 capsys: pytest.CaptureFixture) -> None:
+    found = results(tmp_path / "out", scratch, two_classes, capsys, "--save_checkpoint", False)
+    assert found == ["none", "none", "none"]
+    assert stems(tmp_path / "out") == set()
+
+
+def test_a_full_disk_costs_files_and_no_training(scratch: tuple[Path, Any], two_classes: Path,
+                                                 small_disk: Path) -> None:
+    (small_disk / "out").mkdir()
+    with (small_disk / "filling").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    run = run_script("train.py", *SMALL, "--dataset_path", two_classes, "--epoch_size", 3, "--freeze_layer", "backbone",
+                     "--pretrain_ckpt", scratch[0] / "best.ckpt", "--save_checkpoint_path", small_disk / "out")
+    assert run.returncode == 2
+    assert run.stderr.endswith("the last checkpoint could not be written; make room, and start again\n")
+    assert "Traceback" not in run.stderr
+    assert run.stdout.count(" ckpt=none\n") == 3
+    assert not [path for path in (small_disk / "out").iterdir() if path.stat().st_size]
 
 
 # ---- bad input

@@ -1,4 +1,5 @@
 """The evaluation of a run's best epoch, kept beside `best.ckpt` so that a resumed run can still report it."""
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,11 @@ class BestEvaluation:
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all; a confusion matrix is mostly zeros."""
-        with whole_file(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, run=np.array(self.run), epoch=np.array(self.epoch), top1=np.array(self.top1),
-                                confusion=self.confusion, mistakes=self.mistakes, files=np.array(self.files, np.str_))
+        content = io.BytesIO()  # numpy leaves an open archive behind where it cannot write to a disk
+        np.savez_compressed(content, run=np.array(self.run), epoch=np.array(self.epoch), top1=np.array(self.top1),
+                            confusion=self.confusion, mistakes=self.mistakes, files=np.array(self.files, np.str_))
+        with whole_file(path) as temporary:
+            temporary.write_bytes(content.getvalue())
 
     @classmethod
     def load(cls, path: Path, training: TrainingMetadata, num_classes: int) -> "BestEvaluation | None":
