@@ -32,7 +32,7 @@ ALIASES = {
     "image_width": "image_size",
 }
 BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-LARGEST = 2.0 ** 63  # what libraries take of numbers
+LARGEST = {int: 2 ** 63 - 1, float: 3.4e38}  # what libraries take of numbers: int64 and float32
 TYPE_NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
 
 
@@ -276,7 +276,7 @@ def _convert(value: object, wanted: type) -> Any:  # noqa: ANN401 - as `wanted` 
     if isinstance(value, bool):
         raise TypeError
     number = wanted(value)
-    if not math.isfinite(number) or (isinstance(value, float) and number != value) or abs(number) > LARGEST:
+    if not math.isfinite(number) or (isinstance(value, float) and number != value) or abs(number) > LARGEST[wanted]:
         raise ValueError
     return number
 
