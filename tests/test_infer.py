@@ -16,8 +16,9 @@ from PIL import Image
 import eval as evaluation
 import infer
 from src.checkpoint import read_checkpoint, write_checkpoint
-from src.checkpoint_metadata import CheckpointMetadata
+from src.checkpoint_metadata import CheckpointMetadata, metadata_path
 from src.dataset import ImageData
+from src.deployment.description import description_path
 from src.deployment.exporting import ExportOptions, deployable, describe, export, write_description
 from src.deployment.model_file import open_model
 from src.deployment.prediction import PictureStream, decoding_workers, list_pictures
@@ -202,6 +203,23 @@ def test_an_exported_file_of_other_classes_or_size_is_refused(models: dict[str, 
     assert text == f"{bare}: knows 3 classes, but the pictures are of 4"
     text = refusal(evaluation, "--dataset_path", photos, "--pretrain_ckpt", models["MINDIR"], "--image_size", 64)
     assert "takes pictures of 32x32 pixels, not of 64x64" in text
+
+
+@pytest.mark.parametrize(("kind", "values", "says"), [
+    ("checkpoint", {"config": {"width_mult": "wide"}}, "its configuration: width_mult must be a number, not 'wide'"),
+    ("checkpoint", {"config": {"image_size": 33}}, "its configuration: image_size must be a multiple of 32, not 33"),
+    ("checkpoint", {"classes": ["blue", "red"]}, "tells 3 classes apart, but the JSON beside it names 2"),
+    ("MINDIR", {"classes": ["blue", "red"]}, "tells 3 classes apart, but the JSON beside it names 2"),
+    ("MINDIR", {"input": {"batch_size": -4}}, "input: batch_size must be 1 to 65536, or 'any'"),
+])
+def test_a_json_that_contradicts_its_file_is_one_line(kind: str, values: dict[str, object], says: str,
+                                                      models: dict[str, Path], photos: Path, tmp_path: Path) -> None:
+    model = tmp_path / models[kind].name
+    model.write_bytes(models[kind].read_bytes())
+    about, copy = (metadata_path(path) if kind == "checkpoint" else description_path(path)
+                   for path in (models[kind], model))
+    copy.write_text(json.dumps({**json.loads(about.read_text()), **values}))
+    assert says in refusal(infer, "--model", model, "--pictures", photos / "val", "--predictions", tmp_path / "out")
 
 
 def test_a_truncated_model_ends_the_command(models: dict[str, Path], photos: Path, tmp_path: Path) -> None:

@@ -51,7 +51,11 @@ def list_pictures(source: str) -> list[Path]:
         raise UserError(f"{root}: no such picture, folder or list")
     if root.suffix.lower() in IMAGE_EXTENSIONS:
         return [root]
-    listed = [root.parent / unescape_name(line.strip()) for line in read_names(root) if line.strip()]
+    try:
+        lines = read_names(root)
+    except UserError:
+        raise UserError(f"{root}: neither a picture nor a text file that lists pictures") from None
+    listed = [root.parent / unescape_name(line.strip()) for line in lines if line.strip()]
     if not listed:
         raise UserError(f"{root}: this list names no picture")
     return listed

@@ -115,7 +115,10 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _check_earlier(output: Path, root: Path, split: Split, sizes: Mapping[str, int]) -> None:
-    earlier = read_json(output / RECORD)
+    try:
+        earlier = read_json(output / RECORD)
+    except UserError as error:
+        raise UserError(f"{error}; name another folder") from None
     if not isinstance(earlier, dict) or {unescape_name(file): part for file, part in earlier.items()} != split.parts:
         raise UserError(f"{output}: holds a split of other pictures, or with another share or seed; name another "
                         "folder, or remove it")
