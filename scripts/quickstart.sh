@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a fresh clone to a trained classifier: handwritten digits, on CPU, in a few minutes. Everything it makes is in
-# .venv and quickstart/. Run it again as often as you like; earlier checkpoints are set aside, not deleted.
+# .venv and quickstart/. Run it again as often as you like: a finished training is not repeated.
 #
 #   bash scripts/quickstart.sh
 set -euo pipefail

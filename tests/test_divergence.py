@@ -82,7 +82,7 @@ def test_stop_names_the_place_and_keeps_the_weights(training: Training, value: f
     divergence = divergence_of(training, "stop")
     training.take(batch(), divergence)
     before = training.values(statistics=False)
-    with pytest.raises(UserError, match=f"not finite at step {training.done + 1}; the last checkpoint is good"):
+    with pytest.raises(UserError, match=f"not finite at step {training.done + 1}; lower --lr_max"):
         training.take(batch(value), divergence)
     for old, new in zip(before, training.values(statistics=False), strict=True):
         np.testing.assert_array_equal(old, new)

@@ -43,8 +43,8 @@ class Divergence:
         if not new:
             self._good_statistics = self._copy()
         elif self._choice == "stop":
-            raise UserError(f"the loss or its gradients are not finite at {where}; the last checkpoint is good: lower "
-                            "--lr_max, or see --on_nan")
+            raise UserError(f"the loss or its gradients are not finite at {where}; lower --lr_max, or see "
+                            "--on_nan; checkpoints of earlier steps are good")
         elif self._choice == "skip":
             for parameter, value in zip(self._statistics, self._good_statistics, strict=True):
                 ops.assign(parameter, value)
