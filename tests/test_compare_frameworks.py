@@ -47,6 +47,9 @@ def make_peer(tmp_path: Path) -> MakePeer:
 @pytest.fixture
 def compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., str]:
     """The tool with these peers, the first in the place of this project; returns what it prints."""
+    for name in compare_frameworks.INSTRUCTION_SETS["AVX2"]:
+        monkeypatch.delenv(name, raising=False)  # the table tells of those that are set
+
     def run(peers: Sequence[Peer], *argv: str) -> str:
         monkeypatch.setattr(compare_frameworks, "OURS", peers[0])
         monkeypatch.setattr(compare_frameworks, "PEERS", tuple(peers[1:]))
