@@ -55,6 +55,9 @@ INSTRUCTION_SETS: dict[str, dict[str, str]] = {  # environment variables that ho
              "ONEDNN_MAX_CPU_ISA": "AVX2"},  # oneDNN in PyTorch, TensorFlow and OpenVINO
 }
 
+# glibc would give each large tensor back to the system and fetch it anew: PyTorch then takes more than twice as long.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2 ** 33), "MALLOC_TRIM_THRESHOLD_": str(2 ** 33)}
+
 
 @dataclass(frozen=True)
 class Peer:
@@ -138,7 +141,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         # ---- the work, and what this project makes of it
         variables = {"OMP_NUM_THREADS": str(options.threads), **INSTRUCTION_SETS[options.instruction_set],
-                     "TORCHINDUCTOR_CACHE_DIR": str(options.environments / f"inductor-{options.instruction_set}")}
+                     "TORCHINDUCTOR_CACHE_DIR": str(options.environments / f"inductor-{options.instruction_set}"),
+                     **KEEP_MEMORY}
         prepare(Path(folder), options, peers, variables)
 
         # ---- rounds
