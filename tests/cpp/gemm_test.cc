@@ -2,28 +2,21 @@
 #include "gemm.h"
 
 #include <cmath>
-#include <random>
 #include <vector>
 
 #include "checks.h"
+#include "random_floats.h"
 
 namespace {
-
-std::mt19937 generator(1);
-
-std::vector<float> random_floats(size_t count) {
-  std::normal_distribution<float> normal;
-  std::vector<float> values(count);
-  for (float &v : values) v = normal(generator);
-  return values;
-}
 
 // A sum of `terms` products of normal numbers: some roundings of its size each.
 bool close(float found, double expected, int terms) {
   return std::fabs(found - expected) <= 1e-6 * std::sqrt(terms) * (std::fabs(expected) + std::sqrt(terms));
 }
 
-size_t place(int channel, int pixel) { return (static_cast<size_t>(channel / LANES) * MAX_TILE + pixel) * LANES + channel % LANES; }
+size_t place(int channel, int pixel) {
+  return (static_cast<size_t>(channel / LANES) * MAX_TILE + pixel) * LANES + channel % LANES;
+}
 
 std::vector<float> tile_of(int channels) {
   return random_floats(static_cast<size_t>(blocks_of(channels)) * MAX_TILE * LANES + LARGEST_MR * LANES);

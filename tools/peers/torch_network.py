@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-# Expansion t, output channels c, repetitions n, stride s of the first repetition.
+# Expansion t, output channels c, repetitions n, stride s of the first repetition. Once more, for src/mobilenetV2.py
+# needs MindSpore, which PyTorch's environment does not have.
 INVERTED_RESIDUALS = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),

@@ -37,20 +37,24 @@ struct RowTile {
   int last_in(const Layer &l) const { return std::min(l.height, (last - 1) * l.stride + 2); }
 };
 
+// `at_once` images together, each group of them cut into bands of rows.
+std::vector<RowTile> cut(const Layer &l, int at_once, int bands) {
+  std::vector<RowTile> tiles;
+  for (int image = 0; image < l.images; image += at_once)
+    for (int i = 0; i < bands; ++i)
+      tiles.push_back({image, std::min(at_once, l.images - image), l.out_height * i / bands,
+                       l.out_height * (i + 1) / bands});
+  return tiles;
+}
+
 // Whole images while several fit, else as many rows of one as do.
 std::vector<RowTile> row_tiles(const FusedBlock &b) {
-  const Layer &end = b.end(), &l = *b.depthwise;
+  const Layer &l = *b.depthwise;
   const size_t row = static_cast<size_t>(l.in_blocks()) * l.width * l.stride * LANES;
-  const int rows = static_cast<int>(std::clamp<size_t>(TILE_FLOATS / row, 1, end.out_height));
-  const size_t fitting = TILE_FLOATS / (row * end.out_height);
-  const int images = static_cast<int>(std::clamp<size_t>(fitting, 1, std::max(1, end.images / WANTED_TASKS)));
-  const int bands = divide_up(end.out_height, rows);
-  std::vector<RowTile> tiles;
-  for (int image = 0; image < end.images; image += images)
-    for (int i = 0; i < bands; ++i)
-      tiles.push_back({image, std::min(images, end.images - image), end.out_height * i / bands,
-                       end.out_height * (i + 1) / bands});
-  return tiles;
+  const int rows = static_cast<int>(std::clamp<size_t>(TILE_FLOATS / row, 1, l.out_height));
+  const size_t fitting = TILE_FLOATS / (row * l.out_height);
+  const int images = static_cast<int>(std::clamp<size_t>(fitting, 1, std::max(1, l.images / WANTED_TASKS)));
+  return cut(l, images, divide_up(l.out_height, rows));
 }
 
 std::vector<FusedBlock> fused_blocks(const std::vector<Layer> &layers) {
@@ -198,12 +202,7 @@ void run_depthwise(const FusedBlock &b, const FoldedLayer *folded, const Tensors
     const int bands = groups * tiles.size() < WANTED_TASKS / 2
                           ? std::clamp(l.out_height / 4, 1, divide_up(WANTED_TASKS, groups * l.images))
                           : 0;
-    if (bands * l.images > static_cast<int>(tiles.size())) {
-      tiles.clear();
-      for (int image = 0; image < l.images; ++image)
-        for (int i = 0; i < bands; ++i)
-          tiles.push_back({image, 1, l.out_height * i / bands, l.out_height * (i + 1) / bands});
-    }
+    if (bands * l.images > static_cast<int>(tiles.size())) tiles = cut(l, 1, bands);
   }
   const int count = static_cast<int>(tiles.size());
   const ChannelGroups channels(l.out_blocks(), 1, groups);
