@@ -5,6 +5,7 @@
 #endif
 
 #include <algorithm>
+#include <cstring>
 
 #include "batch_norm.h"
 #include "conv.h"
@@ -12,6 +13,31 @@
 #include "threads.h"
 
 namespace {
+
+// The last four rows of a plane, with a border of zeros around it: row(y), y from -1 to height.
+class Rows {
+ public:
+  static size_t floats(int width) { return static_cast<size_t>(width + 2) * LANES * 5; }
+
+  Rows(float *memory, int height, int width) : memory_(memory), height_(height), pitch_((width + 2) * LANES) {
+    std::memset(memory, 0, floats(width) * sizeof(float));
+  }
+  // Where row y goes; columns start at 0.
+  float *place(int y) { return memory_ + (y & 3) * pitch_ + LANES; }
+  const float *row(int y) const {
+    return memory_ + (y < 0 || y >= height_ ? 4 : y & 3) * pitch_ + LANES;
+  }
+
+ private:
+  float *memory_;
+  int height_;
+  size_t pitch_;
+};
+
+// Output rows cut into bands, where channel blocks and images alone are too few tasks: four rows or more each.
+inline int row_bands(const Layer &l) {
+  return std::clamp(divide_up(MIN_TASKS, l.images * l.out_blocks()), 1, std::max(1, l.out_height / 4));
+}
 
 // The tasks of a layer: images and bands of output rows within each channel block.
 struct Planes {
@@ -34,26 +60,29 @@ template <int S> void forward_planes(const Layer &l, const Blocked &value, float
     load_taps(l, block, taps);
     float *out = y + (block * l.out_pixels() + image * l.out_plane()) * LANES;
     float *kept = moments.at(part, blocks, block);
-    depthwise_plane<S>(
-        l, taps, first, last, thread_scratch(Rows::floats(l.width)),
-        [&](int row, float *to) {
-          load_value(value, block, (static_cast<size_t>(image) * l.height + row) * l.width, l.in_pixels(), l.width, to);
-        },
-        [&](int row, int lane, auto &&convolve) {
-          Moments<Register> total;
-          if (row == first) {
-            total.set_pivot(convolve(0));
-          } else {
-            total.read(kept + lane);
-          }
-          float *to = out + static_cast<size_t>(row) * l.out_width * LANES + lane;
-          for (int column = 0; column < l.out_width; ++column, to += LANES) {
-            const Register sum = convolve(column);
-            total.add(sum);
-            store(to, sum);
-          }
-          total.write(kept + lane);
-        });
+    Rows rows(thread_scratch(Rows::floats(l.width)), l.height, l.width);
+    int loaded = std::max(0, first * S - 1);
+    for (int row = first; row < last; ++row) {
+      for (; loaded < std::min(row * S + 2, l.height); ++loaded)
+        load_value(value, block, (static_cast<size_t>(image) * l.height + loaded) * l.width, l.in_pixels(), l.width,
+                   rows.place(loaded));
+      depthwise_row<S>(taps, rows.row(row * S - 1), rows.row(row * S), rows.row(row * S + 1),
+                       [&](int lane, auto &&convolve) {
+        Moments<Register> total;
+        if (row == first) {
+          total.set_pivot(convolve(0));
+        } else {
+          total.read(kept + lane);
+        }
+        float *to = out + static_cast<size_t>(row) * l.out_width * LANES + lane;
+        for (int column = 0; column < l.out_width; ++column, to += LANES) {
+          const Register sum = convolve(column);
+          total.add(sum);
+          store(to, sum);
+        }
+        total.write(kept + lane);
+      });
+    }
   });
 }
 

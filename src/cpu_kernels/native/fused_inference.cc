@@ -94,6 +94,42 @@ struct Window {
   Window from(int block, size_t pixel) const { return {at(block, pixel), stride}; }
 };
 
+// A blocked tensor whose rows have a zero between them, before the first and behind the last: what a depthwise
+// convolution reads beyond a row's ends.
+struct PaddedRows {
+  float *data;
+  int rows, width;
+
+  // A tile of up to MAX_TILE pixels, from `pixel` on; these are counted without the zeros.
+  struct Tile {
+    float *data;
+    size_t stride;
+    int offsets[MAX_TILE];
+
+    float *at(int block, int pixel) const { return data + (block * stride + offsets[pixel]) * LANES; }
+  };
+
+  static size_t stride(int rows, int width) { return static_cast<size_t>(rows) * (width + 1) + 1; }
+  size_t stride() const { return stride(rows, width); }
+  float *row(int block, int y) const {
+    return data + (block * stride() + static_cast<size_t>(y) * (width + 1) + 1) * LANES;
+  }
+  Tile tile(size_t pixel) const {
+    const int y = static_cast<int>(pixel / width);
+    int x = static_cast<int>(pixel % width);
+    Tile tile = {row(0, y), stride(), {}};
+    for (int i = 0, offset = x; i < MAX_TILE; ++i, ++offset) {
+      tile.offsets[i] = offset;
+      if (++x == width) x = 0, ++offset;
+    }
+    return tile;
+  }
+  void clear_padding(int blocks) const {
+    for (int block = 0; block < blocks; ++block)
+      for (int y = 0; y <= rows; ++y) std::fill_n(row(block, y) - LANES, LANES, 0.0f);
+  }
+};
+
 // A block's input, output, and what its shortcut adds (`data` null: nothing), whole tensors.
 struct Tensors {
   Window input, output, shortcut;
@@ -101,8 +137,9 @@ struct Tensors {
 };
 
 // Channel blocks first ... last - 1 of the output at `count` pixels of `in`; `shortcut` and `out` start there.
+template <class Out>
 void multiply(const Layer &l, const FoldedLayer &folded, int first, int last, const Window &in, int count,
-              const Window &shortcut, const Window &out) {
+              const Window &shortcut, const Out &out) {
   const float *panels = folded.weights + static_cast<size_t>(first) * LANES * l.taps();
   gemm(in.data, in.stride, count, panels, l.taps(), last - first, [&](int row, int vector, const auto &column) {
     const Vec bias = load(folded.bias + (first + vector) * LANES);
@@ -117,9 +154,11 @@ void multiply(const Layer &l, const FoldedLayer &folded, int first, int last, co
   });
 }
 
-// The same, at pixels first_pixel ... first_pixel + count - 1 of the whole output; `memory`: im2col_floats(l).
+// The same, at pixels first_pixel ... first_pixel + count - 1 of the whole output; out_from(i) is where those from the
+// i-th on go, up to MAX_TILE of them. `memory`: im2col_floats(l).
+template <class OutFrom>
 void convolve(const Layer &l, const FoldedLayer &folded, int first, int last, const Tensors &tensors,
-              size_t first_pixel, size_t count, float *memory, const Window &shortcut, const Window &out) {
+              size_t first_pixel, size_t count, float *memory, const Window &shortcut, OutFrom &&out_from) {
   for (size_t done = 0; done < count; done += MAX_TILE) {
     const int pixels = static_cast<int>(std::min<size_t>(MAX_TILE, count - done));
     Window in = tensors.input.from(0, first_pixel + done);
@@ -128,7 +167,7 @@ void convolve(const Layer &l, const FoldedLayer &folded, int first, int last, co
       in = {memory, MAX_TILE};
     }
     const Window added = shortcut.data == nullptr ? shortcut : shortcut.from(0, done);
-    multiply(l, folded, first, last, in, pixels, added, out.from(0, done));
+    multiply(l, folded, first, last, in, pixels, added, out_from(done));
   }
 }
 
@@ -136,29 +175,39 @@ size_t im2col_floats(const Layer &l) {
   return l.kind == Kind::dense ? static_cast<size_t>(blocks_of(l.taps())) * MAX_TILE * LANES : 0;
 }
 
+// The same rows of the tensor as they are.
+void copy_rows(const Window &in, int blocks, const PaddedRows &out) {
+  for (int block = 0; block < blocks; ++block)
+    for (int y = 0; y < out.rows; ++y)
+      std::copy_n(in.at(block, static_cast<size_t>(y) * out.width), static_cast<size_t>(out.width) * LANES,
+                  out.row(block, y));
+}
+
 // Channel blocks first ... last - 1 of the row tile; `in` starts at the first row that it needs, `out` where it writes.
+// `zeros`: a row of them, with its padding.
 template <int S>
 void convolve_planes(const Layer &l, const FoldedLayer &folded, int first, int last, const RowTile &tile,
-                     const Window &in, float *memory, const Window &out) {
+                     const PaddedRows &in, const float *zeros, const Window &out) {
   const int first_in = tile.first_in(l), rows_in = tile.last_in(l) - first_in, rows_out = tile.last - tile.first;
-  const size_t row_floats = static_cast<size_t>(l.width) * LANES;
   for (int block = first; block < last; ++block) {
     for (int image = 0; image < tile.images; ++image) {
-      const float *from = in.at(block - first, static_cast<size_t>(image) * rows_in * l.width);
+      const auto row = [&](int y) {
+        return y < 0 || y >= l.height ? zeros + LANES : in.row(block - first, image * rows_in + y - first_in);
+      };
       float *to = out.at(block - first, static_cast<size_t>(image) * rows_out * l.out_width);
-      depthwise_plane<S>(
-          l, folded.weights + block * TAPS * LANES, tile.first, tile.last, memory,
-          [&](int y, float *row) { std::memcpy(row, from + (y - first_in) * row_floats, row_floats * sizeof(float)); },
-          [&](int row, int lane, auto &&convolve) {
-            Register bias;
-            load(folded.bias + block * LANES + lane, bias);
-            float *at = to + static_cast<size_t>(row - tile.first) * l.out_width * LANES + lane;
-            if (l.activation) {
-              for (int x = 0; x < l.out_width; ++x, at += LANES) store(at, relu6(convolve(x) + bias));
-            } else {
-              for (int x = 0; x < l.out_width; ++x, at += LANES) store(at, convolve(x) + bias);
-            }
-          });
+      for (int y = tile.first; y < tile.last; ++y, to += static_cast<size_t>(l.out_width) * LANES) {
+        depthwise_row<S>(folded.weights + block * TAPS * LANES, row(y * S - 1), row(y * S), row(y * S + 1),
+                         [&](int lane, auto &&convolve) {
+          Register bias;
+          load(folded.bias + block * LANES + lane, bias);
+          float *at = to + lane;
+          if (l.activation) {
+            for (int x = 0; x < l.out_width; ++x, at += LANES) store(at, relu6(convolve(x) + bias));
+          } else {
+            for (int x = 0; x < l.out_width; ++x, at += LANES) store(at, convolve(x) + bias);
+          }
+        });
+      }
     }
   }
 }
@@ -167,24 +216,27 @@ void convolve_planes(const Layer &l, const FoldedLayer &folded, int first, int l
 void run(const FusedBlock &b, const FoldedLayer *folded, const Tensors &tensors, const RowTile &tile, int first,
          int last) {
   const Layer &end = b.end(), &l = *b.depthwise;
-  const int first_in = tile.first_in(l), rows_in = tile.last_in(l) - first_in;
+  const int first_in = tile.first_in(l), rows_in = tile.images * (tile.last_in(l) - first_in), blocks = last - first;
   const size_t count = static_cast<size_t>(tile.images) * (tile.last - tile.first) * end.out_width;
   const size_t start = (static_cast<size_t>(tile.image) * end.out_height + tile.first) * end.out_width;
   const size_t start_in = (static_cast<size_t>(tile.image) * l.height + first_in) * l.width;
-  const size_t count_in = static_cast<size_t>(tile.images) * rows_in * l.width;
-  const size_t wide_floats = b.wide != nullptr ? (last - first) * count_in * LANES : 0;
-  const size_t middle_floats = b.narrow != nullptr ? (last - first) * count * LANES + SLACK : 0;
-  const size_t rows_floats = Rows::floats(l.width);
-  float *wide = thread_scratch(wide_floats + middle_floats + rows_floats + (b.wide ? im2col_floats(*b.wide) : 0));
-  float *middle = wide + wide_floats, *rows = middle + middle_floats;
+  const size_t wide_floats = blocks * PaddedRows::stride(rows_in, l.width) * LANES;
+  const size_t middle_floats = b.narrow != nullptr ? blocks * count * LANES + SLACK : 0;
+  const size_t zero_floats = PaddedRows::stride(1, l.width) * LANES;
+  float *memory = thread_scratch(wide_floats + middle_floats + zero_floats + (b.wide ? im2col_floats(*b.wide) : 0));
+  const PaddedRows wide = {memory, rows_in, l.width};
+  float *middle = memory + wide_floats, *zeros = middle + middle_floats;
 
-  Window in = tensors.input.from(first, start_in);
+  wide.clear_padding(blocks);
+  std::fill_n(zeros, zero_floats, 0.0f);
   if (b.wide != nullptr) {
-    in = {wide, count_in};
-    convolve(*b.wide, *folded++, first, last, tensors, start_in, count_in, rows + rows_floats, {}, in);
+    convolve(*b.wide, *folded++, first, last, tensors, start_in, static_cast<size_t>(rows_in) * l.width,
+             zeros + zero_floats, {}, [&](size_t done) { return wide.tile(done); });
+  } else {
+    copy_rows(tensors.input.from(first, start_in), blocks, wide);
   }
   const Window out = b.narrow != nullptr ? Window{middle, count} : tensors.output.from(first, start);
-  (l.stride == 1 ? convolve_planes<1> : convolve_planes<2>)(l, *folded++, first, last, tile, in, rows, out);
+  (l.stride == 1 ? convolve_planes<1> : convolve_planes<2>)(l, *folded++, first, last, tile, wide, zeros, out);
   if (b.narrow == nullptr) return;
   const Window added = tensors.shortcut.data == nullptr ? tensors.shortcut : tensors.shortcut.from(0, start);
   multiply(end, *folded, 0, end.out_blocks(), out, static_cast<int>(count), added, tensors.output.from(0, start));
@@ -221,7 +273,8 @@ void run_gemm(const FusedBlock &b, const FoldedLayer &folded, const Tensors &ten
     const size_t pixel = split.first_pixel(part);
     const Window added = tensors.shortcut.data == nullptr ? tensors.shortcut : tensors.shortcut.from(first, pixel);
     convolve(l, folded, first, groups.first(group + 1), tensors, pixel, split.pixels_of(part),
-             thread_scratch(im2col_floats(l)), added, tensors.output.from(first, pixel));
+             thread_scratch(im2col_floats(l)), added,
+             [&](size_t done) { return tensors.output.from(first, pixel + done); });
   });
 }
 
