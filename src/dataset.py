@@ -1,6 +1,6 @@
 """Pictures to batches, with MindSpore's own C++ operators.
 
-Training: random resized crop, flip, colour jitter, normalise, and what src/augmentation.py does to whole batches.
+Training: random resized crop, flip, colour jitter, normalise, and what src/data/mixing.py does to whole batches.
 Evaluation: shorter side to `round(size / 0.875)`, centre crop, normalise. Evaluation, export and deployment share the
 numbers here.
 
@@ -18,10 +18,10 @@ import numpy as np
 from mindspore import Tensor
 from mindspore.dataset import transforms, vision
 
-from src.augmentation import IMAGENET, Augmentation, BatchAugmentation
-from src.auto_augment import auto_augment
+from src.data.auto_augment import auto_augment
+from src.data.image_folder import ImageFolder
+from src.data.mixing import IMAGENET, Augmentation, BatchAugmentation
 from src.errors import UserError, first_line
-from src.pictures.image_folder import ImageFolder
 
 CROP_SHARE = 0.875  # of the shorter side that the evaluation crop keeps
 MEAN = (0.485, 0.456, 0.406)  # RGB, of ImageNet, for pixels of 0 to 1

@@ -5,9 +5,9 @@ import numpy as np
 from mindspore import nn
 from tqdm import tqdm
 
-from src.collectives import gather_rows, sum_counts, sum_floats
 from src.dataset import PADDING, Data
-from src.device import World
+from src.distributed.collectives import gather_rows, sum_counts, sum_floats
+from src.distributed.device import World
 
 MOST_MISTAKES = 24  # wrong images that a score remembers: those that the network was surest of
 # What is kept of each image; its logits, a thousand numbers on ImageNet, are not.

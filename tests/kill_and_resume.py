@@ -18,7 +18,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from conftest import make_pictures  # noqa: E402 - needs the path
 
-from src.checkpoint import read_checkpoint  # noqa: E402
+from src.checkpoint.file import read_checkpoint  # noqa: E402
 
 STEPS_PER_EPOCH = 4
 STEPS_OF_A_LIFE = 4  # at most, before it is killed

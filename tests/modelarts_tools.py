@@ -18,7 +18,7 @@ PROGRAM = """
 import os, time
 from pathlib import Path
 from src.errors import UserError, run_command
-from src.model_utils.modelarts import local_or_modelarts
+from src.modelarts.job import local_or_modelarts
 
 RAISE, REFUSE, WAIT = range(11, 14)
 

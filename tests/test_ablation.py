@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, config_for, make_pictures
 
-from src.checkpoint import write_checkpoint
-from src.checkpoint_metadata import CheckpointMetadata
+from src.checkpoint.file import write_checkpoint
+from src.checkpoint.record import CheckpointMetadata
 from src.errors import UserError
 from src.model_utils.config import get_config
 from src.models import define_net

@@ -10,14 +10,14 @@ from pathlib import Path
 import mindspore as ms
 import pytest
 
-from src.device import setup_device
+from src.data.formats.zip_archive import unpack
+from src.distributed.device import setup_device
 from src.errors import UserError
-from src.model_utils.archive import unpack
 from src.model_utils.config import get_config
 from src.model_utils.device_adapter import find_place
-from src.model_utils.job_lock import JobLock
 from src.model_utils.local_adapter import Place
 from src.model_utils.moxing_adapter import Storage, await_rank_table, is_remote
+from src.modelarts.lock import JobLock
 
 
 @pytest.fixture(autouse=True)

@@ -13,14 +13,14 @@ from mindspore import Tensor, nn
 from PIL import Image
 from test_dataset import batches
 
-from src.augmentation import IMAGENET, Augmentation, cutmix, erase, mixup, shrink
-from src.auto_augment import auto_augment
+from src.data.auto_augment import auto_augment
+from src.data.image_folder import ImageFolder
+from src.data.mixing import IMAGENET, Augmentation, cutmix, erase, mixup, shrink
 from src.dataset import ImageData, train_transforms, training_order
 from src.errors import UserError
 from src.mobilenetV2 import ConvBN, InvertedResidual, MobileNetV2Head
 from src.models import CrossEntropyWithLabelSmooth
-from src.pictures.image_folder import ImageFolder
-from src.training.train_step import TrainStep, build_optimizer
+from src.training.step import TrainStep, build_optimizer
 
 EVERYTHING: dict[str, Any] = {
     "auto_augment": "randaugment", "random_erasing": 0.5, "mixup_alpha": 0.4, "cutmix_alpha": 1.0,

@@ -12,9 +12,9 @@ import pytest
 from conftest import assert_one_clear_line, run_script
 from PIL import Image
 
+from src.data.formats.cifar import prepare_cifar
+from src.data.image_folder import ImageFolder
 from src.errors import UserError
-from src.pictures.cifar import prepare_cifar
-from src.pictures.image_folder import ImageFolder
 from tools.prepare_cifar import main
 
 CIFAR10 = ("airplane", "automobile", "bird")

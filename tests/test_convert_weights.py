@@ -16,11 +16,11 @@ from conftest import assert_one_clear_line, config_for, run_script
 from mindspore import Tensor
 from safetensors.numpy import save_file
 
-from src.checkpoint import read_checkpoint
+from src.checkpoint.file import read_checkpoint
+from src.checkpoint.torch_file import read_torch_file
 from src.errors import UserError
 from src.mobilenetV2 import MobileNetV2
 from src.models import define_net
-from src.torch_file import read_torch_file
 from src.utils import load_weights
 from tools.convert_weights import (
     STATISTICS,

@@ -9,6 +9,7 @@ from conftest import Pictures
 from mindspore.dataset import vision
 from PIL import Image
 
+from src.data.image_folder import ImageFolder
 from src.dataset import (
     MEAN,
     PADDING,
@@ -23,7 +24,6 @@ from src.dataset import (
     usable_workers,
 )
 from src.errors import UserError
-from src.pictures.image_folder import ImageFolder
 
 
 def batches(data: ImageData | FeatureData, epoch: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -8,9 +8,9 @@ import pytest
 from conftest import Pictures, assert_one_clear_line, run_script
 from PIL import Image
 
+from src.data.image_folder import ImageFolder
+from src.data.stats import survey
 from src.errors import UserError
-from src.pictures.image_folder import ImageFolder
-from src.pictures.survey import survey
 from src.reports.data_summary import draw_summary, short
 from tools.describe_data import main
 

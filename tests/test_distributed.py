@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.checkpoint import read_checkpoint
+from src.checkpoint.file import read_checkpoint
 from tests.compiler_tools import COMPILERS, has
 from tests.conftest import make_pictures
 from tests.launcher_tools import ROOT, Bench, end_leftovers, free_port, processes_with, wait_for

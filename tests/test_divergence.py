@@ -6,15 +6,15 @@ import pytest
 from conftest import Pictures, config_for
 from mindspore import Tensor
 
-from src.checkpoint import read_checkpoint
-from src.device import World
+from src.checkpoint.file import read_checkpoint
+from src.distributed.device import World
 from src.errors import UserError
 from src.model_utils.config import Config
 from src.models import CrossEntropyWithLabelSmooth, Monitor, define_net
-from src.training.divergence import OVERFLOWS, ROLLBACKS, Divergence
-from src.training.recorder import Recorder
+from src.training.checkpointer import Recorder
+from src.training.nonfinite import OVERFLOWS, ROLLBACKS, Divergence
 from src.training.resume import Run
-from src.training.train_step import TrainStep, batch_norm_statistics, build_optimizer
+from src.training.step import TrainStep, batch_norm_statistics, build_optimizer
 
 STEPS = 50
 LABELS = Tensor(np.array([0, 1, 1, 0], np.int32))

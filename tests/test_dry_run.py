@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from src.device import World
+from src.data.image_folder import ImageFolder
+from src.distributed.device import World
 from src.mobilenetV2 import MobileNetV2
-from src.pictures.image_folder import ImageFolder
 from src.training.dry_run import describe_run, multiply_adds
 from tests.conftest import config_for, run_script
 

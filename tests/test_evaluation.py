@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from mindspore import Tensor, nn
 
+from src.data.image_folder import ImageFolder
 from src.dataset import FeatureData, ImageData
-from src.device import World
+from src.distributed.device import World
 from src.evaluation import MISTAKE, MOST_MISTAKES, Score, count, evaluate, judge
 from src.mobilenetV2 import MobileNetV2, MobileNetV2Head
 from src.models import define_net
-from src.pictures.image_folder import ImageFolder
 
 # Few distinct values, so that ties are common.
 LOGITS = st.integers(1, 20).flatmap(lambda n: st.integers(1, 8).flatmap(lambda classes: st.tuples(

@@ -10,10 +10,10 @@ from conftest import assert_one_clear_line, config_for, run_script, training_met
 from mindspore import Tensor
 
 import export as export_script
-from src.checkpoint import read_checkpoint, write_checkpoint
-from src.checkpoint_metadata import CheckpointMetadata
+from src.checkpoint.file import read_checkpoint, write_checkpoint
+from src.checkpoint.record import CheckpointMetadata
 from src.dataset import MEAN, STD
-from src.deployment.exported import ExportedNetwork, load_exported
+from src.deployment.runtime import ExportedNetwork, load_exported
 from src.errors import UserError
 from src.mobilenetV2 import MobileNetV2
 from src.utils import load_weights

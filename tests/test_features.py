@@ -8,10 +8,10 @@ import pytest
 from conftest import make_pictures
 from mindspore import Tensor
 
+from src.data.image_folder import ImageFolder
 from src.dataset import ImageData
-from src.device import World
+from src.distributed.device import World
 from src.mobilenetV2 import MobileNetV2
-from src.pictures.image_folder import ImageFolder
 from src.training.features import pooled_features
 
 

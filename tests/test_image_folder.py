@@ -7,8 +7,8 @@ from conftest import Pictures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from src.data.image_folder import ImageFolder, eval_root, train_root, validation_root
 from src.errors import UserError
-from src.pictures.image_folder import ImageFolder, eval_root, train_root, validation_root
 
 
 def test_classes_are_the_sorted_names_of_folders_with_pictures(pictures: Pictures) -> None:

@@ -16,10 +16,10 @@ from conftest import assert_one_clear_line, run_script
 from PIL import Image
 from scipy.io import savemat
 
+from src.data.formats import imagenet
+from src.data.formats.imagenet import DEVKIT, RECORD, TRAIN, VAL, prepare_imagenet, read_devkit
+from src.data.image_folder import ImageFolder
 from src.errors import UserError
-from src.pictures import imagenet
-from src.pictures.image_folder import ImageFolder
-from src.pictures.imagenet import DEVKIT, RECORD, TRAIN, VAL, prepare_imagenet, read_devkit
 from tools.prepare_imagenet import main
 
 # As in the real kit: the numbers do not follow the wnids, and the synsets with children come last.

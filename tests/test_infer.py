@@ -15,16 +15,16 @@ from PIL import Image
 
 import eval as evaluation
 import infer
-from src.checkpoint import read_checkpoint, write_checkpoint
-from src.checkpoint_metadata import CheckpointMetadata, metadata_path
+from src.checkpoint.file import read_checkpoint, write_checkpoint
+from src.checkpoint.record import CheckpointMetadata, metadata_path
+from src.data.image_folder import ImageFolder
 from src.dataset import ImageData
 from src.deployment.description import description_path
-from src.deployment.exporting import ExportOptions, deployable, describe, export, write_description
+from src.deployment.exporter import ExportOptions, deployable, describe, export, write_description
 from src.deployment.model_file import open_model
 from src.deployment.prediction import PictureStream, decoding_workers, list_pictures
 from src.errors import UserError
 from src.mobilenetV2 import MobileNetV2
-from src.pictures.image_folder import ImageFolder
 from tools.benchmark import measure_inference
 
 SIZE = 32

@@ -8,8 +8,8 @@ from conftest import assert_one_clear_line, run_script
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from src.data.image_folder import ImageFolder
 from src.errors import UserError
-from src.pictures.image_folder import ImageFolder
 from tools.make_digits import main, make_digits
 
 

@@ -12,9 +12,9 @@ from mindspore.mindrecord import FileWriter
 from modelarts_tools import Platform, kill, wait_for
 from PIL import Image
 
+from src.data.formats.mindrecord import unpack_mindrecord
+from src.data.image_folder import ImageFolder
 from src.errors import UserError
-from src.pictures.image_folder import ImageFolder
-from src.pictures.mindrecord import unpack_mindrecord
 
 SCHEMA = {"file_name": {"type": "string"}, "label": {"type": "int32"}, "data": {"type": "bytes"}}
 Row = dict[str, object]

@@ -469,7 +469,7 @@ def test_copy_that_fills_the_disk_is_not_tried_again(platform: Platform, small_d
 
 def test_full_output_disk_does_not_end_the_log_or_the_run(platform: Platform, small_disk: Path) -> None:
     code = (f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-            "from pathlib import Path\nfrom src.model_utils.modelarts import _Log\n"
+            "from pathlib import Path\nfrom src.modelarts.job import _Log\n"
             f"log = _Log(); log.open(Path({str(small_disk / 'x.log')!r}))\n"
             "for _ in range(300): print('x' * 10000)\nlog.close(); print('went on')")
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from src.data.cache_server import dataset_cache
+from src.data.image_folder import ImageFolder
 from src.dataset import ImageData
 from src.errors import UserError
-from src.pictures.dataset_cache import dataset_cache
-from src.pictures.image_folder import ImageFolder
 from tests.conftest import config_for, make_pictures
 from tests.launcher_tools import ROOT, Bench, end_leftovers, free_port
 

@@ -5,10 +5,10 @@ import mindspore.dataset as ds
 import pytest
 from conftest import Pictures, assert_one_clear_line, run_script
 
+from src.data.formats import mindrecord_writer
+from src.data.formats.mindrecord import unpack_mindrecord
+from src.data.image_folder import ImageFolder
 from src.errors import UserError
-from src.pictures import mindrecord_writer
-from src.pictures.image_folder import ImageFolder
-from src.pictures.mindrecord import unpack_mindrecord
 from tools.benchmark import measure_mindrecord
 from tools.pack_mindrecord import main
 

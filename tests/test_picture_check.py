@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from src.cache_folder import cache_folder
+from src.data.image_check import check_pictures, find_faults
+from src.data.image_folder import ImageFolder
 from src.dataset import ImageData
 from src.errors import UserError
-from src.pictures.image_folder import ImageFolder
-from src.pictures.picture_check import check_pictures, find_faults
 
 
 def encoded(form: str, **options: object) -> bytes:

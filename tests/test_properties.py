@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 from mindspore import Parameter, Tensor
 
 from postprocess import read_labels
-from src.checkpoint import CheckpointFolder, Retention, read_checkpoint, write_checkpoint
-from src.checkpoint_metadata import CheckpointMetadata, metadata_path, write_metadata
+from src.checkpoint.file import CheckpointFolder, Retention, read_checkpoint, write_checkpoint
+from src.checkpoint.record import CheckpointMetadata, metadata_path, write_metadata
+from src.checkpoint.torch_file import read_torch_file
 from src.deployment.description import Description, description_path, read_description
-from src.deployment.exported import ExportedNetwork
 from src.deployment.model_file import ModelFile
+from src.deployment.runtime import ExportedNetwork
+from src.distributed.rank_table import RankTableError, check_rank_table
 from src.errors import UserError
 from src.model_utils.config import BASE_FILE, get_config
-from src.model_utils.job_lock import JobLock
-from src.model_utils.rank_table import RankTableError, check_rank_table
+from src.modelarts.lock import JobLock
 from src.reports.figures import curve_svgs, draw_curves
-from src.torch_file import read_torch_file
 from src.training.resume import Progress, Run, find_checkpoint
 from tools import make_label_file
 

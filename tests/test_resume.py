@@ -17,8 +17,8 @@ from conftest import ROOT, Pictures, config_for, make_pictures
 from mindspore import Tensor
 
 import train
-from src.checkpoint import Checkpoint, CheckpointFolder, read_checkpoint, write_checkpoint
-from src.checkpoint_metadata import CheckpointMetadata
+from src.checkpoint.file import Checkpoint, CheckpointFolder, read_checkpoint, write_checkpoint
+from src.checkpoint.record import CheckpointMetadata
 from src.dataset import Batch, FeatureData
 from src.errors import UserError
 from src.model_utils.config import Config
@@ -209,7 +209,7 @@ def test_the_evaluation_of_the_best_epoch_is_there_before_its_checkpoint(
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("src.training.recorder.write_table", die)  # the next file that is written
+    monkeypatch.setattr("src.training.checkpointer.write_table", die)  # the next file that is written
     with pytest.raises(KeyboardInterrupt):
         call_main(given, tmp_path / "run")
     assert {"best.npz", "best.ckpt"} <= contents(tmp_path / "run").keys()

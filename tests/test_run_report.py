@@ -25,8 +25,8 @@ from tensorboardX.proto.event_pb2 import Event
 
 import eval as evaluation
 import train
-from src.checkpoint import read_checkpoint, write_checkpoint
-from src.checkpoint_metadata import CheckpointMetadata
+from src.checkpoint.file import read_checkpoint, write_checkpoint
+from src.checkpoint.record import CheckpointMetadata
 from src.errors import UserError
 from src.evaluation import MISTAKE, MOST_MISTAKES
 from src.model_utils.config import get_config
@@ -59,7 +59,7 @@ def call(main: Any, *argv: object) -> None:
             module, _, make = name.rpartition(".")
             patch.setattr(name, keep(getattr(sys.modules[module], make)))
         patch.setattr(sys, "argv", ["train.py", "--platform", "CPU", "--cpu_kernels", "off", *map(str, argv)])
-        patch.setattr("src.training.recorder.lock_folder", lambda folder: locks.append(lock_folder(folder)))
+        patch.setattr("src.training.checkpointer.lock_folder", lambda folder: locks.append(lock_folder(folder)))
         try:
             main()
         finally:
@@ -226,7 +226,7 @@ def test_a_report_that_cannot_be_written_costs_no_run(run: Run, tmp_path: Path, 
     def full(report: Report, path: Path, mark: str) -> None:
         raise UserError(f"{path}: no space left")
 
-    monkeypatch.setattr("src.training.recorder.write_report", full)
+    monkeypatch.setattr("src.training.checkpointer.write_report", full)
     run.train("--run_eval", False, "--save_checkpoint_path", tmp_path, epochs=1)
     assert "warning: the run is saved, but not its report" in capsys.readouterr().err
     assert (tmp_path / "last.ckpt").is_file()

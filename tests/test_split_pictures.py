@@ -9,10 +9,10 @@ from conftest import Pictures, assert_one_clear_line, run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from src.data.duplicates import find_duplicates
+from src.data.image_folder import ImageFolder
+from src.data.split import plan_split
 from src.errors import UserError
-from src.pictures.duplicates import find_duplicates
-from src.pictures.image_folder import ImageFolder
-from src.pictures.split import plan_split
 from tools.split_pictures import main
 
 

@@ -16,8 +16,8 @@ from types import ModuleType
 
 from src.errors import UserError, first_line
 from src.json_records import read_json
-from src.model_utils.job_lock import wait_until
 from src.model_utils.local_adapter import Place, local_place, number_from
+from src.modelarts.lock import wait_until
 
 REMOTE_SCHEMES = ("obs://", "s3://")
 NOTHING_THERE = "No files to copy"  # MoXing's words for a source without a file

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from src.data.image_folder import ImageFolder
 from src.deployment.model_file import ModelFile
-from src.device import World
+from src.distributed.device import World
 from src.evaluation import Score
 from src.model_utils.config import BOOLEANS, Config
-from src.pictures.image_folder import ImageFolder
 from src.reports.best_evaluation import BestEvaluation, mistaken_files
 from src.reports.provenance import changed_settings, environment, repeating_command
 from src.reports.report import Evaluated, Report

@@ -8,7 +8,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from src.checkpoint import file_digest
+from src.checkpoint.file import file_digest
 from src.dataset import MEAN, STD, Batch, Data
 from src.deployment.model_file import open_model
 from src.errors import UserError

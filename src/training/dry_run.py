@@ -3,14 +3,14 @@ from pathlib import Path
 
 from mindspore import nn
 
-from src.checkpoint import BEST, LAST, read_checkpoint
+from src.checkpoint.file import BEST, LAST, read_checkpoint
+from src.data.image_folder import ImageFolder
 from src.dataset import share
-from src.device import World
+from src.distributed.device import World
 from src.lr_generator import run_lr
 from src.mobilenetV2 import ConvBN, MobileNetV2
 from src.model_utils.config import Config
-from src.pictures.image_folder import ImageFolder
-from src.training.train_step import count_steps
+from src.training.step import count_steps
 
 FLOAT32, FLOAT16 = 4, 2  # bytes
 

@@ -9,8 +9,8 @@ import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from src.checkpoint import Checkpoint, read_checkpoint
-from src.checkpoint_metadata import CheckpointMetadata, TrainingMetadata, metadata_path, read_metadata
+from src.checkpoint.file import Checkpoint, read_checkpoint
+from src.checkpoint.record import CheckpointMetadata, TrainingMetadata, metadata_path, read_metadata
 from src.dataset import usable_workers
 from src.errors import UserError
 from src.model_utils.config import Config

@@ -20,7 +20,7 @@ def write_onnx() -> None:
     import numpy as np
     from mindspore import Tensor, nn
 
-    from src.deployment.exporting import Deployable, ExportOptions, describe, export, write_description
+    from src.deployment.exporter import Deployable, ExportOptions, describe, export, write_description
     from src.mobilenetV2 import ConvBN, InvertedResidual, MobileNetV2Head
 
     ms.set_context(mode=ms.GRAPH_MODE)

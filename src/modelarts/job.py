@@ -20,16 +20,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
+from src.data.formats.mindrecord import find_parts, unpack_mindrecord
+from src.data.formats.zip_archive import unpack
 from src.errors import UserError
 from src.json_records import read_json
-from src.model_utils.archive import unpack
 from src.model_utils.config import Config, get_config
 from src.model_utils.device_adapter import find_place
-from src.model_utils.job_lock import JobLock, wait_until
 from src.model_utils.local_adapter import Place
 from src.model_utils.moxing_adapter import Storage, await_rank_table, harmless, is_remote
+from src.modelarts.lock import JobLock, wait_until
 from src.names import ESCAPED
-from src.pictures.mindrecord import find_parts, unpack_mindrecord
 
 OUTPUT_KEYS = ("save_checkpoint_path", "confusion_matrix", "report", "file_name", "predictions")
 MODEL_ENDINGS = (".ckpt", ".mindir", ".onnx")

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from src.data.formats.mindrecord_header import check_header
+from src.data.image_folder import EVAL_FOLDERS, has_mindrecords, mindrecords
 from src.errors import UserError
 from src.files import check_space, whole_folder
-from src.pictures.image_folder import EVAL_FOLDERS, has_mindrecords, mindrecords
-from src.pictures.mindrecord_header import check_header
 
 PICTURE_COLUMNS = ("image", "data", "img")
 LABEL_COLUMNS = ("class_name", "label", "labels", "class", "target")

@@ -1,7 +1,7 @@
 """Checkpoints: one file of parameters and a JSON of the same stem that says what they are.
 
 A checkpoint holds the network under its parameters' own names, ready for evaluation and export, and under `state.` what
-only a training run needs. Its JSON is declared in src/checkpoint_metadata.py.
+only a training run needs. Its JSON is declared in src/checkpoint/record.py.
 """
 import dataclasses
 import hashlib
@@ -18,7 +18,7 @@ import mindspore as ms
 from mindspore import Tensor
 from mindspore.train.checkpoint_pb2 import Checkpoint as CheckpointProto
 
-from src.checkpoint_metadata import (
+from src.checkpoint.record import (
     CheckpointMetadata,
     TrainingMetadata,
     metadata_path,

@@ -11,25 +11,32 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from src.checkpoint import LAST, Checkpoint, CheckpointFolder, Retention, read_checkpoint
-from src.checkpoint_metadata import TrainingMetadata
-from src.collectives import broadcast_counts, broadcast_parameters, gather_rows, set_values, sum_floats, values_of
+from src.checkpoint.file import LAST, Checkpoint, CheckpointFolder, Retention, read_checkpoint
+from src.checkpoint.record import TrainingMetadata
+from src.data.image_folder import ImageFolder
 from src.dataset import Batch
-from src.device import World
+from src.distributed.collectives import (
+    broadcast_counts,
+    broadcast_parameters,
+    gather_rows,
+    set_values,
+    sum_floats,
+    values_of,
+)
+from src.distributed.device import World
 from src.errors import UserError
 from src.evaluation import Score
 from src.models import Monitor
-from src.pictures.image_folder import ImageFolder
 from src.reports import best_evaluation
 from src.reports.best_evaluation import BestEvaluation
 from src.reports.event_file import EventFile, check_tensorboard
 from src.reports.figures import draw_curves, write_table
 from src.reports.report import is_report_of, write_report
 from src.reports.run_report import training_report
-from src.training.profiling import StepProfiler
+from src.training.profiler import StepProfiler
 from src.training.resume import Progress, Run, find_checkpoint, lock_folder
+from src.training.step import TrainStep, batch_norm_statistics, training_state
 from src.training.timing import CHECKPOINTS, Timing
-from src.training.train_step import TrainStep, batch_norm_statistics, training_state
 from src.utils import load_parameters, load_weights, scored_parameters
 
 CURVES = "curves.csv"

@@ -8,9 +8,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
-from src.checkpoint import file_digest
+from src.checkpoint.file import file_digest
 from src.deployment.description import ANY_SIZE, Description, description_path, read_description
-from src.deployment.exporting import ENDINGS
+from src.deployment.exporter import ENDINGS
 from src.errors import UserError, first_line
 from src.model_utils.config import Config
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from src.data.image_folder import ImageFolder
 from src.errors import UserError, first_line
 from src.files import check_space, whole_folder
-from src.pictures.image_folder import ImageFolder
 
 SCHEMA = {"file_name": {"type": "string"}, "class_name": {"type": "string"}, "label": {"type": "int32"},
           "data": {"type": "bytes"}}

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from src.data.formats.zip_archive import check_member
 from src.errors import UserError, first_line
-from src.model_utils.archive import check_member
 
 BLOCK = tarfile.BLOCKSIZE
 LATEST_TIME = 2 ** 32  # s; a header can state any number, which a file system does not take

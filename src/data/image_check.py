@@ -18,14 +18,14 @@ from PIL import ExifTags, Image
 from tqdm import tqdm
 
 from src.cache_folder import cache_folder
-from src.collectives import any_rank
-from src.device import World
+from src.data.image_folder import ImageFolder
+from src.distributed.collectives import any_rank
+from src.distributed.device import World
 from src.errors import UserError, first_line
 from src.files import whole_file
 from src.json_records import read_json
 from src.model_utils.config import Config
 from src.names import escape_name
-from src.pictures.image_folder import ImageFolder
 
 SUPPORTED_FORMATS = {"JPEG", "PNG", "BMP", "TIFF"}  # what MindSpore's Decode reads, whatever the file's ending
 LISTED = 5  # bad pictures that a message names

@@ -11,10 +11,10 @@ import numpy as np
 from PIL import ExifTags, Image
 from tqdm import tqdm
 
+from src.data.duplicates import find_duplicates
+from src.data.image_check import ROTATED, SUPPORTED_FORMATS, find_faults, picture_fault
+from src.data.image_folder import ImageFolder
 from src.names import escape_name
-from src.pictures.duplicates import find_duplicates
-from src.pictures.image_folder import ImageFolder
-from src.pictures.picture_check import ROTATED, SUPPORTED_FORMATS, find_faults, picture_fault
 
 LISTED = 10  # files, groups of files or classes that a text names of each kind
 ALL_LISTED = 60  # classes that a text names all

@@ -14,7 +14,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from src.checkpoint import Checkpoint, file_digest
+from src.checkpoint.file import Checkpoint, file_digest
 from src.dataset import MEAN, STD, resize_size
 from src.deployment.description import ANY_SIZE, description_path
 from src.errors import UserError, first_line

@@ -6,7 +6,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, amp, nn, ops
 
 from src.cpu_kernels import accelerate_optimizer, average_update, finite_check, rank_sum
-from src.device import ALONE, World
+from src.distributed.device import ALONE, World
 from src.errors import UserError
 from src.model_utils.config import Config
 from src.models import EMA_PREFIX

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from src.data.formats.tar_archive import compressed_members
 from src.errors import UserError, first_line
 from src.files import check_space, whole_folder
-from src.pictures.tar_archive import compressed_members
 from src.safe_pickle import RefusedError, RestrictedUnpickler
 
 SIDE = 32  # pixels

@@ -8,9 +8,9 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from src.data.image_folder import EVAL_FOLDERS, IMAGE_EXTENSIONS
 from src.errors import UserError, first_line
 from src.files import check_space
-from src.pictures.image_folder import EVAL_FOLDERS, IMAGE_EXTENSIONS
 
 DATASET_FOLDERS = ("train", *EVAL_FOLDERS)
 LITTER = ("__MACOSX", ".DS_Store")  # what a Mac adds

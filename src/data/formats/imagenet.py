@@ -22,12 +22,12 @@ from typing import BinaryIO
 import numpy as np
 from tqdm import tqdm
 
+from src.data.formats.tar_archive import Member, compressed_members, tar_members
+from src.data.image_folder import IMAGE_EXTENSIONS
 from src.errors import UserError, first_line
 from src.files import check_space, whole_file
 from src.json_records import KEY, make_record, to_json
 from src.names import escape_line
-from src.pictures.image_folder import IMAGE_EXTENSIONS
-from src.pictures.tar_archive import Member, compressed_members, tar_members
 
 TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 META, GROUND_TRUTH = "meta.mat", "ILSVRC2012_validation_ground_truth.txt"

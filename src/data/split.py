@@ -14,12 +14,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from src.data.duplicates import find_duplicates
+from src.data.image_folder import ImageFolder
 from src.errors import UserError
 from src.files import check_space, whole_folder
 from src.json_records import read_json
 from src.names import escape_name, unescape_name
-from src.pictures.duplicates import find_duplicates
-from src.pictures.image_folder import ImageFolder
 
 RECORD = ".split.json"  # in the folder that was made: what it was made of
 
