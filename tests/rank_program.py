@@ -22,13 +22,15 @@ from src.cpu_kernels import accelerate, rank_sum  # noqa: E402
 from src.data.image_folder import ImageFolder  # noqa: E402
 from src.dataset import FeatureData, ImageData  # noqa: E402
 from src.distributed.collectives import average_parameters, broadcast_parameters, sum_counts, sum_floats  # noqa: E402
-from src.distributed.device import World, setup_device  # noqa: E402
+from src.distributed.device import setup_device  # noqa: E402
+from src.distributed.world import World  # noqa: E402
 from src.evaluation import evaluate  # noqa: E402
 from src.mobilenetV2 import ConvBN, InvertedResidual, MobileNetV2Head  # noqa: E402
 from src.model_utils.config import Config, get_config  # noqa: E402
 from src.models import EMA_PREFIX, CrossEntropyWithLabelSmooth  # noqa: E402
 from src.training.features import pooled_features  # noqa: E402
-from src.training.step import TrainStep, batch_norm_statistics, build_optimizer  # noqa: E402
+from src.training.optimizer import build_optimizer  # noqa: E402
+from src.training.step import TrainStep, batch_norm_statistics  # noqa: E402
 
 CLASSES, BATCH, STEPS = 4, 8, 3
 Findings = dict[str, np.ndarray]

@@ -16,7 +16,8 @@ from src.errors import UserError
 from src.model_utils.config import get_config
 from src.model_utils.device_adapter import find_place
 from src.model_utils.local_adapter import Place
-from src.model_utils.moxing_adapter import Storage, await_rank_table, is_remote
+from src.model_utils.moxing_adapter import Storage, is_remote
+from src.modelarts.environment import await_rank_table
 from src.modelarts.lock import JobLock
 
 

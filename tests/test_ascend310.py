@@ -262,7 +262,7 @@ def test_build_fails_loudly(home: str, says: str, tmp_path: Path) -> None:
 
 
 def test_aipp_normalises_with_the_numbers_of_training() -> None:
-    from src.dataset import MEAN, STD
+    from src.data.transforms import MEAN, STD
     settings = dict(re.findall(r"^\s+(\w+): ([-\w.]+)$", (ROOT / "src" / "aipp.cfg").read_text(), re.MULTILINE))
     for channel, (mean, std) in enumerate(zip(MEAN, STD, strict=True)):
         assert float(settings[f"min_chn_{channel}"]) == pytest.approx(255 * mean)

@@ -15,12 +15,14 @@ from test_dataset import batches
 
 from src.data.auto_augment import auto_augment
 from src.data.image_folder import ImageFolder
-from src.data.mixing import IMAGENET, Augmentation, cutmix, erase, mixup, shrink
-from src.dataset import ImageData, train_transforms, training_order
+from src.data.mixing import cutmix, erase, mixup, shrink
+from src.data.transforms import IMAGENET, Augmentation, train_transforms
+from src.dataset import ImageData, training_order
 from src.errors import UserError
 from src.mobilenetV2 import ConvBN, InvertedResidual, MobileNetV2Head
 from src.models import CrossEntropyWithLabelSmooth
-from src.training.step import TrainStep, build_optimizer
+from src.training.optimizer import build_optimizer
+from src.training.step import TrainStep
 
 EVERYTHING: dict[str, Any] = {
     "auto_augment": "randaugment", "random_erasing": 0.5, "mixup_alpha": 0.4, "cutmix_alpha": 1.0,

@@ -15,7 +15,8 @@ from src.dataset import ImageData
 from src.deployment.exporter import ExportOptions, deployable, export
 from src.deployment.model_file import open_model
 from src.deployment.runtime import load_exported
-from src.distributed.device import World, setup_device
+from src.distributed.device import setup_device
+from src.distributed.world import World
 from src.errors import UserError
 from src.evaluation import evaluate
 from src.model_utils.config import get_config

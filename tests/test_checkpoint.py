@@ -8,8 +8,9 @@ import pytest
 from conftest import training_metadata
 from mindspore import Tensor
 
-from src.checkpoint.file import CheckpointFolder, Retention, file_digest, read_checkpoint, write_checkpoint
+from src.checkpoint.file import file_digest, read_checkpoint, write_checkpoint
 from src.checkpoint.record import CheckpointMetadata
+from src.checkpoint.retention import CheckpointFolder, Retention
 from src.errors import UserError
 
 NETWORK = {"backbone.w": np.arange(6, dtype=np.float32).reshape(2, 3), "head.b": np.ones(4, np.float32)}

@@ -13,7 +13,7 @@ from src.cpu_kernels.optimizer import AcceleratedAverage, AcceleratedMomentum
 from src.mobilenetV2 import ConvBN, InvertedResidual, MobileNetV2, MobileNetV2Backbone, MobileNetV2Head
 from src.model_utils.config import Config
 from src.momentum import Momentum
-from src.training.step import build_optimizer
+from src.training.optimizer import build_optimizer
 
 FORWARD, GRADIENT, STATISTICS = 1e-5, 1e-4, 1e-5
 

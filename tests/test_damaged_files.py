@@ -38,7 +38,7 @@ from src.deployment.contact_sheet import draw_contact_sheet
 from src.deployment.prediction import Prediction, list_pictures
 from src.deployment.runtime import load_exported
 from src.errors import UserError
-from src.evaluation import MISTAKE
+from src.metrics import MISTAKE
 from src.reports.best_evaluation import BestEvaluation
 from src.reports.report import Evaluated, Report, write_report
 from src.training.profiler import summary

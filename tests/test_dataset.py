@@ -10,19 +10,8 @@ from mindspore.dataset import vision
 from PIL import Image
 
 from src.data.image_folder import ImageFolder
-from src.dataset import (
-    MEAN,
-    PADDING,
-    STD,
-    Batch,
-    FeatureData,
-    ImageData,
-    eval_transforms,
-    resize_size,
-    train_transforms,
-    training_order,
-    usable_workers,
-)
+from src.data.transforms import MEAN, STD, eval_transforms, resize_size, train_transforms
+from src.dataset import PADDING, Batch, FeatureData, ImageData, training_order, usable_workers
 from src.errors import UserError
 
 

@@ -13,16 +13,18 @@ from hypothesis import strategies as st
 from mindspore import Tensor, nn, ops
 
 import train
-from src.checkpoint.file import CheckpointFolder, read_checkpoint, write_checkpoint
+from src.checkpoint.file import read_checkpoint, write_checkpoint
 from src.checkpoint.record import CheckpointMetadata
+from src.checkpoint.retention import CheckpointFolder
 from src.data.image_folder import ImageFolder
 from src.dataset import Batch, ImageData
 from src.deployment.exporter import ExportOptions, deployable, describe, export, write_description
 from src.errors import UserError
 from src.models import CrossEntropyWithLabelSmooth, define_net
 from src.training.distillation import DistillationLoss, TaughtData, Teacher
+from src.training.optimizer import build_optimizer
 from src.training.resume import Progress, Run
-from src.training.step import TrainStep, build_optimizer
+from src.training.step import TrainStep
 from src.utils import network_parameters
 
 CLASSES = ("blue", "green", "red")
@@ -142,7 +144,7 @@ def test_every_kind_of_file_teaches_the_same(teachers: dict[str, Path]) -> None:
 
 
 def test_the_teacher_sees_the_mixed_pictures_and_keeps_their_shares(photos: Path, teachers: dict[str, Path]) -> None:
-    from src.data.mixing import Augmentation
+    from src.data.transforms import Augmentation
     config = student("--kd_teacher", teachers["ckpt"], "--mixup_alpha", 1)
     data = ImageData(ImageFolder.scan(photos / "train"), 32, 6, training=True, augmentation=Augmentation.of(config))
     teacher = Teacher(config, CLASSES)

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.dataset import FeatureData, share, training_order
-from src.distributed.device import World, setup_device
+from src.distributed.device import setup_device
+from src.distributed.world import World
 from src.errors import UserError
 from src.lr_generator import run_lr
 from tests.conftest import config_for

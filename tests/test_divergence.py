@@ -7,14 +7,16 @@ from conftest import Pictures, config_for
 from mindspore import Tensor
 
 from src.checkpoint.file import read_checkpoint
-from src.distributed.device import World
+from src.distributed.world import World
 from src.errors import UserError
 from src.model_utils.config import Config
-from src.models import CrossEntropyWithLabelSmooth, Monitor, define_net
+from src.models import CrossEntropyWithLabelSmooth, define_net
 from src.training.checkpointer import Recorder
+from src.training.monitor import Monitor
 from src.training.nonfinite import OVERFLOWS, ROLLBACKS, Divergence
+from src.training.optimizer import build_optimizer
 from src.training.resume import Run
-from src.training.step import TrainStep, batch_norm_statistics, build_optimizer
+from src.training.step import TrainStep, batch_norm_statistics
 
 STEPS = 50
 LABELS = Tensor(np.array([0, 1, 1, 0], np.int32))

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from src.data.image_folder import ImageFolder
-from src.distributed.device import World
+from src.distributed.world import World
 from src.mobilenetV2 import MobileNetV2
 from src.training.dry_run import describe_run, multiply_adds
 from tests.conftest import config_for, run_script

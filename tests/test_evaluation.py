@@ -11,8 +11,9 @@ from mindspore import Tensor, nn
 
 from src.data.image_folder import ImageFolder
 from src.dataset import FeatureData, ImageData
-from src.distributed.device import World
-from src.evaluation import MISTAKE, MOST_MISTAKES, Score, count, evaluate, judge
+from src.distributed.world import World
+from src.evaluation import evaluate
+from src.metrics import MISTAKE, MOST_MISTAKES, Score, count, judge
 from src.mobilenetV2 import MobileNetV2, MobileNetV2Head
 from src.models import define_net
 

@@ -12,7 +12,7 @@ from mindspore import Tensor
 import export as export_script
 from src.checkpoint.file import read_checkpoint, write_checkpoint
 from src.checkpoint.record import CheckpointMetadata
-from src.dataset import MEAN, STD
+from src.data.transforms import MEAN, STD
 from src.deployment.runtime import ExportedNetwork, load_exported
 from src.errors import UserError
 from src.mobilenetV2 import MobileNetV2

@@ -10,7 +10,7 @@ from mindspore import Tensor
 
 from src.data.image_folder import ImageFolder
 from src.dataset import ImageData
-from src.distributed.device import World
+from src.distributed.world import World
 from src.mobilenetV2 import MobileNetV2
 from src.training.features import pooled_features
 

@@ -16,7 +16,8 @@ from PIL import Image
 import eval as evaluation
 import infer
 from src.checkpoint.file import read_checkpoint, write_checkpoint
-from src.checkpoint.record import CheckpointMetadata, metadata_path
+from src.checkpoint.names import metadata_path
+from src.checkpoint.record import CheckpointMetadata
 from src.data.image_folder import ImageFolder
 from src.dataset import ImageData
 from src.deployment.description import description_path

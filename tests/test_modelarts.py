@@ -469,8 +469,8 @@ def test_copy_that_fills_the_disk_is_not_tried_again(platform: Platform, small_d
 
 def test_full_output_disk_does_not_end_the_log_or_the_run(platform: Platform, small_disk: Path) -> None:
     code = (f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-            "from pathlib import Path\nfrom src.modelarts.job import _Log\n"
-            f"log = _Log(); log.open(Path({str(small_disk / 'x.log')!r}))\n"
+            "from pathlib import Path\nfrom src.modelarts.log import Log\n"
+            f"log = Log(); log.open(Path({str(small_disk / 'x.log')!r}))\n"
             "for _ in range(300): print('x' * 10000)\nlog.close(); print('went on')")
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.stdout.endswith("went on\n"), run.stderr

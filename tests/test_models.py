@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from mindspore import Tensor, nn, ops
 
 from src.model_utils.config import get_config
-from src.models import EMA_PREFIX, CrossEntropyWithLabelSmooth, Monitor, ResumableDropout, define_average, define_net
+from src.models import EMA_PREFIX, CrossEntropyWithLabelSmooth, ResumableDropout, define_average, define_net
+from src.training.monitor import Monitor
 
 
 def weights_of(network: nn.Cell) -> dict[str, np.ndarray]:

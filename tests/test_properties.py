@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from mindspore import Parameter, Tensor
 
 from postprocess import read_labels
-from src.checkpoint.file import CheckpointFolder, Retention, read_checkpoint, write_checkpoint
-from src.checkpoint.record import CheckpointMetadata, metadata_path, write_metadata
+from src.checkpoint.file import read_checkpoint, write_checkpoint
+from src.checkpoint.names import metadata_path
+from src.checkpoint.record import CheckpointMetadata, write_metadata
+from src.checkpoint.retention import CheckpointFolder, Retention
 from src.checkpoint.torch_file import read_torch_file
 from src.deployment.description import Description, description_path, read_description
 from src.deployment.model_file import ModelFile

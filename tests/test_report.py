@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.reports.figures import MOST_DOTS, History, confusion_png, curve_svgs, draw_curves, write_confusion, write_table
+from src.checkpoint.record import History
+from src.reports.figures import MOST_DOTS, confusion_png, curve_svgs, draw_curves, write_confusion, write_table
 
 HISTORY: History = [{"epoch": 1, "loss": 2.0, "lr": 0.1, "val_loss": 1.5, "top1": 0.5, "top5": 0.9},
                     {"epoch": 2, "loss": 1.0, "lr": 0.05, "val_loss": 1.0, "top1": 0.75, "top5": 1.0}]

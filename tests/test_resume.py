@@ -17,8 +17,9 @@ from conftest import ROOT, Pictures, config_for, make_pictures
 from mindspore import Tensor
 
 import train
-from src.checkpoint.file import Checkpoint, CheckpointFolder, read_checkpoint, write_checkpoint
+from src.checkpoint.file import Checkpoint, read_checkpoint, write_checkpoint
 from src.checkpoint.record import CheckpointMetadata
+from src.checkpoint.retention import CheckpointFolder
 from src.dataset import Batch, FeatureData
 from src.errors import UserError
 from src.model_utils.config import Config

@@ -28,7 +28,7 @@ import train
 from src.checkpoint.file import read_checkpoint, write_checkpoint
 from src.checkpoint.record import CheckpointMetadata
 from src.errors import UserError
-from src.evaluation import MISTAKE, MOST_MISTAKES
+from src.metrics import MISTAKE, MOST_MISTAKES
 from src.model_utils.config import get_config
 from src.models import define_net
 from src.reports.best_evaluation import BestEvaluation

@@ -18,7 +18,8 @@ from data import make_torch_reference as reference
 from src.cpu_kernels.compiler import KernelsUnavailable
 from src.mobilenetV2 import MobileNetV2
 from src.models import CrossEntropyWithLabelSmooth, define_net
-from src.training.step import TrainStep, batch_norm_statistics, build_optimizer
+from src.training.optimizer import build_optimizer
+from src.training.step import TrainStep, batch_norm_statistics
 
 LOSS, PARAMETER, GRADIENT = 1e-3, 1e-4, 1e-4
 MOVED = 5e-4  # five times what parameters may differ by

@@ -9,7 +9,8 @@ from mindspore import Tensor, nn
 from src.errors import UserError
 from src.mobilenetV2 import MobileNetV2, MobileNetV2Head
 from src.models import EMA_PREFIX, CrossEntropyWithLabelSmooth
-from src.training.step import TrainStep, build_optimizer, count_steps, training_state
+from src.training.optimizer import build_optimizer
+from src.training.step import TrainStep, count_steps, training_state
 
 SMOOTH, DECAY, MOMENTUM = 0.1, 0.01, 0.9
 LR = np.array([0.5, 0.25, 0.125, 0.1, 0.1, 0.1], np.float32)

@@ -4,12 +4,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from src.checkpoint.names import metadata_path
 from src.files import whole_file
 from src.json_records import KEY, make_record, read_json, to_json
 
 # A row per finished epoch: epoch (from 1), loss, lr and, where it was validated, these three.
 VALIDATION_COLUMNS = ("val_loss", "top1", "top5")
 HistoryRow = dict[str, int | float]
+History = list[dict[str, Any]]  # a row per epoch: epoch, loss, lr and, where validated, val_loss, top1, top5
 RUN = "run"  # the key that a checkpoint of a run has, and no other
 
 
@@ -55,11 +57,6 @@ class CheckpointMetadata:
     source: str = ""  # name of the file that the weights were converted from
     training: TrainingMetadata | None = None  # of a checkpoint that a run wrote; in the JSON beside the other keys
     sha256: str = ""  # of the checkpoint
-
-
-def metadata_path(checkpoint: Path) -> Path:
-    """Where the JSON of a checkpoint stands."""
-    return checkpoint.with_suffix(".json")
 
 
 def read_metadata(checkpoint: Path) -> CheckpointMetadata:

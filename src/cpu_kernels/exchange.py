@@ -10,7 +10,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from src.cpu_kernels.cells import Shape, library_in_use
 from src.distributed.collectives import broadcast_counts, sum_counts
-from src.distributed.device import World
+from src.distributed.world import World
 
 Arrays = tuple[Tensor, ...]
 

@@ -1,1 +1,1 @@
-"""Pictures on disk: what a folder holds, whether it can be read, MindRecord files, the cache server."""
+"""Pictures on disk and what is made of them: folders, checks, splits, transforms, formats, the cache server."""

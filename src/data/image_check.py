@@ -20,7 +20,7 @@ from tqdm import tqdm
 from src.cache_folder import cache_folder
 from src.data.image_folder import ImageFolder
 from src.distributed.collectives import any_rank
-from src.distributed.device import World
+from src.distributed.world import World
 from src.errors import UserError, first_line
 from src.files import whole_file
 from src.json_records import read_json

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from src.data.class_order import class_order
 from src.errors import UserError
 
 # What MindSpore's Decode reads; it refuses gif and webp.
@@ -47,8 +48,7 @@ class ImageFolder:
                      if entry.is_dir() and not _hidden(entry.name)}
         except OSError as error:
             raise UserError(f"{error.filename}: cannot read this folder: {error.strerror}") from None
-        classes = tuple(sorted((name for name, pictures in found.items() if not all(map(_hidden, pictures))),
-                               key=os.fsencode))
+        classes = class_order(name for name, pictures in found.items() if not all(map(_hidden, pictures)))
         if not classes and any(map(has_mindrecords, (root, *(root / name for name in ("train", *EVAL_FOLDERS))))):
             raise UserError(f"{root}: no pictures here, but MindRecord files; make an image folder of them with "
                             f"python tools/unpack_mindrecord.py --source {root} --output FOLDER")

@@ -1,9 +1,8 @@
-"""What training does to pictures: how far views of one stray from it, and what is done to a whole batch.
+"""What training does to whole batches of pictures: another size, erasing, mixup, cutmix.
 
-The views are made by MindSpore's operators (src/dataset.py), batches here in numpy: MindSpore's MixUpBatch draws from
-no beta distribution, and its RandomErasing draws from one generator for all worker threads, so that no run could be
-repeated. Everything drawn here follows from (seed, epoch, step, rank), with a generator for each kind of augmentation:
-switching one off leaves what the others draw as it was.
+In numpy: MindSpore's MixUpBatch draws from no beta distribution, and its RandomErasing draws from one generator for all
+worker threads, so that no run could be repeated. Everything drawn here follows from (seed, epoch, step, rank), with a
+generator for each kind of augmentation: switching one off leaves what the others draw as it was.
 """
 import math
 from collections.abc import Sequence
@@ -12,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from mindspore.dataset import BatchInfo, vision
 
-from src.errors import UserError
-from src.model_utils.config import Config
+from src.data.transforms import Augmentation
 
 SIZE_STEP = 32  # pixels: the network's smallest map is that many times smaller than the picture
 ERASED_SHARE = (0.02, 0.33)  # of a picture's area
@@ -23,54 +21,6 @@ ALL_RANKS = -1
 
 # A generator each.
 SIZE, ERASING, MIXUP, CUTMIX, CHOICE = range(5)
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """What to do, as the configuration's keys of these names say. The defaults are those of ImageNet training."""
-
-    crop_scale: float = 0.08  # least share of the picture's area that a crop keeps
-    flip: float = 0.5  # probability of a mirrored view
-    color_jitter: float = 0.4  # brightness, contrast and saturation change by a factor of up to 1 +- this
-    auto_augment: str = "none"  # autoaugment, randaugment or trivialaugment take the place of the colour jitter
-    random_erasing: float = 0.0  # probability
-    mixup_alpha: float = 0.0
-    cutmix_alpha: float = 0.0
-    multi_scale_min: int = 0  # pixels
-    multi_scale_max: int = 0
-    repeated_augmentation: int = 1  # views of a picture in an epoch
-
-    @classmethod
-    def of(cls, config: Config) -> "Augmentation":
-        """What a configuration asks for.
-
-        Raises:
-            UserError: a range of sizes that is none; a frozen backbone, which sees no augmented pictures.
-        """
-        augmentation = cls(config.crop_scale, config.flip, config.color_jitter, config.auto_augment,
-                           config.random_erasing, config.mixup_alpha, config.cutmix_alpha, config.multi_scale_min,
-                           config.multi_scale_max, config.repeated_augmentation)
-        low, high = augmentation.multi_scale_min, augmentation.multi_scale_max
-        if low > high or (high > 0 and low == 0):
-            raise UserError(f"multi_scale_min {low} and multi_scale_max {high} are no range of sizes: give both, "
-                            "the smaller one first, or 0 for both")
-        if config.freeze_layer == "backbone" and (keys := augmentation.beyond_views()):
-            raise UserError("--freeze_layer backbone computes each picture's features once, without augmentation: "
-                            f"leave out {', '.join(keys)}, or train the whole network")
-        return augmentation
-
-    def beyond_views(self) -> list[str]:
-        """The keys that ask for more than crops, mirrored views and other colours."""
-        return [key for key in ("auto_augment", "random_erasing", "mixup_alpha", "cutmix_alpha", "multi_scale_max",
-                                "repeated_augmentation") if getattr(self, key) != getattr(IMAGENET, key)]
-
-    @property
-    def changes_batches(self) -> bool:
-        """Whether there is something to do for `BatchAugmentation`."""
-        return bool(self.random_erasing or self.mixup_alpha or self.cutmix_alpha or self.multi_scale_max)
-
-
-IMAGENET = Augmentation()
 
 
 @dataclass(frozen=True)

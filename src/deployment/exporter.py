@@ -15,7 +15,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from src.checkpoint.file import Checkpoint, file_digest
-from src.dataset import MEAN, STD, resize_size
+from src.data.transforms import MEAN, STD, resize_size
 from src.deployment.description import ANY_SIZE, description_path
 from src.errors import UserError, first_line
 from src.files import whole_file

@@ -14,7 +14,8 @@ from PIL import Image
 
 from src.data.image_check import ROTATED, picture_fault
 from src.data.image_folder import IMAGE_EXTENSIONS
-from src.dataset import eval_transforms, usable_workers
+from src.data.transforms import eval_transforms
+from src.dataset import usable_workers
 from src.errors import UserError
 from src.files import read_names, whole_file
 from src.names import escape_name, unescape_name

@@ -9,7 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, ops
 
-from src.distributed.device import World
+from src.distributed.world import World
 
 DIGIT_BITS = 12  # the sum of 4096 ranks' digits still fits the 24 bits that a float32 holds exactly
 DIGITS = 4

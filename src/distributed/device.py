@@ -1,32 +1,16 @@
 """What a process runs on, and its place among the processes of a run."""
 import logging
 import os
-from dataclasses import dataclass
 
 import mindspore as ms
 from mindspore import communication
 
+from src.distributed.world import ALONE, World
 from src.errors import UserError, first_line
 from src.model_utils.config import Config
 from src.model_utils.device_adapter import find_place
 
 LAUNCHERS = "bash scripts/run_train.sh, bash scripts/run_eval.sh, or msrun"
-
-
-@dataclass(frozen=True)
-class World:
-    """This process's rank among `rank_size` processes."""
-
-    rank: int = 0
-    rank_size: int = 1
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this is the rank that prints results and writes files."""
-        return self.rank == 0
-
-
-ALONE = World()
 
 
 def setup_device(config: Config) -> World:

@@ -3,22 +3,19 @@
 Jobs of the old kind get obs:// URLs and copy for themselves; those of the new kind get folders that the platform keeps
 in step with the storage. The scheme of each URL decides. On each machine one process copies for all.
 """
-import contextlib
 import fcntl
 import functools
 import hashlib
-import io
 import json
 import os
 import shutil
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 from src.data.formats.mindrecord import find_parts, unpack_mindrecord
 from src.data.formats.zip_archive import unpack
@@ -27,9 +24,10 @@ from src.json_records import read_json
 from src.model_utils.config import Config, get_config
 from src.model_utils.device_adapter import find_place
 from src.model_utils.local_adapter import Place
-from src.model_utils.moxing_adapter import Storage, await_rank_table, harmless, is_remote
+from src.model_utils.moxing_adapter import Storage, harmless, is_remote
+from src.modelarts.environment import await_rank_table
 from src.modelarts.lock import JobLock, wait_until
-from src.names import ESCAPED
+from src.modelarts.log import Log
 
 OUTPUT_KEYS = ("save_checkpoint_path", "confusion_matrix", "report", "file_name", "predictions")
 MODEL_ENDINGS = (".ckpt", ".mindir", ".onnx")
@@ -86,7 +84,7 @@ class Job:
         self._lock = JobLock(self._name, config.copy_wait_seconds)
         self._output = Path(config.output_path if is_remote(self._train_url) or not self._train_url
                             else self._train_url).absolute()
-        self._log = _Log()
+        self._log = Log()
         self._is_member = False
         self._held: list[int] = []  # descriptors of the folders that this process keeps other jobs out of
 
@@ -409,63 +407,6 @@ class Job:
         except UserError as error:
             raise UserError(f"the output could not be uploaded and is still in {self._output}: {error}") from error
         print(f"output uploaded to {self._train_url}" if there_is_any else "no output to upload")
-
-
-class _Log:
-    """A file that gets what is printed, besides where it goes anyway."""
-
-    def __init__(self) -> None:
-        self._file: TextIO | None = None
-        self._streams: tuple[TextIO, TextIO] | None = None
-
-    def open(self, path: Path) -> None:
-        try:
-            self._file = path.open("a", encoding="utf-8", errors=ESCAPED, buffering=1)
-        except OSError as error:
-            raise UserError(f"{path}: cannot write this log: {error.strerror}") from error
-        self._streams = sys.stdout, sys.stderr
-        sys.stdout, sys.stderr = (_Tee(stream, self) for stream in self._streams)
-
-    def write(self, text: str) -> None:
-        """A log that cannot be written is no reason to end the run."""
-        if self._file:
-            with contextlib.suppress(OSError, ValueError):
-                self._file.write(text)
-
-    def write_end(self, error: BaseException) -> None:
-        """What the platform's own log gets after this one was uploaded."""
-        if isinstance(error, UserError):
-            self.write(f"error: {error}\n")
-        elif isinstance(error, SystemExit):
-            self.write(f"ended with status {error.code}\n")
-        else:
-            self.write("".join(traceback.format_exception(error)))
-
-    def close(self) -> None:
-        if self._streams:
-            sys.stdout, sys.stderr = self._streams
-        if self._file:
-            with contextlib.suppress(OSError):
-                self._file.close()
-        self._file = self._streams = None
-
-
-class _Tee(io.TextIOBase):
-    def __init__(self, stream: TextIO, log: _Log) -> None:
-        self._stream, self._log = stream, log
-
-    def write(self, text: str) -> int:
-        self._log.write(text)
-        return self._stream.write(text)
-
-    def flush(self) -> None:
-        self._stream.flush()
-
-    def fileno(self) -> int:
-        return self._stream.fileno()
-
-    def isatty(self) -> bool:
-        return self._stream.isatty()
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:

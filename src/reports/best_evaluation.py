@@ -8,8 +8,8 @@ import numpy as np
 
 from src.checkpoint.record import TrainingMetadata
 from src.data.image_folder import ImageFolder
-from src.evaluation import MISTAKE, Score
 from src.files import whole_file
+from src.metrics import MISTAKE, Score
 
 FILE = "best.npz"
 

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from src.checkpoint.file import LAST, Checkpoint, CheckpointFolder, Retention, read_checkpoint
+from src.checkpoint.file import Checkpoint, read_checkpoint
+from src.checkpoint.names import LAST, numbered
 from src.checkpoint.record import TrainingMetadata
+from src.checkpoint.retention import CheckpointFolder, Retention
 from src.data.image_folder import ImageFolder
 from src.dataset import Batch
 from src.distributed.collectives import (
@@ -23,18 +25,18 @@ from src.distributed.collectives import (
     sum_floats,
     values_of,
 )
-from src.distributed.device import World
+from src.distributed.world import World
 from src.errors import UserError
-from src.evaluation import Score
-from src.models import Monitor
+from src.metrics import Score
 from src.reports import best_evaluation
 from src.reports.best_evaluation import BestEvaluation
 from src.reports.event_file import EventFile, check_tensorboard
 from src.reports.figures import draw_curves, write_table
 from src.reports.report import is_report_of, write_report
-from src.reports.run_report import training_report
+from src.training.monitor import Monitor
 from src.training.profiler import StepProfiler
 from src.training.resume import Progress, Run, find_checkpoint, lock_folder
+from src.training.run_report import training_report
 from src.training.step import TrainStep, batch_norm_statistics, training_state
 from src.training.timing import CHECKPOINTS, Timing
 from src.utils import load_parameters, load_weights, scored_parameters
@@ -126,9 +128,8 @@ class Recorder:
     @property
     def path(self) -> Path:
         """Where the present checkpoint goes: `mobilenetv2-<epoch>_<step in it>.ckpt`, both from 1."""
-        head = "_head" if self._run.config.freeze_layer == "backbone" else ""
         epoch, step = divmod(self.progress.step - 1, self._run.steps_per_epoch)
-        return self.folder / f"mobilenetv2{head}-{epoch + 1}_{step + 1}.ckpt"
+        return self.folder / numbered(self._run.config.freeze_layer == "backbone", epoch + 1, step + 1)
 
     def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The batches of an epoch; the clock, and the profiler if it is wanted, run until the next one is asked for."""

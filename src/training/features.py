@@ -8,9 +8,10 @@ from tqdm import tqdm
 
 from src.cache_folder import cache_folder
 from src.data.image_folder import ImageFolder
-from src.dataset import CROP_SHARE, MEAN, PADDING, STD, ImageData
+from src.data.transforms import CROP_SHARE, MEAN, STD
+from src.dataset import PADDING, ImageData
 from src.distributed.collectives import sum_counts, sum_floats
-from src.distributed.device import World
+from src.distributed.world import World
 from src.files import whole_file
 from src.utils import network_parameters
 

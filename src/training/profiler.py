@@ -16,7 +16,7 @@ from pathlib import Path
 from mindspore import profiler as ms_profiler
 
 from src.dataset import Batch
-from src.distributed.device import World
+from src.distributed.world import World
 from src.files import whole_file
 from src.model_utils.config import Config
 from src.training.timing import DATA, Timing

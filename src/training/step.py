@@ -2,19 +2,18 @@
 from collections.abc import Iterable, Iterator
 
 import mindspore as ms
-import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor, amp, nn, ops
+from mindspore import Parameter, Tensor, amp, nn, ops
 
-from src.cpu_kernels import accelerate_optimizer, average_update, finite_check, rank_sum
-from src.distributed.device import ALONE, World
+from src.cpu_kernels import average_update, finite_check, rank_sum
+from src.distributed.world import ALONE, World
 from src.errors import UserError
 from src.model_utils.config import Config
 from src.models import EMA_PREFIX
-from src.momentum import Momentum
+from src.training.ema import average_share, means_and_values
+from src.training.loss_scale import adapt_loss_scale
 from src.utils import network_parameters
 
 SUM_PREFIX = "sum."  # of the gradients of the batches of one step
-MAX_LOSS_SCALE = 2.0 ** 24
 
 
 class TrainStep(nn.Cell):
@@ -59,9 +58,7 @@ class TrainStep(nn.Cell):
         self.ema_decay = config.ema_decay
         self.has_average = average is not None
         if average is not None:
-            trained = network.parameters_dict()
-            self.means = ParameterTuple(average.get_parameters())
-            self.values = ParameterTuple(trained[mean.name.removeprefix(EMA_PREFIX)] for mean in self.means)
+            self.means, self.values = means_and_values(average, network)
             self.average_update = average_update(network)
 
     def _scaled_loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -93,14 +90,12 @@ class TrainStep(nn.Cell):
                 gradients = tuple([gradient / self.loss_scale for gradient in gradients])
             loss = ops.depend(loss, self.optimizer(gradients))
             if self.has_average:
-                # 1 - min(ema_decay, (1 + n) / (10 + n)) after n steps, as TensorFlow's ExponentialMovingAverage: a
-                # short run, too, soon forgets its first weights.
-                share = ops.maximum(1 - self.ema_decay, 9 / (10 + self.optimizer.global_step.astype(ms.float32)))
+                share = average_share(self.ema_decay, self.optimizer.global_step)
                 loss = ops.depend(loss, self.average_update(share, self.means, self.values))
         else:  # the schedule goes by the steps of the run, as the log does
             loss = ops.depend(loss, ops.assign_add(self.optimizer.global_step, self.one))
         if self.window:
-            self._adapt_loss_scale(finite)
+            adapt_loss_scale(self.loss_scale, self.good_steps, self.window, finite)
         return loss, finite
 
     def _add_to_sums(self, loss: Tensor, gradients: tuple) -> Tensor:
@@ -117,34 +112,6 @@ class TrainStep(nn.Cell):
         for total in self.sums:
             ops.assign(total, ops.zeros_like(total))
         return loss, gradients
-
-    def _adapt_loss_scale(self, finite: Tensor) -> None:
-        """Twice the scale after `loss_scale_window` applied steps in a row, half of it after an overflow.
-
-        Micikevicius et al., "Mixed Precision Training", section 3.2, https://arxiv.org/abs/1710.03740.
-        """
-        good_steps = (self.good_steps + 1) * finite.astype(ms.int32)
-        is_time = good_steps >= self.window
-        factor = ops.select(finite, 1 + is_time.astype(ms.float32), Tensor(0.5, ms.float32))
-        ops.assign(self.loss_scale, ops.clamp(self.loss_scale * factor, 1.0, MAX_LOSS_SCALE))
-        ops.assign(self.good_steps, good_steps * (1 - is_time.astype(ms.int32)))
-
-
-def build_optimizer(network: nn.Cell, lr: np.ndarray, config: Config) -> nn.Optimizer:
-    """SGD with momentum over the trainable parameters, a learning rate per step.
-
-    Without `norm_bias_decay`, weight decay leaves out batch norm and biases: all that has one dimension.
-    """
-    parameters = network.trainable_params()
-    decay = config.weight_decay
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
-        {"params": [p for p in parameters if p.ndim == 1], "weight_decay": decay if config.norm_bias_decay else 0.0},
-        {"order_params": parameters},
-    ]
-    optimizer = Momentum(groups, Tensor(lr), config)
-    accelerate_optimizer(optimizer, network)
-    return optimizer
 
 
 def training_state(train_step: TrainStep) -> dict[str, Tensor]:
