@@ -20,8 +20,6 @@ from mindspore import Parameter, Tensor
 from mindspore.mindrecord import FileWriter
 from PIL import Image
 from safetensors.numpy import save_file
-from test_cifar import archive, binary10, python10
-from test_imagenet import CLASSES, LABELS, tar, train_pictures, val_pictures, write_devkit
 
 from src.checkpoint.file import file_digest, read_checkpoint, write_checkpoint
 from src.checkpoint.record import CheckpointMetadata
@@ -43,9 +41,11 @@ from src.reports.best_evaluation import BestEvaluation
 from src.reports.report import Evaluated, Report, write_report
 from src.training.profiler import summary
 from src.utils import load_parameters
+from tests.data.formats.test_cifar import archive, binary10, python10
+from tests.data.formats.test_imagenet import CLASSES, LABELS, tar, train_pictures, val_pictures, write_devkit
 from tools.convert_weights import convert, read_source
 
-TINY = ROOT / "tests" / "data" / "tiny.onnx"
+TINY = ROOT / "tests" / "fixtures" / "tiny.onnx"
 WHOLE = 10 ** 9  # bytes: all of a file
 
 

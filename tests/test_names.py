@@ -21,7 +21,7 @@ from src.errors import UserError
 from src.names import ESCAPED, escape_line, escape_name, unescape_name
 from tools import describe_data, make_label_file, split_pictures
 
-TINY = ROOT / "tests" / "data" / "tiny.onnx"
+TINY = ROOT / "tests" / "fixtures" / "tiny.onnx"
 LATIN1, LINES = b"latin1_\xe9.jpg", b"two\nlines.jpg"
 WRITTEN = (r"latin1_\xe9.jpg", r"two\x0alines.jpg")
 LOCALES = {"UTF-8": {"LC_ALL": "C.UTF-8"}, "C": {"LC_ALL": "C"},

@@ -39,7 +39,7 @@ QUICK = settings(max_examples=150, deadline=None, derandomize=True,
                  suppress_health_check=[HealthCheck.function_scoped_fixture])
 KEYS = [line.partition(":")[0] for line in BASE_FILE.read_text().split("\n---")[0].splitlines()
         if line and line[0].isalpha()]
-TINY = ROOT / "tests" / "data" / "tiny.onnx"
+TINY = ROOT / "tests" / "fixtures" / "tiny.onnx"
 RANK_TABLE = {"version": "1.0", "server_count": "1", "status": "completed", "server_list": [{
     "server_id": "10.0.0.1", "host_nic_ip": "reserve",
     "device": [{"device_id": str(n), "device_ip": f"192.1.1.{n}", "rank_id": str(n)} for n in range(2)]}]}

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from compiler_tools import COMPILERS, has, off_in_one_line, stand_in, version
 
 from src import cache_folder as cache_module
 from src.cache_folder import cache_folder
@@ -18,8 +17,9 @@ from src.cpu_kernels import accelerate, instructions
 from src.cpu_kernels.builder import SOURCE_FOLDER, build
 from src.cpu_kernels.threads import thread_count
 from src.mobilenetV2 import ConvBN
+from tests.support.compiler_tools import COMPILERS, has, off_in_one_line, stand_in, version
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 # What a stand-in links in the place of the kernels: the operator that the smoke run calls, and no others.
@@ -127,7 +127,7 @@ import mindspore as ms
 import numpy as np
 ms.set_context(mode=ms.GRAPH_MODE)
 ms.set_device("CPU")
-from test_cpu_kernels import CELLS, assert_equal, pair, results, train
+from tests.cpu_kernels.test_cpu_kernels import CELLS, assert_equal, pair, results, train
 from src.cpu_kernels import accelerate
 from src.mobilenetV2 import ConvBN
 for name in ("1x1, more than a tile", "depthwise, stride 2, odd sides", "full, stride 2", "block with shortcut"):

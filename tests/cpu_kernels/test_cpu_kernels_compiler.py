@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from compiler_tools import COMPILERS, has, off_in_one_line, stand_in, version
-from launcher_tools import SCRIPTS
 
 from src.cpu_kernels import instructions
 from src.cpu_kernels.compiler import find_compiler
+from tests.support.compiler_tools import COMPILERS, has, off_in_one_line, stand_in, version
+from tests.support.launcher_tools import SCRIPTS
 
 X86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="asks compilers of x86-64 for its instruction sets")
 

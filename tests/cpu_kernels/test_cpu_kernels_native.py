@@ -16,7 +16,7 @@ from src.cpu_kernels.builder import SOURCE_FOLDER, build
 from src.cpu_kernels.compiler import STANDARD
 from src.mobilenetV2 import ConvBN
 
-PROGRAMS = Path(__file__).parent / "cpp"
+PROGRAMS = Path(__file__).parents[1] / "cpp"
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")

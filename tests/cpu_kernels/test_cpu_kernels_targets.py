@@ -17,7 +17,7 @@ import pytest
 from src.cpu_kernels.builder import SOURCE_FOLDER
 from src.cpu_kernels.compiler import FLAGS
 
-PROGRAMS = Path(__file__).parent / "cpp"
+PROGRAMS = Path(__file__).parents[1] / "cpp"
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 # What /proc/cpuinfo must list to run a program for an architecture.
 X86_FLAGS = {"x86-64-v2": {"sse4_2", "ssse3", "popcnt"}, "x86-64-v3": {"avx2", "fma", "bmi2"},

@@ -28,7 +28,7 @@ from src.training.step import TrainStep
 from src.utils import network_parameters
 
 CLASSES = ("blue", "green", "red")
-TINY = ROOT / "tests/data/tiny.onnx"  # of these classes, 32 pixels, 4 pictures at a time
+TINY = ROOT / "tests/fixtures/tiny.onnx"  # of these classes, 32 pixels, 4 pictures at a time
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, assert_one_clear_line
-from modelarts_tools import RAISE, REFUSE, WAIT, Platform, ended, kill, wait_for
+
+from tests.support.modelarts_tools import RAISE, REFUSE, WAIT, Platform, ended, kill, wait_for
 
 DATA, OUT = "obs://bucket/data", "obs://bucket/out"
 PICTURES = ("train/cat/0.jpg", "train/dog/0.jpg", "val/cat/0.jpg")

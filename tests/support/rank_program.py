@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 if hasattr(os, "memfd_create"):  # which some builds of Python lack: conda-forge's, uv's
     del os.memfd_create
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from src.checkpoint.file import read_checkpoint
-from tests.compiler_tools import COMPILERS, has
 from tests.conftest import make_pictures
-from tests.launcher_tools import ROOT, Bench, end_leftovers, free_port, processes_with, wait_for
-from tests.rank_program import array_of
+from tests.support.compiler_tools import COMPILERS, has
+from tests.support.launcher_tools import ROOT, Bench, end_leftovers, free_port, processes_with, wait_for
+from tests.support.rank_program import array_of
 
 BENCH_VARIABLE = "CALLS"  # of the environment, by which a test finds the processes that it started
 
@@ -25,7 +25,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, dict, dict]:
     folder = tmp_path_factory.mktemp("ranks")
     make_pictures(folder, {"five/cat": 3, "five/dog": 2, "one/cat": 1})
     bench = Bench(folder, stubs=())
-    program = [str(ROOT / "tests/rank_program.py"), str(folder), str(folder)]
+    program = [str(ROOT / "tests/support/rank_program.py"), str(folder), str(folder)]
     environment = {**bench.env, "MS_RECEIVE_MSG_TIMEOUT": "1000", "OMP_NUM_THREADS": "1"}
     try:
         msrun = subprocess.run(["msrun", "--worker_num=2", "--local_worker_num=2", f"--master_port={free_port()}",

@@ -62,8 +62,9 @@ class Platform:
         self.program.write_text(PROGRAM, encoding="utf-8")
         environment = {name: value for name, value in os.environ.items() if name not in PLATFORM_VARIABLES}
         self.environment = {
-            **environment, "PYTHONPATH": f"{ROOT / 'tests' / 'stand_ins'}:{ROOT}", "MOXING_STORAGE": str(self.storage),
-            "TMPDIR": str(self.machine / "tmp"), "PYTHONUNBUFFERED": "1", "MA_VJ_NAME": "job-1", **self.environment}
+            **environment, "PYTHONPATH": f"{ROOT / 'tests/support/stand_ins'}:{ROOT}",
+            "MOXING_STORAGE": str(self.storage), "TMPDIR": str(self.machine / "tmp"), "PYTHONUNBUFFERED": "1",
+            "MA_VJ_NAME": "job-1", **self.environment}
 
     def options(self, **values: object) -> list[str]:
         """Of a job, with folders on this machine in the place of /cache."""

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mindspore import Tensor, nn
 from PIL import Image
-from test_dataset import batches
 
 from src.data.auto_augment import auto_augment
 from src.data.image_folder import ImageFolder
@@ -23,6 +22,7 @@ from src.mobilenetV2 import ConvBN, InvertedResidual, MobileNetV2Head
 from src.models import CrossEntropyWithLabelSmooth
 from src.training.optimizer import build_optimizer
 from src.training.step import TrainStep
+from tests.test_dataset import batches
 
 EVERYTHING: dict[str, Any] = {
     "auto_augment": "randaugment", "random_erasing": 0.5, "mixup_alpha": 0.4, "cutmix_alpha": 1.0,

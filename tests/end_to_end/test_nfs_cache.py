@@ -15,7 +15,7 @@ from src.data.image_folder import ImageFolder
 from src.dataset import ImageData
 from src.errors import UserError
 from tests.conftest import config_for, make_pictures
-from tests.launcher_tools import ROOT, Bench, end_leftovers, free_port
+from tests.support.launcher_tools import ROOT, Bench, end_leftovers, free_port
 
 FILES_OF_AN_EPOCH = 8  # a checkpoint and its JSON, three times; the evaluation of the best epoch; the curves
 ANSWER = 'echo "Session created for server on port 1: 77"'
@@ -105,7 +105,7 @@ def test_a_killed_run_is_resumed_with_another_session(bench: Bench, tmp_path: Pa
     program.write_text(f"""#!/bin/sh
 case $1 in */train.py) if mkdir "{tmp_path}/died"; then
     shift
-    exec "{sys.executable}" "{ROOT}/tests/dying_train.py" {FILES_OF_AN_EPOCH} "$@"
+    exec "{sys.executable}" "{ROOT}/tests/support/dying_train.py" {FILES_OF_AN_EPOCH} "$@"
 fi ;; esac
 exec "{sys.executable}" "$@"
 """)

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from src.mobilenetV2 import MobileNetV2
 from src.model_utils.config import ALIASES, get_config
 from tests.conftest import ROOT, make_pictures
-from tests.launcher_tools import Bench
+from tests.support.launcher_tools import Bench
 from tools.convert_weights import STATISTICS, torchvision_layers
 
 README, README_CN = ROOT / "README.md", ROOT / "README_CN.md"
@@ -110,7 +110,7 @@ def test_commands_name_scripts_and_options_that_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_options_in_sentences_exist(page: Path) -> None:
-    programs = [*ROOT.glob("*.py"), *(ROOT / "tools").glob("*.py"), *(ROOT / "tests").glob("*.py")]
+    programs = [*ROOT.glob("*.py"), *(ROOT / "tools").glob("*.py"), *(ROOT / "tests").rglob("*.py")]
     known = KEYS.union(*map(known_options, programs))
     text = page.read_text(encoding="utf-8").replace("`--key value`", "").replace("`--键 值`", "")
     assert [option for option in re.findall(r"`--([\w-]+)[^`]*`", text) if option not in known] == []

@@ -1,8 +1,8 @@
 """The arithmetic of training: the whole network's steps against PyTorch's, and the fast kernels' against stock cells'.
 
-The conditions are those of tests/data/make_torch_reference.py, which tells why: 8 classes, batches of 32 pictures of
-32x32, a rate that rises to .002 in ten steps, momentum, decay of all parameters, label smoothing; initial values that
-keep most activations where ReLU6 is the identity.
+The conditions are those of tests/fixtures/make_torch_reference.py, which tells why: 8 classes, batches of 32 pictures
+of 32x32, a rate that rises to .002 in ten steps, momentum, decay of all parameters, label smoothing; initial values
+that keep most activations where ReLU6 is the identity.
 """
 import functools
 import re
@@ -14,12 +14,12 @@ import pytest
 from conftest import ROOT, config_for
 from mindspore import Tensor
 
-from data import make_torch_reference as reference
 from src.cpu_kernels.compiler import KernelsUnavailable
 from src.mobilenetV2 import MobileNetV2
 from src.models import CrossEntropyWithLabelSmooth, define_net
 from src.training.optimizer import build_optimizer
 from src.training.step import TrainStep, batch_norm_statistics
+from tests.fixtures import make_torch_reference as reference
 
 LOSS, PARAMETER, GRADIENT = 1e-3, 1e-4, 1e-4
 MOVED = 5e-4  # five times what parameters may differ by
@@ -66,7 +66,7 @@ def train(cpu_kernels: str) -> Trained:
 
 @pytest.mark.parametrize("cpu_kernels", ["on", "off"])
 def test_thirty_steps_are_pytorch_s(cpu_kernels: str) -> None:
-    found, expected = train(cpu_kernels), np.load(ROOT / "tests" / "data" / "torch_reference.npz")
+    found, expected = train(cpu_kernels), np.load(ROOT / "tests" / "fixtures" / "torch_reference.npz")
     np.testing.assert_allclose(found.losses, expected["losses"], rtol=LOSS)
     for name, ours, theirs in zip(found.names, reference.sample(found.trained), expected["trained"], strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=PARAMETER, err_msg=name)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from src.deployment.prediction import PictureStream, list_pictures
 
-TINY = ROOT / "tests" / "data" / "tiny.mindir"
+TINY = ROOT / "tests" / "fixtures" / "tiny.mindir"
 SIZE, BATCH_SIZE = 32, 4
 REPORT = re.compile(r"^latency of a batch: mean [\d.]+ ms, p50 [\d.]+ ms, p99 [\d.]+ ms; [\d.]+ pictures/s$",
                     re.MULTILINE)

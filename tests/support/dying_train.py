@@ -1,13 +1,13 @@
 """train.py in a process that dies, as by a power cut, between writing a file and giving it its name.
 
-    python tests/dying_train.py RENAMES [OPTION ...]      after so many files were named; 0: never
+    python tests/support/dying_train.py RENAMES [OPTION ...]      after so many files were named; 0: never
 """
 import os
 import signal
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def main() -> None:

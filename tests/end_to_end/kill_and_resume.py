@@ -1,6 +1,6 @@
 """Kill training again and again, at random moments, and see that it ends as if nothing had happened.
 
-    python tests/kill_and_resume.py --kills 200 [--seed 0]
+    python tests/end_to_end/kill_and_resume.py --kills 200 [--seed 0]
 
 Prints how often it was killed and whether every parameter came out bit-identical to the uninterrupted run.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from conftest import make_pictures  # noqa: E402 - needs the path
@@ -61,7 +61,7 @@ def live(checkpoints: Path, options: list[object], steps: int | None, renames: i
 
     The kill comes while the process goes on: with its next step, its saving, or its validation.
     """
-    command = [sys.executable, ROOT / "tests" / "dying_train.py", renames, *options,
+    command = [sys.executable, ROOT / "tests" / "support" / "dying_train.py", renames, *options,
                "--save_checkpoint_path", checkpoints]
     checkpoints.parent.mkdir(exist_ok=True)
     with subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,

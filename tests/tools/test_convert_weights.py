@@ -36,7 +36,7 @@ from tools.convert_weights import (
 # Logits of PyTorch 2.13 for the ImageNet weights in ../shared and one picture of noise: with
 # net = MobileNetV2(1000).eval() of tools/peers/torch_network.py and the weights loaded,
 #   np.save("logits_64.npy", net(torch.from_numpy(noise(64))).detach().numpy()[0])
-LOGITS = Path(__file__).parent / "data" / "logits_64.npy"
+LOGITS = Path(__file__).parents[1] / "fixtures" / "logits_64.npy"
 
 
 def noise(size: int) -> np.ndarray:

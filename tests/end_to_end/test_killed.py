@@ -1,7 +1,7 @@
 """No moment to kill training at costs more than the step that it was in."""
 from pathlib import Path
 
-from kill_and_resume import run_with_kills
+from tests.end_to_end.kill_and_resume import run_with_kills
 
 KILLS = 20
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from conftest import assert_one_clear_line, run_script
 from mindspore.mindrecord import FileWriter
-from modelarts_tools import Platform, kill, wait_for
 from PIL import Image
 
 from src.data.formats.mindrecord import unpack_mindrecord
 from src.data.image_folder import ImageFolder
 from src.errors import UserError
+from tests.support.modelarts_tools import Platform, kill, wait_for
 
 SCHEMA = {"file_name": {"type": "string"}, "label": {"type": "int32"}, "data": {"type": "bytes"}}
 Row = dict[str, object]

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from conftest import EPOCH_LINE, ROOT, STEP_LINE
-from modelarts_tools import Platform, ended
+
+from tests.support.modelarts_tools import Platform, ended
 
 TINY = {"platform": "CPU", "image_size": 32, "width_mult": 0.35, "batch_size": 4,
         "epoch_size": 1, "warmup_epochs": 0, "num_workers": 1, "log_steps": 1}

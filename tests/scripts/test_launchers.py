@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launcher_tools import ROOT, Bench, end_leftovers, processes_with, wait_for
+from tests.support.launcher_tools import ROOT, Bench, end_leftovers, processes_with, wait_for
 
 TRAIN, EVAL = str(ROOT / "train.py"), str(ROOT / "eval.py")
 CONFIG = str(ROOT / "default_config.yaml")
