@@ -1,4 +1,4 @@
-"""What a process runs on, and its place among the processes of a run."""
+"""What a process runs on, and how it joins the other processes of a run."""
 import logging
 import os
 
