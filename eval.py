@@ -7,15 +7,15 @@ Image size and width are those that the file was made with, unless options say o
 """
 from pathlib import Path
 
+from src.data.image_check import scan_checked
+from src.data.image_folder import eval_root
 from src.dataset import ImageData
 from src.deployment.model_file import open_model
-from src.device import setup_device
+from src.distributed.device import setup_device
 from src.errors import run_command
 from src.evaluation import evaluate
 from src.model_utils.config import Config
-from src.model_utils.modelarts import local_or_modelarts
-from src.pictures.image_folder import eval_root
-from src.pictures.picture_check import scan_checked
+from src.modelarts.job import local_or_modelarts
 from src.reports.figures import write_confusion
 from src.reports.report import write_report
 from src.reports.run_report import evaluation_report, report_path

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 from mindspore import Tensor
 
-from src.checkpoint import read_checkpoint
-from src.deployment.exported import load_exported, onnx_runtime_is_there
-from src.deployment.exporting import (
+from src.checkpoint.file import read_checkpoint
+from src.deployment.exporter import (
     ENDINGS,
     ExportOptions,
     deployable,
@@ -22,10 +21,11 @@ from src.deployment.exporting import (
     random_pictures,
     write_description,
 )
-from src.device import setup_device
+from src.deployment.runtime import load_exported, onnx_runtime_is_there
+from src.distributed.device import setup_device
 from src.errors import UserError, run_command
 from src.model_utils.config import Config
-from src.model_utils.modelarts import local_or_modelarts
+from src.modelarts.job import local_or_modelarts
 
 TOLERANCE = 1e-4  # relative to the largest score: rounding; MindSpore's own MINDIR differs by nothing
 

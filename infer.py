@@ -22,10 +22,10 @@ from src.deployment.prediction import (
     write_csv,
     write_predictions,
 )
-from src.device import setup_device
+from src.distributed.device import setup_device
 from src.errors import UserError, run_command
 from src.model_utils.config import Config
-from src.model_utils.modelarts import local_or_modelarts
+from src.modelarts.job import local_or_modelarts
 from src.names import escape_name
 
 

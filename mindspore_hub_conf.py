@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mindspore import nn
 
-from src.checkpoint import read_checkpoint
+from src.checkpoint.file import read_checkpoint
 from src.mobilenetV2 import MobileNetV2
 from src.model_utils.config import get_config
 from src.utils import class_count, load_weights

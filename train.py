@@ -13,29 +13,32 @@ from pathlib import Path
 from mindspore import nn
 from tqdm import tqdm
 
-from src.augmentation import Augmentation
-from src.checkpoint import Checkpoint, read_checkpoint
-from src.collectives import any_rank, average_parameters
+from src.checkpoint.file import Checkpoint, read_checkpoint
+from src.data.cache_server import dataset_cache
+from src.data.image_check import scan_checked
+from src.data.image_folder import ImageFolder, train_root, validation_root
+from src.data.transforms import Augmentation
 from src.dataset import Data, FeatureData, ImageData
-from src.device import World, setup_device
+from src.distributed.collectives import any_rank, average_parameters
+from src.distributed.device import setup_device
+from src.distributed.world import World
 from src.errors import UserError, run_command
 from src.evaluation import evaluate
 from src.lr_generator import run_lr
 from src.model_utils.config import Config
-from src.model_utils.modelarts import local_or_modelarts
-from src.models import CrossEntropyWithLabelSmooth, Monitor, define_average, define_net
-from src.pictures.dataset_cache import dataset_cache
-from src.pictures.image_folder import ImageFolder, train_root, validation_root
-from src.pictures.picture_check import scan_checked
+from src.modelarts.job import local_or_modelarts
+from src.models import CrossEntropyWithLabelSmooth, define_average, define_net
+from src.training.checkpointer import Recorder
 from src.training.distillation import DistillationLoss, Teacher
-from src.training.divergence import Divergence
 from src.training.dry_run import describe_run
 from src.training.features import pooled_features
-from src.training.recorder import Recorder
+from src.training.monitor import Monitor
+from src.training.nonfinite import Divergence
+from src.training.optimizer import build_optimizer
 from src.training.resume import Run
 from src.training.signals import StopRequest
+from src.training.step import TrainStep, batch_norm_statistics, count_steps
 from src.training.timing import EVALUATION
-from src.training.train_step import TrainStep, batch_norm_statistics, build_optimizer, count_steps
 from src.utils import check_classes, load_weights
 
 

@@ -131,7 +131,7 @@ check_train_command() {
     check_machines
     check_tools
     if [ -n "$RANK_TABLE" ]; then
-        "$PYTHON" "$ROOT/src/model_utils/rank_table.py" "$RANK_TABLE" "$DEVICES" "$NODE_RANK" "$NODE_NUM" \
+        "$PYTHON" "$ROOT/src/distributed/rank_table.py" "$RANK_TABLE" "$DEVICES" "$NODE_RANK" "$NODE_NUM" \
             "${ATLAS:-910}" || exit 2
     fi
     RUN_ARGUMENTS=(--platform "$PLATFORM" ${CONFIG:+--config_path "$CONFIG"} "${RUN_ARGUMENTS[@]}" "${OPTIONS[@]}")

@@ -1,8 +1,4 @@
-"""Pictures to batches, with MindSpore's own C++ operators.
-
-Training: random resized crop, flip, colour jitter, normalise, and what src/augmentation.py does to whole batches.
-Evaluation: shorter side to `round(size / 0.875)`, centre crop, normalise. Evaluation, export and deployment share the
-numbers here.
+"""Pictures to batches: the views that src/data/transforms.py makes, in the order of an epoch.
 
 A run's data is an object with `steps_per_epoch` and `epoch(n)`, which gives the batches of epoch n. Everything random
 in epoch n follows from (seed, n), so that a resumed run sees what the uninterrupted one saw.
@@ -12,20 +8,15 @@ import os
 from collections.abc import Iterator
 from typing import Protocol
 
-import mindspore as ms
 import mindspore.dataset as ds
 import numpy as np
 from mindspore import Tensor
-from mindspore.dataset import transforms, vision
 
-from src.augmentation import IMAGENET, Augmentation, BatchAugmentation
-from src.auto_augment import auto_augment
+from src.data.image_folder import ImageFolder
+from src.data.mixing import BatchAugmentation
+from src.data.transforms import IMAGENET, Augmentation, eval_transforms, train_transforms
 from src.errors import UserError, first_line
-from src.pictures.image_folder import ImageFolder
 
-CROP_SHARE = 0.875  # of the shorter side that the evaluation crop keeps
-MEAN = (0.485, 0.456, 0.406)  # RGB, of ImageNet, for pixels of 0 to 1
-STD = (0.229, 0.224, 0.225)
 PADDING = -1  # label of what fills up the last evaluation batch
 MIXING_THREADS = 4  # at most: each holds a batch
 
@@ -44,39 +35,6 @@ class Data(Protocol):
 
         Inputs, and N int32 labels or, of mixed pictures, N x classes float32 targets.
         """
-
-
-def resize_size(image_size: int) -> int:
-    """The shorter side, in pixels, before the centre crop of evaluation."""
-    return round(image_size / CROP_SHARE)
-
-
-def train_transforms(image_size: int, augmentation: Augmentation = IMAGENET) -> list:
-    """Encoded picture to a random 3 x `image_size` x `image_size` float32 view of it.
-
-    In multi-scale training the view has the largest of the sizes, and the batch is made smaller later.
-    """
-    image_size, jitter = augmentation.multi_scale_max or image_size, augmentation.color_jitter
-    if augmentation.auto_augment == "none":
-        colour = vision.RandomColorAdjust(brightness=jitter, contrast=jitter, saturation=jitter)
-    else:
-        colour = auto_augment(augmentation.auto_augment)
-    return [
-        vision.RandomCropDecodeResize(image_size, scale=(augmentation.crop_scale, 1.0), ratio=(3 / 4, 4 / 3)),
-        vision.RandomHorizontalFlip(augmentation.flip),
-        colour,
-        *_normalise(),
-    ]
-
-
-def eval_transforms(image_size: int, normalise: bool = True) -> list:
-    """Encoded picture to its 3 x `image_size` x `image_size` float32 centre, normalised or as pixels of 0 to 255."""
-    return [vision.Decode(), vision.Resize(resize_size(image_size)), vision.CenterCrop(image_size),
-            *(_normalise() if normalise else [vision.HWC2CHW(), transforms.TypeCast(ms.float32)])]
-
-
-def _normalise() -> list:
-    return [vision.Normalize([255 * m for m in MEAN], [255 * s for s in STD]), vision.HWC2CHW()]
 
 
 def usable_workers(num_workers: int) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from mindspore import Tensor, nn, ops
 
-from src.checkpoint import Checkpoint
+from src.checkpoint.file import Checkpoint
 from src.errors import UserError
 from src.models import EMA_PREFIX
 

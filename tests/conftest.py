@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from src.checkpoint_metadata import TrainingMetadata  # noqa: E402 - needs the path
+from src.checkpoint.record import TrainingMetadata  # noqa: E402 - needs the path
 from src.model_utils.config import Config, get_config  # noqa: E402
 
 COLOURS = ((50, 60, 230), (40, 200, 60), (220, 40, 40), (230, 210, 40), (200, 60, 210), (60, 210, 210))

@@ -9,16 +9,17 @@ from conftest import config_for
 from mindspore import Tensor
 
 import train
-from src.checkpoint import Checkpoint, read_checkpoint
+from src.checkpoint.file import Checkpoint, read_checkpoint
+from src.data.image_folder import ImageFolder
 from src.dataset import ImageData
-from src.deployment.exported import load_exported
-from src.deployment.exporting import ExportOptions, deployable, export
+from src.deployment.exporter import ExportOptions, deployable, export
 from src.deployment.model_file import open_model
-from src.device import World, setup_device
+from src.deployment.runtime import load_exported
+from src.distributed.device import setup_device
+from src.distributed.world import World
 from src.errors import UserError
 from src.evaluation import evaluate
 from src.model_utils.config import get_config
-from src.pictures.image_folder import ImageFolder
 
 PROFILE = ("--config_path", "default_config_boost.yaml", "--amp_level", "O0")
 

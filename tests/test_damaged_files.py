@@ -20,32 +20,32 @@ from mindspore import Parameter, Tensor
 from mindspore.mindrecord import FileWriter
 from PIL import Image
 from safetensors.numpy import save_file
-from test_cifar import archive, binary10, python10
-from test_imagenet import CLASSES, LABELS, tar, train_pictures, val_pictures, write_devkit
 
-from src.checkpoint import file_digest, read_checkpoint, write_checkpoint
-from src.checkpoint_metadata import CheckpointMetadata
+from src.checkpoint.file import file_digest, read_checkpoint, write_checkpoint
+from src.checkpoint.record import CheckpointMetadata
+from src.checkpoint.torch_file import read_torch_file
+from src.data.formats.cifar import prepare_cifar
+from src.data.formats.imagenet import RECORD, TRAIN, VAL, prepare_imagenet
+from src.data.formats.mindrecord import unpack_mindrecord
+from src.data.formats.tar_archive import compressed_members, tar_members
+from src.data.formats.zip_archive import unpack
+from src.data.image_check import ROTATED, picture_fault
+from src.data.image_folder import ImageFolder
+from src.data.stats import describe, survey
 from src.deployment.contact_sheet import draw_contact_sheet
-from src.deployment.exported import load_exported
 from src.deployment.prediction import Prediction, list_pictures
+from src.deployment.runtime import load_exported
 from src.errors import UserError
-from src.evaluation import MISTAKE
-from src.model_utils.archive import unpack
-from src.pictures.cifar import prepare_cifar
-from src.pictures.image_folder import ImageFolder
-from src.pictures.imagenet import RECORD, TRAIN, VAL, prepare_imagenet
-from src.pictures.mindrecord import unpack_mindrecord
-from src.pictures.picture_check import ROTATED, picture_fault
-from src.pictures.survey import describe, survey
-from src.pictures.tar_archive import compressed_members, tar_members
+from src.metrics import MISTAKE
 from src.reports.best_evaluation import BestEvaluation
 from src.reports.report import Evaluated, Report, write_report
-from src.torch_file import read_torch_file
-from src.training.profiling import summary
+from src.training.profiler import summary
 from src.utils import load_parameters
+from tests.data.formats.test_cifar import archive, binary10, python10
+from tests.data.formats.test_imagenet import CLASSES, LABELS, tar, train_pictures, val_pictures, write_devkit
 from tools.convert_weights import convert, read_source
 
-TINY = ROOT / "tests" / "data" / "tiny.onnx"
+TINY = ROOT / "tests" / "fixtures" / "tiny.onnx"
 WHOLE = 10 ** 9  # bytes: all of a file
 
 

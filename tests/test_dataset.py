@@ -1,96 +1,20 @@
-"""Batches: the exact transforms, every picture once in evaluation, and an order that follows from seed and epoch."""
+"""Batches: every picture once in evaluation, and an order that follows from seed and epoch alone."""
 import shutil
 from pathlib import Path
 
-import mindspore.dataset as ds
 import numpy as np
 import pytest
 from conftest import Pictures
-from mindspore.dataset import vision
-from PIL import Image
 
-from src.dataset import (
-    MEAN,
-    PADDING,
-    STD,
-    Batch,
-    FeatureData,
-    ImageData,
-    eval_transforms,
-    resize_size,
-    train_transforms,
-    training_order,
-    usable_workers,
-)
+from src.data.image_folder import ImageFolder
+from src.dataset import PADDING, Batch, FeatureData, ImageData, training_order, usable_workers
 from src.errors import UserError
-from src.pictures.image_folder import ImageFolder
 
 
 def batches(data: ImageData | FeatureData, epoch: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
     def arrays(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         return batch[0].asnumpy().copy(), batch[1].asnumpy().copy()
     return [arrays(batch) for batch in data.epoch(epoch)]
-
-
-def transformed(path: Path, size: int) -> np.ndarray:
-    pipeline = ds.NumpySlicesDataset([str(path)], ["path"], shuffle=False)
-    pipeline = pipeline.map(lambda name: np.fromfile(str(name), np.uint8), "path").map(eval_transforms(size), "path")
-    return next(pipeline.create_tuple_iterator(output_numpy=True))[0]
-
-
-# ---- the transforms
-
-@pytest.mark.parametrize(("size", "shorter"), [(224, 256), (192, 219), (96, 110), (64, 73), (32, 37)])
-def test_shorter_side_before_the_crop(size: int, shorter: int) -> None:
-    assert resize_size(size) == shorter
-
-
-@pytest.mark.parametrize("shape", [(200, 100), (100, 200), (90, 90)])
-def test_evaluation_keeps_proportions(shape: tuple[int, int], tmp_path: Path) -> None:
-    """A square in the middle of a photo stays a square: it is the shorter side that is resized."""
-    height, width = shape
-    pixels = np.zeros((height, width, 3), np.uint8)
-    pixels[height // 2 - 20:height // 2 + 20, width // 2 - 20:width // 2 + 20] = 255
-    Image.fromarray(pixels).save(tmp_path / "square.png")
-    plane = transformed(tmp_path / "square.png", 64)[0] > 0
-    assert plane.shape == (64, 64)
-    rows, columns = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
-    side = 40 * 73 / min(shape)
-    assert len(rows) == pytest.approx(side, abs=2)
-    assert len(columns) == pytest.approx(side, abs=2)
-    assert rows.mean() == pytest.approx(31.5, abs=1)
-    assert columns.mean() == pytest.approx(31.5, abs=1)
-
-
-def test_evaluation_normalises_rgb(tmp_path: Path) -> None:
-    colour = (200, 100, 50)
-    Image.new("RGB", (50, 40), colour).save(tmp_path / "plain.png")
-    picture = transformed(tmp_path / "plain.png", 32)
-    assert picture.shape == (3, 32, 32)
-    assert picture.dtype == np.float32
-    expected = (np.array(colour) / 255 - MEAN) / STD
-    np.testing.assert_allclose(picture, np.broadcast_to(expected[:, None, None], picture.shape), atol=1e-5)
-
-
-def test_training_transform_is_the_published_one() -> None:
-    crop, flip, colour, normalise, _ = train_transforms(64)
-    assert isinstance(crop, vision.RandomCropDecodeResize)
-    assert (crop.size, crop.scale, crop.ratio) == ((64, 64), (0.08, 1.0), (3 / 4, 4 / 3))
-    assert flip.prob == 0.5
-    assert isinstance(colour, vision.RandomColorAdjust)
-    np.testing.assert_allclose(normalise.mean, [255 * m for m in MEAN])
-    np.testing.assert_allclose(normalise.std, [255 * s for s in STD])
-
-
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK", "I;16"])
-def test_pictures_of_every_mode_have_three_channels(mode: str, pictures: Pictures) -> None:
-    root = pictures({"cat": 1, "dog": 1})
-    Image.new(mode, (40, 40), 60 if mode in {"L", "I;16"} else None).save(
-        root / "cat" / ("b.jpg" if mode == "CMYK" else "b.png"))
-    data = ImageData(ImageFolder.scan(root), 32, 3, training=False)
-    (images, labels), = batches(data)
-    assert images.shape == (3, 3, 32, 32)
-    assert labels.tolist() == [0, 0, 1]
 
 
 # ---- evaluation batches

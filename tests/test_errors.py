@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Pictures, config_for
 
-from src.checkpoint import read_checkpoint, write_checkpoint
-from src.checkpoint_metadata import CheckpointMetadata
+from src.checkpoint.file import read_checkpoint, write_checkpoint
+from src.checkpoint.record import CheckpointMetadata
+from src.data.formats.tar_archive import tar_members
+from src.data.image_folder import ImageFolder
 from src.dataset import ImageData
-from src.deployment.exporting import ExportOptions, deployable, export
-from src.device import setup_device
+from src.deployment.exporter import ExportOptions, deployable, export
+from src.distributed.device import setup_device
 from src.errors import UserError, first_line
 from src.mobilenetV2 import MobileNetV2
 from src.model_utils.config import get_config
-from src.pictures.image_folder import ImageFolder
-from src.pictures.tar_archive import tar_members
 from src.utils import network_parameters
 
 END = "from src.errors import UserError, run_command\ndef main():\n    {}\nrun_command(main)"

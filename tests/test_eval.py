@@ -12,8 +12,8 @@ from mindspore import Tensor
 from PIL import Image
 
 import eval as evaluation
-from src.checkpoint import write_checkpoint
-from src.checkpoint_metadata import CheckpointMetadata
+from src.checkpoint.file import write_checkpoint
+from src.checkpoint.record import CheckpointMetadata
 from src.errors import UserError
 from src.models import define_net
 from src.utils import network_parameters

@@ -12,8 +12,8 @@ from conftest import ROOT
 from mindspore import Tensor, nn
 
 import mindspore_hub_conf as hub
-from src.checkpoint import write_checkpoint
-from src.checkpoint_metadata import CheckpointMetadata
+from src.checkpoint.file import write_checkpoint
+from src.checkpoint.record import CheckpointMetadata
 from src.errors import UserError
 from src.mobilenetV2 import MobileNetV2
 from src.utils import network_parameters

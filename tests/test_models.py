@@ -1,16 +1,15 @@
-"""Network of a run, loss, dropout with a state, and the log lines."""
+"""Network of a run, loss, and dropout with a state."""
 from collections.abc import Callable
 
 import mindspore as ms
 import numpy as np
 import pytest
-from conftest import EPOCH_LINE, STEP_LINE, config_for
+from conftest import config_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mindspore import Tensor, nn, ops
 
-from src.model_utils.config import get_config
-from src.models import EMA_PREFIX, CrossEntropyWithLabelSmooth, Monitor, ResumableDropout, define_average, define_net
+from src.models import EMA_PREFIX, CrossEntropyWithLabelSmooth, ResumableDropout, define_average, define_net
 
 
 def weights_of(network: nn.Cell) -> dict[str, np.ndarray]:
@@ -143,67 +142,3 @@ def test_gradient_passes_where_the_value_did(dropout: Callable[..., ResumableDro
     gradient = gradient.asnumpy()
     assert set(np.unique(gradient)) == {0.0, 2.0}
     np.testing.assert_allclose(value.asnumpy(), gradient * x.asnumpy(), rtol=1e-6)
-
-
-# ---- the log
-
-def test_log_lines_keep_their_form_and_the_epochs_mean() -> None:
-    lines: list[str] = []
-    lr = np.linspace(0.1, 0.01, 10).astype(np.float32)
-    monitor = Monitor(lr, config_for("--epoch_size", 2, "--log_steps", 2), steps_per_epoch=5, write=lines.append)
-    for epoch in range(2):
-        monitor.epoch_begin(epoch)
-        for step in range(5):
-            monitor.step_end(step, Tensor(float(step + epoch), ms.float32), Tensor(True))
-        assert monitor.epoch_end() == pytest.approx(2 + epoch)  # the mean of all steps, not the last step's loss
-    step_lines = [line for line in lines if line.startswith("epoch: ")]
-    assert [STEP_LINE.fullmatch(line) is not None for line in step_lines] == [True] * 6
-    assert step_lines[0].startswith("epoch: [  0/  2], step:[    1/    5], loss:[1.000/0.500], ")
-    assert step_lines[-1].startswith("epoch: [  1/  2], step:[    4/    5], loss:[5.000/3.000], ")
-    assert step_lines[-1].endswith("lr:[0.010]")
-    epoch_lines = [line for line in lines if line.startswith("epoch time: ")]
-    assert [EPOCH_LINE.fullmatch(line) is not None for line in epoch_lines] == [True] * 2
-    assert epoch_lines[0].endswith("avg loss: 2.000")
-
-
-def test_steps_that_were_left_out_are_counted_and_kept_out_of_the_mean() -> None:
-    lines: list[str] = []
-    monitor = Monitor(np.ones(3, np.float32), config_for("--epoch_size", 1), steps_per_epoch=3, write=lines.append)
-    monitor.epoch_begin(0)
-    for step, (loss, applied) in enumerate([(1.0, True), (np.inf, False), (3.0, True)]):
-        monitor.step_end(step, Tensor(loss, ms.float32), Tensor(applied))
-    assert monitor.bad_steps == 1
-    assert monitor.epoch_end() == 2.0
-    assert "1 steps of this epoch left out" in lines[-1]
-
-
-@pytest.mark.parametrize(("options", "fetched"), [
-    (("--platform", "Ascend", "--log_steps", 4), [4, 8, 9]),
-    (("--platform", "Ascend", "--log_steps", 4, "--save_checkpoint_steps", 3), [3, 4, 6, 8, 9]),
-    (("--platform", "Ascend", "--log_steps", 4, "--on_nan", "skip"), list(range(1, 10))),
-    (("--platform", "CPU", "--log_steps", 4), list(range(1, 10))),
-])
-def test_an_accelerator_waits_only_where_the_values_are_needed(options: tuple, fetched: list[int]) -> None:
-    config = get_config([*map(str, options)])
-    monitor = Monitor(np.ones(9, np.float32), config, steps_per_epoch=9, write=lambda _: None)
-    monitor.epoch_begin(0)
-    found = []
-    for step in range(9):
-        monitor.step_end(step, Tensor(1.0, ms.float32), Tensor(True))
-        found += [step + 1] * monitor.is_fetched
-    assert found == fetched
-
-
-def test_a_resumed_epoch_counts_the_losses_before_it() -> None:
-    lines: list[str] = []
-    monitor = Monitor(np.ones(4, np.float32), config_for("--epoch_size", 1), steps_per_epoch=4, write=lines.append)
-    monitor.epoch_begin(0, [1.0, 2.0])
-    for step in (2, 3):
-        monitor.step_end(step, Tensor(float(step + 1), ms.float32), Tensor(True))
-    assert monitor.epoch_end() == 2.5
-
-
-def test_form_of_the_published_lines() -> None:
-    assert STEP_LINE.fullmatch("epoch: [  0/200], step:[  624/  625], loss:[5.258/5.258], time:[140412.236], "
-                               "lr:[0.100]")
-    assert EPOCH_LINE.fullmatch("epoch time: 140522.500, per step time: 224.836, avg loss: 5.258")

@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import postprocess
+from src.data.image_check import check_pictures
+from src.data.image_folder import ImageFolder
 from src.deployment.prediction import list_pictures
 from src.errors import UserError
 from src.names import ESCAPED, escape_line, escape_name, unescape_name
-from src.pictures.image_folder import ImageFolder
-from src.pictures.picture_check import check_pictures
 from tools import describe_data, make_label_file, split_pictures
 
-TINY = ROOT / "tests" / "data" / "tiny.onnx"
+TINY = ROOT / "tests" / "fixtures" / "tiny.onnx"
 LATIN1, LINES = b"latin1_\xe9.jpg", b"two\nlines.jpg"
 WRITTEN = (r"latin1_\xe9.jpg", r"two\x0alines.jpg")
 LOCALES = {"UTF-8": {"LC_ALL": "C.UTF-8"}, "C": {"LC_ALL": "C"},

@@ -14,17 +14,19 @@ from hypothesis import strategies as st
 from mindspore import Parameter, Tensor
 
 from postprocess import read_labels
-from src.checkpoint import CheckpointFolder, Retention, read_checkpoint, write_checkpoint
-from src.checkpoint_metadata import CheckpointMetadata, metadata_path, write_metadata
+from src.checkpoint.file import read_checkpoint, write_checkpoint
+from src.checkpoint.names import metadata_path
+from src.checkpoint.record import CheckpointMetadata, write_metadata
+from src.checkpoint.retention import CheckpointFolder, Retention
+from src.checkpoint.torch_file import read_torch_file
 from src.deployment.description import Description, description_path, read_description
-from src.deployment.exported import ExportedNetwork
 from src.deployment.model_file import ModelFile
+from src.deployment.runtime import ExportedNetwork
+from src.distributed.rank_table import RankTableError, check_rank_table
 from src.errors import UserError
 from src.model_utils.config import BASE_FILE, get_config
-from src.model_utils.job_lock import JobLock
-from src.model_utils.rank_table import RankTableError, check_rank_table
+from src.modelarts.lock import JobLock
 from src.reports.figures import curve_svgs, draw_curves
-from src.torch_file import read_torch_file
 from src.training.resume import Progress, Run, find_checkpoint
 from tools import make_label_file
 
@@ -37,7 +39,7 @@ QUICK = settings(max_examples=150, deadline=None, derandomize=True,
                  suppress_health_check=[HealthCheck.function_scoped_fixture])
 KEYS = [line.partition(":")[0] for line in BASE_FILE.read_text().split("\n---")[0].splitlines()
         if line and line[0].isalpha()]
-TINY = ROOT / "tests" / "data" / "tiny.onnx"
+TINY = ROOT / "tests" / "fixtures" / "tiny.onnx"
 RANK_TABLE = {"version": "1.0", "server_count": "1", "status": "completed", "server_list": [{
     "server_id": "10.0.0.1", "host_nic_ip": "reserve",
     "device": [{"device_id": str(n), "device_ip": f"192.1.1.{n}", "rank_id": str(n)} for n in range(2)]}]}

@@ -15,7 +15,7 @@ from conftest import EPOCH_LINE, STEP_LINE, Pictures, assert_one_clear_line, mak
 from PIL import Image
 
 import train
-from src.checkpoint import Checkpoint, file_digest, read_checkpoint
+from src.checkpoint.file import Checkpoint, file_digest, read_checkpoint
 from src.errors import UserError
 from src.utils import HEAD_PREFIX
 

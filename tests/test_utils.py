@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from src.checkpoint import Checkpoint
+from src.checkpoint.file import Checkpoint
 from src.errors import UserError
 from src.mobilenetV2 import MobileNetV2
 from src.models import EMA_PREFIX

@@ -28,11 +28,11 @@ from types import FrameType
 from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from src.data.image_folder import validation_root
 from src.errors import UserError, first_line, run_command
 from src.files import whole_file
 from src.json_records import read_record, to_json
 from src.model_utils.config import Config, get_config
-from src.pictures.image_folder import validation_root
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 OWN_KEYS = ("seed", "save_checkpoint_path", "dataset_path")  # that every run gets from here

@@ -32,17 +32,19 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.cpu_kernels.threads import thread_count
-from src.dataset import ImageData, train_transforms, usable_workers
+from src.data.formats.mindrecord_writer import pack_mindrecord
+from src.data.image_folder import ImageFolder
+from src.data.transforms import train_transforms
+from src.dataset import ImageData, usable_workers
 from src.deployment.model_file import open_model
 from src.deployment.prediction import PictureStream, decoding_workers, list_pictures
-from src.device import setup_device
+from src.distributed.device import setup_device
 from src.errors import UserError, run_command
 from src.mobilenetV2 import MobileNetV2, MobileNetV2Backbone
 from src.model_utils.config import Config, get_config
 from src.models import CrossEntropyWithLabelSmooth, define_net
-from src.pictures.image_folder import ImageFolder
-from src.pictures.mindrecord_writer import pack_mindrecord
-from src.training.train_step import TrainStep, build_optimizer
+from src.training.optimizer import build_optimizer
+from src.training.step import TrainStep
 from tools.stopwatch import MOST_STEPS, WARM_UP, speed
 
 ROOT = Path(__file__).resolve().parents[1]

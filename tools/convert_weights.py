@@ -4,7 +4,7 @@
 
 Reads state dicts with the key names of torchvision (`mobilenet_v2`) or timm (`mobilenetv2_100` and its other widths),
 as `.pth` (PyTorch need not be installed) or `.safetensors`. Width and number of classes are those of the weights.
-Both libraries train on RGB pictures normalised as src/dataset.py does.
+Both libraries train on RGB pictures normalised as src/data/transforms.py does.
 """
 import argparse
 import sys
@@ -16,11 +16,11 @@ from mindspore import Tensor
 from safetensors.numpy import load_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from src.checkpoint import write_checkpoint
-from src.checkpoint_metadata import CheckpointMetadata
+from src.checkpoint.file import write_checkpoint
+from src.checkpoint.record import CheckpointMetadata
+from src.checkpoint.torch_file import read_torch_file
 from src.errors import UserError, first_line, run_command
 from src.mobilenetV2 import INVERTED_RESIDUALS, LAST_CHANNELS, STEM_CHANNELS, MobileNetV2, make_divisible
-from src.torch_file import read_torch_file
 
 PUBLISHED_WIDTHS = (1.0, 1.4, 1.3, 0.75, 0.5, 0.35)
 STATISTICS = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from src.data.image_folder import ImageFolder, train_root, validation_root
+from src.data.stats import describe, survey
 from src.errors import UserError, run_command
-from src.pictures.image_folder import ImageFolder, train_root, validation_root
-from src.pictures.survey import describe, survey
 from src.reports.data_summary import draw_summary
 
 

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from src.data.image_folder import ImageFolder, eval_root
 from src.deployment.description import description_path, read_description
 from src.errors import UserError, run_command
 from src.files import whole_file
 from src.names import escape_name
-from src.pictures.image_folder import ImageFolder, eval_root
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from src.data.formats.mindrecord_writer import pack_mindrecord
+from src.data.image_folder import ImageFolder, train_root, validation_root
 from src.errors import run_command
-from src.pictures.image_folder import ImageFolder, train_root, validation_root
-from src.pictures.mindrecord_writer import pack_mindrecord
 
 
 def main(argv: Sequence[str] | None = None) -> None:

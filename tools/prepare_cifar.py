@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from src.data.formats.cifar import prepare_cifar
 from src.errors import run_command
-from src.pictures.cifar import prepare_cifar
 
 
 def main(argv: Sequence[str] | None = None) -> None:

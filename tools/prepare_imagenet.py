@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from src.data.formats.imagenet import PARTS, prepare_imagenet
 from src.errors import UserError, run_command
-from src.pictures.imagenet import PARTS, prepare_imagenet
 
 
 def main(argv: Sequence[str] | None = None) -> None:

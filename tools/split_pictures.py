@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from src.data.image_folder import ImageFolder
+from src.data.split import plan_split, write_split
 from src.errors import UserError, run_command
 from src.names import escape_name
-from src.pictures.image_folder import ImageFolder
-from src.pictures.split import plan_split, write_split
 
 LISTED = 20  # groups of duplicates that are shown
 

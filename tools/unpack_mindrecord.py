@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from src.data.formats.mindrecord import unpack_mindrecord
 from src.errors import run_command
-from src.pictures.mindrecord import unpack_mindrecord
 
 
 def main(argv: Sequence[str] | None = None) -> None:

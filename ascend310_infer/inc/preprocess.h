@@ -26,7 +26,7 @@ std::unique_ptr<Preprocess> MakePreprocess(const std::string &kind, const ModelR
 std::unique_ptr<Preprocess> MakeCpuPreprocess(const ModelRunner &model);
 std::unique_ptr<Preprocess> MakeDvppPreprocess(const ModelRunner &model, uint32_t device_id);
 
-// The shorter side before the centre crop, as src/dataset.py has it.
+// The shorter side before the centre crop, as src/data/transforms.py has it.
 int ResizeSize(int image_size);
 
 #endif

@@ -1,4 +1,4 @@
-// Decode, resize, crop and normalise on the CPU, as src/dataset.py does in evaluation.
+// Decode, resize, crop and normalise on the CPU, as src/data/transforms.py does in evaluation.
 #include <cmath>
 #include <csetjmp>
 #include <cstdio>
@@ -12,7 +12,7 @@
 #include "resize.h"
 
 namespace {
-constexpr float kMean[] = {255 * 0.485F, 255 * 0.456F, 255 * 0.406F};  // MEAN and STD of src/dataset.py
+constexpr float kMean[] = {255 * 0.485F, 255 * 0.456F, 255 * 0.406F};  // MEAN and STD of src/data/transforms.py
 constexpr float kStd[] = {255 * 0.229F, 255 * 0.224F, 255 * 0.225F};
 
 // libjpeg's way to report a fault is a function that must not return.

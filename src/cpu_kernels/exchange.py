@@ -8,9 +8,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from src.collectives import broadcast_counts, sum_counts
 from src.cpu_kernels.cells import Shape, library_in_use
-from src.device import World
+from src.distributed.collectives import broadcast_counts, sum_counts
+from src.distributed.world import World
 
 Arrays = tuple[Tensor, ...]
 

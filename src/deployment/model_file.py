@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from mindspore import Tensor
 
-from src.checkpoint import Checkpoint, read_checkpoint
-from src.deployment.exported import ExportedNetwork, is_exported, load_exported
+from src.checkpoint.file import Checkpoint, read_checkpoint
+from src.deployment.runtime import ExportedNetwork, is_exported, load_exported
 from src.errors import UserError
 from src.model_utils.config import Config
 from src.models import define_net

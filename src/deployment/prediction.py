@@ -12,12 +12,13 @@ import numpy as np
 from mindspore.dataset.core.config import ErrorSamplesMode
 from PIL import Image
 
-from src.dataset import eval_transforms, usable_workers
+from src.data.image_check import ROTATED, picture_fault
+from src.data.image_folder import IMAGE_EXTENSIONS
+from src.data.transforms import eval_transforms
+from src.dataset import usable_workers
 from src.errors import UserError
 from src.files import read_names, whole_file
 from src.names import escape_name, unescape_name
-from src.pictures.image_folder import IMAGE_EXTENSIONS
-from src.pictures.picture_check import ROTATED, picture_fault
 
 
 @dataclass(frozen=True)

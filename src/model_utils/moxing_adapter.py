@@ -11,18 +11,14 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 
 from src.errors import UserError, first_line
-from src.json_records import read_json
-from src.model_utils.job_lock import wait_until
 from src.model_utils.local_adapter import Place, local_place, number_from
 
 REMOTE_SCHEMES = ("obs://", "s3://")
 NOTHING_THERE = "No files to copy"  # MoXing's words for a source without a file
 JOB_VARIABLES = ("MA_VJ_NAME", "JOB_ID")  # of the present jobs and of the old ones
-RANK_TABLE_NAME = "jobstart_hccl.json"
 LONGEST_WAIT = 120.0  # seconds between two tries
 NOTHING = object()  # what a copy of nothing returns
 SECRET = re.compile(r"(?i)((?:access|secret|signature|token|credential|password|auth)[\w.-]*[\"']?\s*[=:]\s*)\S+")
@@ -125,26 +121,3 @@ class Storage:
 def harmless(error: BaseException) -> str:
     """The first line of an error's text, without what looks like a key or a password."""
     return SECRET.sub(r"\1***", first_line(error))
-
-
-def await_rank_table(seconds: float, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Where RANK_TABLE_FILE is a folder, as in custom images, wait for the table in it and name the table instead.
-
-    Raises:
-        UserError: it was not complete within some seconds.
-    """
-    folder = os.environ.get("RANK_TABLE_FILE", "")
-    if not Path(folder).is_dir() or not folder:
-        return
-    table = Path(folder) / RANK_TABLE_NAME
-    if not wait_until(lambda: _is_completed(table), seconds, sleep):
-        raise UserError(f"{table}: the platform did not complete this rank table within {seconds:g} seconds")
-    os.environ["RANK_TABLE_FILE"] = str(table)
-
-
-def _is_completed(table: Path) -> bool:
-    try:
-        found = read_json(table)
-    except UserError:  # not there, or not yet whole
-        return False
-    return isinstance(found, dict) and found.get("status") == "completed"

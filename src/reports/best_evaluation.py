@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from src.checkpoint_metadata import TrainingMetadata
-from src.evaluation import MISTAKE, Score
+from src.checkpoint.record import TrainingMetadata
+from src.data.image_folder import ImageFolder
 from src.files import whole_file
-from src.pictures.image_folder import ImageFolder
+from src.metrics import MISTAKE, Score
 
 FILE = "best.npz"
 

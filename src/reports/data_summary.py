@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
+from src.data.stats import Survey
 from src.files import whole_file
 from src.names import escape_name
-from src.pictures.survey import Survey
 from src.reports.lettering import names_as_they_are
 
 NAMED = 40  # classes that get a bar with their name; more become a line

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from src.checkpoint.record import History
 from src.files import whole_file
 from src.names import escape_name
 from src.reports.lettering import names_as_they_are
@@ -15,8 +16,6 @@ MOST_DOTS = 500  # of a confusion matrix as a picture, in a row
 MOST_MARKED = 60  # epochs of which each has its point on a curve
 INK = "#123456"  # no colour of a line: where it stands in an SVG, the reader's own colour of letters is put
 THEME = b"<style>svg{color:#333}@media(prefers-color-scheme:dark){svg{color:#ccc}}</style>"
-
-History = list[dict[str, Any]]  # a row per epoch: epoch, loss, lr and, where validated, val_loss, top1, top5
 
 
 def write_table(history: History, path: Path) -> None:

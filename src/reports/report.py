@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from src.checkpoint.record import History
 from src.files import whole_file
 from src.names import ESCAPED, escape_name
-from src.reports.figures import History, confusion_png, curve_svgs
+from src.reports.figures import confusion_png, curve_svgs
 
 NAMED_CLASSES = 30  # a confusion matrix of more of them is a picture without names and numbers
 MOST_PAIRS = 12  # of classes that were taken for each other
@@ -23,7 +24,7 @@ HEAD_BYTES = 2000  # of a file, in which its mark stands
 class Evaluated:
     """An evaluation as a report shows it.
 
-    `files` are those of the `mistakes` (see `src.evaluation.Score`), relative to `root`.
+    `files` are those of the `mistakes` (see `src.metrics.Score`), relative to `root`.
     """
 
     title: str  # which weights were scored

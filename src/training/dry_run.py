@@ -3,14 +3,15 @@ from pathlib import Path
 
 from mindspore import nn
 
-from src.checkpoint import BEST, LAST, read_checkpoint
+from src.checkpoint.file import read_checkpoint
+from src.checkpoint.names import BEST, LAST, stem
+from src.data.image_folder import ImageFolder
 from src.dataset import share
-from src.device import World
+from src.distributed.world import World
 from src.lr_generator import run_lr
 from src.mobilenetV2 import ConvBN, MobileNetV2
 from src.model_utils.config import Config
-from src.pictures.image_folder import ImageFolder
-from src.training.train_step import count_steps
+from src.training.step import count_steps
 
 FLOAT32, FLOAT16 = 4, 2  # bytes
 
@@ -29,9 +30,9 @@ def describe_run(config: Config, world: World, train_folder: ImageFolder, eval_f
     memory = _memory(config, network, len(train_folder), batch_size, largest_size)
     trained = network.head if frozen else network
     lr = run_lr(config, step_pictures, steps)
-    folder, name = Path(config.save_checkpoint_path), "mobilenetv2_head" if frozen else "mobilenetv2"
-    checkpoints = (f"{folder}/{name}-<epoch>_{steps}.ckpt, {LAST}.ckpt" + (f", {BEST}.ckpt" if eval_folder else "")
-                   if config.save_checkpoint else "none")
+    folder = Path(config.save_checkpoint_path)
+    checkpoints = (f"{folder}/{stem(frozen)}-<epoch>_{steps}.ckpt, {LAST}.ckpt"
+                   + (f", {BEST}.ckpt" if eval_folder else "") if config.save_checkpoint else "none")
     rows = {
         "recipe": config.recipe,
         "platform": f"{config.platform}, {config.amp_level}, {world.rank_size} rank{'s' * (world.rank_size > 1)}",

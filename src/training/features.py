@@ -7,11 +7,12 @@ from mindspore import nn
 from tqdm import tqdm
 
 from src.cache_folder import cache_folder
-from src.collectives import sum_counts, sum_floats
-from src.dataset import CROP_SHARE, MEAN, PADDING, STD, ImageData
-from src.device import World
+from src.data.image_folder import ImageFolder
+from src.data.transforms import CROP_SHARE, MEAN, STD
+from src.dataset import PADDING, ImageData
+from src.distributed.collectives import sum_counts, sum_floats
+from src.distributed.world import World
 from src.files import whole_file
-from src.pictures.image_folder import ImageFolder
 from src.utils import network_parameters
 
 EXCHANGED = 4096  # pictures whose features the ranks exchange at a time

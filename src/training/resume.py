@@ -9,12 +9,12 @@ import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from src.checkpoint import Checkpoint, read_checkpoint
-from src.checkpoint_metadata import CheckpointMetadata, TrainingMetadata, metadata_path, read_metadata
+from src.checkpoint.file import Checkpoint, read_checkpoint
+from src.checkpoint.names import metadata_path, newest_first
+from src.checkpoint.record import CheckpointMetadata, History, TrainingMetadata, read_metadata
 from src.dataset import usable_workers
 from src.errors import UserError
 from src.model_utils.config import Config
-from src.reports.figures import History
 
 # Keys that do not affect the result of a run: another value of one of them does not make it another run.
 FREE_KEYS = frozenset({
@@ -143,7 +143,7 @@ def find_checkpoint(run: Run, folder: Path) -> Checkpoint | None:
             raise UserError(f"{choice}: cannot resume from this checkpoint: {difference}; to start from its weights "
                             "alone, use --pretrain_ckpt")
         return checkpoint
-    for path in _newest_first(folder):
+    for path in newest_first(folder):
         try:
             metadata = read_metadata(path)
             if metadata.training is None:
@@ -187,13 +187,3 @@ def lock_folder(folder: Path) -> int:
     except OSError:
         print(f"{folder}: this file system has no locks; do not start two runs in one folder")
     return descriptor
-
-
-def _newest_first(folder: Path) -> list[Path]:
-    """The numbered checkpoints of a folder, `mobilenetv2-<epoch>_<step>.ckpt`, by their numbers."""
-    numbered = []
-    for path in folder.glob("mobilenetv2*-*_*.ckpt"):
-        epoch, _, step = path.stem.rpartition("-")[2].partition("_")
-        if epoch.isdigit() and step.isdigit():
-            numbered.append((int(epoch), int(step), path))
-    return [path for _, _, path in sorted(numbered, reverse=True)]

@@ -14,9 +14,9 @@ import numpy as np
 from mindspore import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from src.checkpoint import read_checkpoint, write_checkpoint
-from src.checkpoint_metadata import CheckpointMetadata
-from src.device import setup_device
+from src.checkpoint.file import read_checkpoint, write_checkpoint
+from src.checkpoint.record import CheckpointMetadata
+from src.distributed.device import setup_device
 from src.errors import run_command
 from src.model_utils.config import get_config
 from src.models import define_net

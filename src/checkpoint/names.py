@@ -1,0 +1,34 @@
+"""What the files of checkpoints are called.
+
+`mobilenetv2-<epoch>_<step in it>.ckpt`, both from 1, or `mobilenetv2_head-...` of a run that trains the head alone;
+besides, `last.ckpt` is the newest one, and `best.ckpt` the one with the best top-1. Each has a JSON of the same stem.
+"""
+from pathlib import Path
+
+BEST, LAST = "best", "last"
+NUMBERED = "mobilenetv2*-*_*.ckpt"  # a pattern
+
+
+def stem(head_only: bool) -> str:
+    """What the names of a run's numbered checkpoints begin with."""
+    return "mobilenetv2_head" if head_only else "mobilenetv2"
+
+
+def numbered(head_only: bool, epoch: int, step: int) -> str:
+    """The file after so many epochs and steps of an epoch, both from 1."""
+    return f"{stem(head_only)}-{epoch}_{step}.ckpt"
+
+
+def newest_first(folder: Path) -> list[Path]:
+    """The numbered checkpoints of a folder, the latest first."""
+    found = []
+    for path in folder.glob(NUMBERED):
+        epoch, _, step = path.stem.rpartition("-")[2].partition("_")
+        if epoch.isdigit() and step.isdigit():
+            found.append((int(epoch), int(step), path))
+    return [path for _, _, path in sorted(found, reverse=True)]
+
+
+def metadata_path(checkpoint: Path) -> Path:
+    """Where the JSON of a checkpoint stands."""
+    return checkpoint.with_suffix(".json")

@@ -1,0 +1,83 @@
+"""What the JSON beside a checkpoint says of it, declared once. It is written and read here alone."""
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from src.checkpoint.names import metadata_path
+from src.files import whole_file
+from src.json_records import KEY, make_record, read_json, to_json
+
+# A row per finished epoch: epoch (from 1), loss, lr and, where it was validated, these three.
+VALIDATION_COLUMNS = ("val_loss", "top1", "top5")
+HistoryRow = dict[str, int | float]
+History = list[dict[str, Any]]  # a row per epoch: epoch, loss, lr and, where validated, val_loss, top1, top5
+RUN = "run"  # the key that a checkpoint of a run has, and no other
+
+
+@dataclass(frozen=True)
+class TrainingMetadata:
+    """How far a run was when it wrote the checkpoint, and what makes another run the same one.
+
+    Raises:
+        ValueError: the values contradict each other.
+    """
+
+    run_id: str = field(metadata={KEY: RUN})  # tells the checkpoints of this run from others
+    step: int  # optimisation steps done, over all epochs
+    epoch: int  # finished epochs
+    whole_epoch: bool  # False between two steps of an epoch
+    losses: list[float]  # of the steps of the unfinished epoch
+    history: list[HistoryRow]
+    metrics: HistoryRow  # the last row of the history; empty within an epoch
+    best_top1: float  # of all epochs so far; -1 where none was validated
+    is_best: bool  # whether this epoch is the best so far
+    ranks: int
+    train_images: str = field(metadata={KEY: "pictures"})  # digest of the list of training images
+    eval_images: str | None = None  # of those to validate on, "" for none; None in older checkpoints
+    pretrained: str | None = None  # digest of the checkpoint that training began with, "" for none; None as above
+    teacher: str = ""  # digest of the teacher's file
+
+    def __post_init__(self) -> None:
+        if self.step < 0 or self.ranks < 1:
+            raise ValueError("step or ranks is too small")
+        if [row.get("epoch") for row in self.history] != list(range(1, self.epoch + 1)):
+            raise ValueError(f"history has not the epochs 1 to {self.epoch}")
+        for row in self.history:
+            if not {"loss", "lr"} <= row.keys() or len(row.keys() & set(VALIDATION_COLUMNS)) % len(VALIDATION_COLUMNS):
+                raise ValueError("history has an incomplete row")
+
+
+@dataclass(frozen=True)
+class CheckpointMetadata:
+    """All that is known of a checkpoint, besides its parameters. Nothing is known of a file without a JSON."""
+
+    config: dict[str, Any] = field(default_factory=dict)  # what it was trained with
+    classes: tuple[str, ...] | None = None
+    source: str = ""  # name of the file that the weights were converted from
+    training: TrainingMetadata | None = None  # of a checkpoint that a run wrote; in the JSON beside the other keys
+    sha256: str = ""  # of the checkpoint
+
+
+def read_metadata(checkpoint: Path) -> CheckpointMetadata:
+    """What the JSON beside a checkpoint says.
+
+    Raises:
+        UserError: it cannot be read, or is not the description of a checkpoint.
+    """
+    path = metadata_path(checkpoint)
+    if not path.is_file():
+        return CheckpointMetadata()
+    values = read_json(path)
+    if isinstance(values, dict):
+        values = {**values, "training": values if RUN in values else None}
+    return make_record(CheckpointMetadata, values, f"{path}: not the description of a checkpoint")
+
+
+def write_metadata(metadata: CheckpointMetadata, checkpoint: Path) -> None:
+    """Write the JSON beside a checkpoint."""
+    values = to_json(metadata)
+    if training := values.pop("training"):
+        values |= to_json(training)
+    with whole_file(metadata_path(checkpoint)) as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")

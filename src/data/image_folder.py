@@ -1,0 +1,154 @@
+"""Image folders: `root/<class>/<picture>`, and where training and validation pictures lie below a `dataset_path`."""
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from src.data.class_order import class_order
+from src.errors import UserError
+
+# What MindSpore's Decode reads; it refuses gif and webp.
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+EVAL_FOLDERS = ("val", "validation_preprocess")  # the second is the ancestor's name
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """The pictures of a folder, sorted by class and name.
+
+    A class is a visible folder that holds at least one picture; its index is its position among the sorted names.
+    Hidden files, other files and folders within a class are passed over.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    files: tuple[str, ...]  # relative to the root
+    labels: np.ndarray  # class index of each file, int32
+    rows: np.ndarray  # position of each file in MindSpore's ImageFolderDataset, which also counts hidden pictures
+    extensions: tuple[str, ...]  # endings that occur, in their case
+    times: tuple[int, ...]  # when the classes' folders last changed, in ns
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @classmethod
+    def scan(cls, root: Path) -> "ImageFolder":
+        """List a folder.
+
+        Raises:
+            UserError: the folder does not exist, cannot be read, or has no class with a picture in it.
+        """
+        if not root.is_dir():
+            raise UserError(f"{root}: no such folder; --dataset_path needs a folder with one folder per class")
+        try:
+            found = {entry.name: _pictures(entry.path) for entry in os.scandir(root)
+                     if entry.is_dir() and not _hidden(entry.name)}
+        except OSError as error:
+            raise UserError(f"{error.filename}: cannot read this folder: {error.strerror}") from None
+        classes = class_order(name for name, pictures in found.items() if not all(map(_hidden, pictures)))
+        if not classes and any(map(has_mindrecords, (root, *(root / name for name in ("train", *EVAL_FOLDERS))))):
+            raise UserError(f"{root}: no pictures here, but MindRecord files; make an image folder of them with "
+                            f"python tools/unpack_mindrecord.py --source {root} --output FOLDER")
+        if not classes:
+            raise UserError(f"{root}: no pictures here; expected {root}/<class>/<picture>, "
+                            f"with an ending of {' '.join(IMAGE_EXTENSIONS)}")
+        listed = [(f"{name}/{picture}", label) for label, name in enumerate(classes) for picture in found[name]]
+        rows = [row for row, (file, _) in enumerate(listed) if not _hidden(file.rpartition("/")[2])]
+        return cls(
+            root=root.resolve(),
+            classes=classes,
+            files=tuple(listed[row][0] for row in rows),
+            labels=np.array([listed[row][1] for row in rows], np.int32),
+            rows=np.array(rows, np.int64),
+            extensions=tuple(sorted({"." + file.rpartition(".")[2] for file, _ in listed})),
+            times=_times(root, classes),
+        )
+
+    def check_unchanged(self) -> None:
+        """See that the pictures are still those that were listed: MindSpore lists the folder anew for every epoch.
+
+        Raises:
+            UserError: pictures have come or gone.
+        """
+        try:
+            if _times(self.root, self.classes) == self.times:
+                return
+            found = ImageFolder.scan(self.root)
+            rows = dict(zip(found.files, found.rows.tolist(), strict=True))
+        except (OSError, UserError):
+            rows = {}
+        moved = [file for file, row in zip(self.files, self.rows.tolist(), strict=True) if rows.get(file) != row]
+        if moved:
+            raise UserError(f"{self.root}: pictures have come or gone since the run began, {moved[0]} or one before "
+                            "it; leave the folder alone while a run uses it, and start again")
+
+    def digest(self) -> str:
+        """A hash of the list of files with their sizes and times: the same for the same pictures."""
+        hasher = hashlib.sha256()
+        for name in self.files:
+            status = (self.root / name).stat()
+            hasher.update(os.fsencode(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n"))
+        return hasher.hexdigest()
+
+
+def _times(root: Path, classes: tuple[str, ...]) -> tuple[int, ...]:
+    return tuple((root / name).stat().st_mtime_ns for name in classes)
+
+
+def mindrecords(folder: Path) -> list[Path]:
+    """The MindRecord files straight in a folder, without their indices; shards end in a number."""
+    return sorted(path for path in folder.iterdir() if re.search(r"\.mindrecord\d*$", path.name) and path.is_file()
+                  and not _hidden(path.name))
+
+
+def has_mindrecords(folder: Path) -> bool:
+    """Whether there is such a folder with a MindRecord file in it."""
+    return folder.is_dir() and bool(mindrecords(folder))
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".")
+
+
+def _pictures(folder: str) -> list[str]:
+    """Names with a picture's ending straight in a folder, hidden ones too, in MindSpore's order: that of the bytes."""
+    entries = [entry for entry in os.scandir(folder) if entry.name.lower().endswith(IMAGE_EXTENSIONS)]
+    for entry in entries:
+        if not entry.is_file():
+            raise UserError(f"{entry.path}: ends like a picture but is no file; rename or remove it")
+    return sorted((entry.name for entry in entries), key=os.fsencode)
+
+
+def train_root(dataset_path: str) -> Path:
+    """The folder of training classes: `dataset_path/train` if there is one, else `dataset_path` itself."""
+    return _child(_given(dataset_path), ("train",)) or _given(dataset_path)
+
+
+def eval_root(dataset_path: str) -> Path:
+    """The folder of classes to score: `dataset_path/val` if there is one, else `dataset_path` itself."""
+    root = _given(dataset_path)
+    child = _child(root, EVAL_FOLDERS)
+    if child is None and _child(root, ("train",)):
+        raise UserError(f"{root}: has train/ but no val/; name the folder of pictures to score itself")
+    return child or root
+
+
+def validation_root(dataset_path: str, eval_dataset_path: str) -> Path | None:
+    """The folder to validate on during training: the one named, else `val` beside the training folder, else None."""
+    if eval_dataset_path:
+        return eval_root(eval_dataset_path)
+    train = train_root(dataset_path)
+    return _child(train.resolve().parent, EVAL_FOLDERS) if train.resolve().name == "train" else None
+
+
+def _given(path: str) -> Path:
+    if not path:
+        raise UserError("no pictures named: give --dataset_path FOLDER")
+    return Path(path)
+
+
+def _child(root: Path, names: tuple[str, ...]) -> Path | None:
+    return next((root / name for name in names if (root / name).is_dir()), None)

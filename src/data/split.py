@@ -1,0 +1,128 @@
+"""A folder of pictures by class, split into a part to train and a part to validate on.
+
+Which pictures validate follows from their names and a seed alone, so that the split is the same on every machine, and
+a picture that is added changes little of it.
+"""
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from src.data.duplicates import find_duplicates
+from src.data.image_folder import ImageFolder
+from src.errors import UserError
+from src.files import check_space, whole_folder
+from src.json_records import read_json
+from src.names import escape_name, unescape_name
+
+RECORD = ".split.json"  # in the folder that was made: what it was made of
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which pictures validate, and which of them there are several times."""
+
+    parts: Mapping[str, str]  # file, relative to the root, to "train" or "val"
+    duplicates: Sequence[Sequence[str]]  # groups of files of the same content
+
+
+def plan_split(folder: ImageFolder, val_share: float, seed: int) -> Split:
+    """Choose the given share of each class, at least one picture and not all of them.
+
+    Files of the same content go to one side together: those of one class to either, those of several classes, of which
+    at least one is wrong, to train.
+
+    Raises:
+        UserError: a class has too few different pictures.
+    """
+    names = {folder.root / file: file for file in folder.files}
+    duplicates = [[names[path] for path in group] for group in find_duplicates(names)]
+    unit_of = {file: tuple(group) for group in duplicates for file in group}
+    units: dict[str, set[tuple[str, ...]]] = {name: set() for name in folder.classes}
+    in_several: set[tuple[str, ...]] = set()
+    for file in folder.files:
+        unit = unit_of.get(file, (file,))
+        units[_class_of(file)].add(unit)
+        if len({_class_of(member) for member in unit}) > 1:
+            in_several.add(unit)
+    counts = Counter(map(_class_of, folder.files))
+    held_out: set[str] = set()
+    for name, of_class in units.items():
+        free = sorted(of_class - in_several, key=lambda unit: hashlib.sha256(
+            os.fsencode(f"{seed}\0{min(unit)}")).digest())
+        if not free or len(of_class) < 2:
+            raise UserError(f"{folder.root}: class {name} has too few pictures to be split: it needs two that differ "
+                            "and of which one is in no other class; add some, or leave the class out")
+        wanted = min(round(val_share * counts[name]), counts[name] - 1)
+        chosen = 0
+        for unit in free:
+            if chosen + len(unit) <= wanted:
+                held_out.update(unit)
+                chosen += len(unit)
+        if not chosen:
+            smallest: tuple[str, ...] = min(free, key=len)
+            held_out.update(smallest)
+    return Split({file: "val" if file in held_out else "train" for file in folder.files}, duplicates)
+
+
+def _class_of(file: str) -> str:
+    return file.partition("/")[0]
+
+
+def write_split(folder: ImageFolder, split: Split, output: Path, link: bool) -> bool:
+    """Copy (or link) the pictures to `output/{train,val}/<class>`, whole or not at all; the sources stay as they are.
+
+    Returns whether anything was written: nothing is, if `output` holds this split already.
+
+    Raises:
+        UserError: `output` holds something else, or an earlier split that differs or of which files are missing; or
+            there is no room, or no link can be made.
+    """
+    output = output.absolute()
+    if output.is_relative_to(folder.root):
+        raise UserError(f"{output}: lies in the folder that is to be split; name one outside of {folder.root}")
+    sizes = {file: (folder.root / file).stat().st_size for file in folder.files}
+    if (output / RECORD).is_file():
+        _check_earlier(output, folder.root, split, sizes)
+        return False
+    if not link:
+        check_space(output, sizes.values(), "a copy of the pictures", "choose a disk with more room, or --link")
+    with whole_folder(output) as temporary:
+        for file in tqdm(folder.files, unit="picture", disable=None):
+            target = temporary / split.parts[file] / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if link:
+                _link(folder.root / file, target)
+            else:
+                shutil.copy2(folder.root / file, target)  # with its time
+        record = {escape_name(file): part for file, part in split.parts.items()}
+        (temporary / RECORD).write_text(json.dumps(record), encoding="utf-8")
+    return True
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source.resolve(), target)
+    except OSError as error:
+        raise UserError(f"{source}: cannot be linked: {error.strerror}; leave out --link, or put the output on the "
+                        "same disk") from error
+
+
+def _check_earlier(output: Path, root: Path, split: Split, sizes: Mapping[str, int]) -> None:
+    try:
+        earlier = read_json(output / RECORD)
+    except UserError as error:
+        raise UserError(f"{error}; name another folder") from None
+    if not isinstance(earlier, dict) or {unescape_name(file): part for file, part in earlier.items()} != split.parts:
+        raise UserError(f"{output}: holds a split of other pictures, or with another share or seed; name another "
+                        "folder, or remove it")
+    for file, part in split.parts.items():
+        copy = output / part / file
+        if not copy.is_file() or copy.stat().st_size != sizes[file]:
+            raise UserError(f"{copy}: is no longer the copy of {root / file}; name another folder, or remove {output}")

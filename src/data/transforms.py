@@ -1,0 +1,99 @@
+"""From an encoded picture to the view of it that a network sees, with MindSpore's own C++ operators.
+
+Training: random resized crop, flip, colour jitter, normalise; what is done to whole batches is in src/data/mixing.py.
+Evaluation: shorter side to `round(size / 0.875)`, centre crop, normalise. Evaluation, export and deployment share the
+numbers here.
+"""
+from dataclasses import dataclass
+
+import mindspore as ms
+from mindspore.dataset import transforms, vision
+
+from src.data.auto_augment import auto_augment
+from src.errors import UserError
+from src.model_utils.config import Config
+
+CROP_SHARE = 0.875  # of the shorter side that the evaluation crop keeps
+MEAN = (0.485, 0.456, 0.406)  # RGB, of ImageNet, for pixels of 0 to 1
+STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What to do, as the configuration's keys of these names say. The defaults are those of ImageNet training."""
+
+    crop_scale: float = 0.08  # least share of the picture's area that a crop keeps
+    flip: float = 0.5  # probability of a mirrored view
+    color_jitter: float = 0.4  # brightness, contrast and saturation change by a factor of up to 1 +- this
+    auto_augment: str = "none"  # autoaugment, randaugment or trivialaugment take the place of the colour jitter
+    random_erasing: float = 0.0  # probability
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+    multi_scale_min: int = 0  # pixels
+    multi_scale_max: int = 0
+    repeated_augmentation: int = 1  # views of a picture in an epoch
+
+    @classmethod
+    def of(cls, config: Config) -> "Augmentation":
+        """What a configuration asks for.
+
+        Raises:
+            UserError: a range of sizes that is none; a frozen backbone, which sees no augmented pictures.
+        """
+        augmentation = cls(config.crop_scale, config.flip, config.color_jitter, config.auto_augment,
+                           config.random_erasing, config.mixup_alpha, config.cutmix_alpha, config.multi_scale_min,
+                           config.multi_scale_max, config.repeated_augmentation)
+        low, high = augmentation.multi_scale_min, augmentation.multi_scale_max
+        if low > high or (high > 0 and low == 0):
+            raise UserError(f"multi_scale_min {low} and multi_scale_max {high} are no range of sizes: give both, "
+                            "the smaller one first, or 0 for both")
+        if config.freeze_layer == "backbone" and (keys := augmentation.beyond_views()):
+            raise UserError("--freeze_layer backbone computes each picture's features once, without augmentation: "
+                            f"leave out {', '.join(keys)}, or train the whole network")
+        return augmentation
+
+    def beyond_views(self) -> list[str]:
+        """The keys that ask for more than crops, mirrored views and other colours."""
+        return [key for key in ("auto_augment", "random_erasing", "mixup_alpha", "cutmix_alpha", "multi_scale_max",
+                                "repeated_augmentation") if getattr(self, key) != getattr(IMAGENET, key)]
+
+    @property
+    def changes_batches(self) -> bool:
+        """Whether there is something to do for `BatchAugmentation`."""
+        return bool(self.random_erasing or self.mixup_alpha or self.cutmix_alpha or self.multi_scale_max)
+
+
+IMAGENET = Augmentation()
+
+
+def resize_size(image_size: int) -> int:
+    """The shorter side, in pixels, before the centre crop of evaluation."""
+    return round(image_size / CROP_SHARE)
+
+
+def train_transforms(image_size: int, augmentation: Augmentation = IMAGENET) -> list:
+    """Encoded picture to a random 3 x `image_size` x `image_size` float32 view of it.
+
+    In multi-scale training the view has the largest of the sizes, and the batch is made smaller later.
+    """
+    image_size, jitter = augmentation.multi_scale_max or image_size, augmentation.color_jitter
+    if augmentation.auto_augment == "none":
+        colour = vision.RandomColorAdjust(brightness=jitter, contrast=jitter, saturation=jitter)
+    else:
+        colour = auto_augment(augmentation.auto_augment)
+    return [
+        vision.RandomCropDecodeResize(image_size, scale=(augmentation.crop_scale, 1.0), ratio=(3 / 4, 4 / 3)),
+        vision.RandomHorizontalFlip(augmentation.flip),
+        colour,
+        *_normalise(),
+    ]
+
+
+def eval_transforms(image_size: int, normalise: bool = True) -> list:
+    """Encoded picture to its 3 x `image_size` x `image_size` float32 centre, normalised or as pixels of 0 to 255."""
+    return [vision.Decode(), vision.Resize(resize_size(image_size)), vision.CenterCrop(image_size),
+            *(_normalise() if normalise else [vision.HWC2CHW(), transforms.TypeCast(ms.float32)])]
+
+
+def _normalise() -> list:
+    return [vision.Normalize([255 * m for m in MEAN], [255 * s for s in STD]), vision.HWC2CHW()]

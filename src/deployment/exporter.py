@@ -1,0 +1,130 @@
+"""A trained network as a file for deployment: MINDIR, ONNX or, on Ascend, AIR; and the JSON that says how to use it.
+
+The graph is made of stock cells alone, whatever kernels the network was trained or is scored with. The JSON
+(src/deployment/description.py) holds the classes, the preprocessing and the digest.
+"""
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from src.checkpoint.file import Checkpoint, file_digest
+from src.data.transforms import MEAN, STD, resize_size
+from src.deployment.description import ANY_SIZE, description_path
+from src.errors import UserError, first_line
+from src.files import whole_file
+from src.mobilenetV2 import MobileNetV2
+from src.model_utils.config import Config
+from src.utils import class_count, load_weights
+
+ENDINGS = {"MINDIR": ".mindir", "ONNX": ".onnx", "AIR": ".air"}
+INPUT, OUTPUT = "images", "scores"
+DYNAMIC_TRIAL = 3  # pictures in the batch that a file of dynamic batch size is checked with
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What a deployed graph takes and gives."""
+
+    image_size: int
+    batch_size: int = 1  # 0: any
+    normalise: bool = False  # it takes RGB pixels of 0 to 255 and normalises them itself
+    softmax: bool = False  # it gives probabilities, not logits
+
+
+class Deployable(nn.Cell):
+    """A network and what is wanted inside its graph: N x 3 x H x W pictures to N x C logits or probabilities."""
+
+    def __init__(self, network: nn.Cell, options: ExportOptions) -> None:
+        super().__init__()
+        self.network = network
+        self.normalise, self.softmax = options.normalise, options.softmax
+        self.mean = Tensor(255 * np.array(MEAN, np.float32).reshape(1, 3, 1, 1))
+        self.scale = Tensor(1 / (255 * np.array(STD, np.float32)).reshape(1, 3, 1, 1))
+
+    def construct(self, images: Tensor) -> Tensor:
+        if self.normalise:
+            images = (images - self.mean) * self.scale
+        scores = self.network(images)
+        return ops.softmax(scores, -1) if self.softmax else scores
+
+
+def deployable(checkpoint: Checkpoint, config: Config, options: ExportOptions) -> Deployable:
+    """The network of a checkpoint, ready for export.
+
+    Raises:
+        UserError: the checkpoint is not of the network that the configuration says.
+    """
+    network = MobileNetV2(class_count(checkpoint) or max(1, config.num_classes), config.width_mult)
+    load_weights(network, checkpoint)
+    return Deployable(network, options).set_train(False)
+
+
+def export(network: Deployable, options: ExportOptions, path: Path) -> None:
+    """Write the file that `path`'s ending asks for, whole or not at all.
+
+    MindSpore 2.10 writes at most one ONNX file in the life of a process, and none after a MINDIR.
+
+    Raises:
+        UserError: MindSpore cannot write it; AIR needs Ascend.
+    """
+    images = Tensor(shape=(options.batch_size or None, 3, options.image_size, options.image_size), dtype=ms.float32)
+    with whole_file(path) as temporary, tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        # In a folder of its own: MindSpore takes the folder that it writes to away from everybody but its owner.
+        written = Path(folder) / path.name
+        try:
+            if path.suffix == ENDINGS["ONNX"]:
+                axes = {INPUT: {0: "N"}, OUTPUT: {0: "N"}} if options.batch_size == 0 else None
+                ms.onnx.export(network, images, file_name=str(written), input_names=[INPUT], output_names=[OUTPUT],
+                               dynamic_axes=axes)
+            else:
+                ms.export(network, images, file_name=str(written), file_format=path.suffix[1:].upper())
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise UserError(f"{path}: MindSpore cannot export this: {first_line(error)}") from error
+        description_path(path).unlink(missing_ok=True)  # it tells of the file that was here before
+        written.replace(temporary)
+
+
+def describe(path: Path, options: ExportOptions, classes: tuple[str, ...] | None, num_classes: int,
+             about: Mapping[str, Any]) -> dict[str, Any]:
+    """What a deployed file is, and what pictures have to go through before they enter it."""
+    return {
+        "file": path.name,
+        "sha256": file_digest(path),
+        "input": {"name": INPUT, "layout": "NCHW", "type": "float32", "batch_size": options.batch_size or ANY_SIZE},
+        "output": {"name": OUTPUT, "meaning": "probabilities" if options.softmax else "logits",
+                   "num_classes": num_classes},
+        "preprocessing": {
+            "colours": "RGB",
+            "resize_shorter_side": resize_size(options.image_size),
+            "interpolation": "bilinear",
+            "centre_crop": options.image_size,
+            "pixels": [0, 255],
+            "mean": [255 * value for value in MEAN],
+            "std": [255 * value for value in STD],
+            "normalise": "inside the graph" if options.normalise else "before the graph",
+        },
+        "classes": list(classes) if classes else None,
+        **about,
+    }
+
+
+def write_description(description: Mapping[str, Any], path: Path) -> None:
+    """Write the JSON beside a deployed file."""
+    with whole_file(description_path(path)) as temporary:
+        temporary.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+
+
+def random_pictures(options: ExportOptions) -> np.ndarray:
+    """A batch of noise such as a graph with these options takes, float32."""
+    shape = (options.batch_size or DYNAMIC_TRIAL, 3, options.image_size, options.image_size)
+    generator = np.random.default_rng(0)
+    if options.normalise:
+        return generator.integers(0, 256, shape).astype(np.float32)
+    return generator.standard_normal(shape).astype(np.float32)

@@ -1,0 +1,177 @@
+"""Exported networks, MINDIR or ONNX, loaded to compute: with one interface, whatever runs them."""
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+
+from src.checkpoint.file import file_digest
+from src.deployment.description import ANY_SIZE, Description, description_path, read_description
+from src.deployment.exporter import ENDINGS
+from src.errors import UserError, first_line
+from src.model_utils.config import Config
+
+EXPORTED_ENDINGS = (ENDINGS["MINDIR"], ENDINGS["ONNX"])
+ONNX_BATCH_SIZE = 8  # activations of more than this many pictures do not stay in a CPU's cache
+TINY = np.finfo(np.float32).tiny
+
+
+class Engine(Protocol):
+    """What runs a file: one batch of a size that the file takes."""
+
+    image_size: int | None  # None where the file does not tell
+    batch_size: int  # 0 for any, or where the file does not tell
+    best_batch_size: int  # of those that it takes, the fastest; 0 where that is not known
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """N x 3 x H x W float32 to N x C float32."""
+
+
+class ExportedNetwork:
+    """An exported network, called as the network of a checkpoint is: N x 3 x H x W pictures to N x C logits.
+
+    Batches of any size go in: they are cut and filled up to what the file was made for.
+
+    Args:
+        engine: what computes.
+        description: the JSON beside the file; what it leaves out, the file itself must tell.
+        path: the file.
+        image_size: what to take where neither tells.
+    """
+
+    training = False
+
+    def __init__(self, engine: Engine, description: Description, path: Path, image_size: int) -> None:
+        told = description.input.batch_size
+        self.batch_size: int = told if isinstance(told, int) else 0 if told == ANY_SIZE else engine.batch_size  # 0: any
+        self._side = description.preprocessing.centre_crop or engine.image_size
+        self.image_size: int = self._side or image_size
+        self.normalise = description.preprocessing.normalise != "inside the graph"
+        self.softmax = description.output.meaning == "probabilities"
+        self.classes = description.classes or None
+        self.best_batch_size = self.batch_size or engine.best_batch_size
+        self._engine, self._path, self._num_classes = engine, path, 0
+
+    def set_train(self, mode: bool = True) -> "ExportedNetwork":
+        """Stand in for `nn.Cell.set_train`: a file cannot be trained."""
+        if mode:
+            raise NotImplementedError("an exported network cannot be trained")
+        return self
+
+    def expect_classes(self, num_classes: int) -> None:
+        """Refuse to score pictures of another number of classes; 0 for any."""
+        self._num_classes = num_classes
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return Tensor(self.logits(images.asnumpy()))
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """The same, without MindSpore's tensors: N x 3 x H x W float32 pictures to N x C float32 logits."""
+        scores = self.run(images)
+        if self._num_classes not in {0, scores.shape[1]}:
+            raise UserError(f"{self._path}: knows {scores.shape[1]} classes, but the pictures are of "
+                            f"{self._num_classes}")
+        return np.log(np.maximum(scores, TINY)) if self.softmax else scores
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """What the file itself gives, logits or probabilities, N x C float32.
+
+        Raises:
+            UserError: the pictures are not of the size that it was made for.
+        """
+        if self._side not in {None, images.shape[2]}:  # MindSpore would compute something
+            raise UserError(f"{self._path}: takes pictures of {self._side}x{self._side} pixels, not of "
+                            f"{images.shape[2]}x{images.shape[3]}")
+        size = self.batch_size or len(images)
+        scores = []
+        for start in range(0, len(images), size):
+            batch = images[start:start + size]
+            missing = size - len(batch)
+            try:
+                filled = np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0)), mode="edge") if missing else batch
+                found = self._engine(filled)
+            except Exception as error:  # each engine raises what it likes
+                raise UserError(f"{self._path}: does not take {size} pictures of {images.shape[2]}x{images.shape[3]} "
+                                f"pixels ({first_line(error)})") from error
+            if not (isinstance(found, np.ndarray) and found.dtype.kind == "f" and found.ndim == 2
+                    and len(found) == size and found.shape[1]):
+                raise UserError(f"{self._path}: is no classifier: it does not give a row of numbers for each of {size} "
+                                "pictures")
+            scores.append(found[:len(batch)])
+        return scores[0] if len(scores) == 1 else np.concatenate(scores)
+
+
+def is_exported(path: str) -> bool:
+    """Whether a name is that of an exported network, by its ending."""
+    return path.endswith(EXPORTED_ENDINGS)
+
+
+def load_exported(path: Path, config: Config) -> ExportedNetwork:
+    """Load a MINDIR or an ONNX file.
+
+    Raises:
+        UserError: the file is missing, damaged or not what its ending says; ONNX Runtime is needed and not installed.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    description = read_description(path) or Description()
+    if description.sha256 not in {"", file_digest(path)}:
+        raise UserError(f"{path}: this file is damaged: it is not the one that {description_path(path).name} describes")
+    engine: Engine = _OnnxEngine(path, config.onnx_threads) if path.suffix == ENDINGS["ONNX"] else \
+        _MindirEngine(path)
+    return ExportedNetwork(engine, description, path, config.image_size)
+
+
+def onnx_runtime_is_there() -> bool:
+    """Whether ONNX files can be run."""
+    return importlib.util.find_spec("onnxruntime") is not None
+
+
+class _MindirEngine:
+    image_size: int | None = None
+    batch_size = best_batch_size = 0
+
+    def __init__(self, path: Path) -> None:
+        self.batch_size = 0
+        try:
+            self._cell = nn.GraphCell(ms.load(str(path)))
+        except Exception as error:  # MindSpore raises what its parsers raise
+            raise UserError(f"{path}: not a MINDIR file, or a damaged one ({first_line(error)})") from error
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        return self._cell(Tensor(images)).asnumpy()
+
+
+class _OnnxEngine:
+    image_size: int | None
+
+    def __init__(self, path: Path, threads: int) -> None:
+        if not onnx_runtime_is_there():
+            raise UserError(f"{path}: needs ONNX Runtime, which is not installed: pip install onnxruntime")
+        import onnxruntime
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 4  # its faults are raised too
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime has a class of its own for each fault
+            raise UserError(f"{path}: not an ONNX file, or a damaged one ({first_line(error)})") from error
+        if len(inputs := self._session.get_inputs()) != 1:
+            raise UserError(f"{path}: is no classifier of pictures: it has {len(inputs)} inputs, not one")
+        images = inputs[0]
+        self._input = images.name
+        self.batch_size = _number(images.shape, 0) or 0
+        self.best_batch_size = self.batch_size or ONNX_BATCH_SIZE
+        self.image_size = _number(images.shape, 2)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        return self._session.run(None, {self._input: images})[0]
+
+
+def _number(shape: Sequence[int | str | None], axis: int) -> int | None:
+    """One side of an ONNX shape; None if it is open."""
+    side = shape[axis] if axis < len(shape) else None
+    return side if isinstance(side, int) else None

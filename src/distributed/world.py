@@ -1,0 +1,18 @@
+"""A process's place among the processes of a run."""
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's rank among `rank_size` processes."""
+
+    rank: int = 0
+    rank_size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the rank that prints results and writes files."""
+        return self.rank == 0
+
+
+ALONE = World()

@@ -1,0 +1,77 @@
+"""What is counted of logits and labels: accuracy, loss, the confusion matrix, the surest mistakes. Numpy alone."""
+from dataclasses import dataclass, field
+
+import numpy as np
+
+MOST_MISTAKES = 24  # wrong images that a score remembers: those that the network was surest of
+# What is kept of each image; its logits, a thousand numbers on ImageNet, are not.
+JUDGED = np.dtype([("label", np.int32), ("predicted", np.int32), ("probability", np.float32), ("loss", np.float32),
+                   ("right1", np.bool_), ("right5", np.bool_)])
+# An image that was taken for another class: its position in the folder, and the probability of the wrong class.
+MISTAKE = np.dtype([("position", np.int64), ("label", np.int32), ("predicted", np.int32), ("probability", np.float32)])
+MISTAKE_COLUMNS = ("position", "label", "predicted", "probability")
+
+
+@dataclass(frozen=True)
+class Score:
+    """What an evaluation counted. `confusion[i, j]`: images of class i that were taken for class j."""
+
+    correct1: int
+    correct5: int
+    images: int
+    loss: float  # mean cross entropy
+    confusion: np.ndarray
+    mistakes: np.ndarray = field(default_factory=lambda: np.empty(0, MISTAKE))  # surest first, at most MOST_MISTAKES
+
+    @property
+    def top1(self) -> float:
+        """Share of the images whose class has the largest logit."""
+        return self.correct1 / self.images
+
+    @property
+    def top5(self) -> float:
+        """Share of the images whose class is among the five largest logits."""
+        return self.correct5 / self.images
+
+    def __str__(self) -> str:
+        return str({"acc": self.top1, "top5": self.top5, "images": self.images})
+
+
+def judge(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """N x C logits against N labels: N `JUDGED`. Among equal logits the lower class comes first; a NaN is never right.
+    """
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :5]
+    right = (order == labels[:, None]) & np.isfinite(logits).all(axis=1, keepdims=True)
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    log_sum = np.log(np.exp(shifted).sum(axis=1))
+    judged = np.empty(len(labels), JUDGED)
+    judged["label"], judged["predicted"] = labels, order[:, 0]
+    judged["probability"] = np.exp(-log_sum)
+    judged["loss"] = log_sum - shifted[np.arange(len(labels)), labels]
+    judged["right1"], judged["right5"] = right[:, 0], right.any(axis=1)
+    return judged
+
+
+def count(judged: np.ndarray, classes: int, positions: np.ndarray) -> Score:
+    """Count N `JUDGED` images at these positions of their folder."""
+    confusion = np.zeros((classes, classes), np.int64)
+    np.add.at(confusion, (judged["label"], judged["predicted"]), 1)
+    wrong = judged["label"] != judged["predicted"]
+    mistakes = np.empty(int(wrong.sum()), MISTAKE)
+    mistakes["position"] = positions[wrong]
+    for name in ("label", "predicted", "probability"):
+        mistakes[name] = judged[name][wrong]
+    return Score(
+        correct1=int(judged["right1"].sum()),
+        correct5=int(judged["right5"].sum()),
+        images=len(judged),
+        loss=float(judged["loss"].mean()) if len(judged) else 0.0,
+        confusion=confusion,
+        mistakes=surest(mistakes),
+    )
+
+
+def surest(mistakes: np.ndarray) -> np.ndarray:
+    """The worst mistakes, surest first; those of a network that gave NaN, which was sure of nothing, are left out."""
+    finite = mistakes[np.isfinite(mistakes["probability"])]
+    return finite[np.lexsort((finite["position"], -finite["probability"]))][:MOST_MISTAKES]

@@ -1,0 +1,95 @@
+"""A job's own folders on a machine that other jobs use, too: no other job gets in, and the next attempt finds them."""
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from src.errors import UserError
+from src.json_records import read_json
+
+
+class JobFolders:
+    """The folders that one process of a job keeps other jobs out of.
+
+    Args:
+        job: the name of the job.
+    """
+
+    def __init__(self, job: str) -> None:
+        self._job = job
+        self._held: list[int] = []  # descriptors of the locked files
+
+    def claim(self, folder: Path) -> bool:
+        """Make a folder this job's; whether an earlier attempt of the job has left it whole.
+
+        What others left in it is set aside, so that it gets neither into the data set nor into the upload.
+        """
+        owner = self._owner_file(folder)
+        make_folder(folder.parent)
+        descriptor = os.open(owner, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            if self._owner(folder).get("job") == self._job:
+                return False  # claimed in this same attempt
+            raise UserError(f"{folder}: another job on this machine is using this folder; give this job one of its "
+                            "own (--data_path, --load_path, --output_path)") from None
+        self._held.append(descriptor)
+        said = self._owner(folder)
+        ours = said.get("job") == self._job
+        if not ours and folder.is_dir() and any(folder.iterdir()):
+            aside = folder.with_name(f"{folder.name}-{time.strftime('earlier-%Y%m%d-%H%M%S')}-{os.getpid()}")
+            try:
+                folder.rename(aside)
+            except OSError as error:
+                raise UserError(f"{folder}: holds files that this job did not make, and cannot be set aside "
+                                f"({error.strerror}); name an empty folder") from error
+            print(f"{folder}: what was here is now in {aside}")
+        make_folder(folder)
+        whole = ours and bool(said.get("whole")) and any(folder.iterdir())
+        self.set_owner(folder, whole)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        return whole
+
+    def keep(self, folder: Path) -> None:
+        """Keep other jobs out of a folder that another process of this job has claimed."""
+        if self._owner(folder).get("job") == self._job:
+            descriptor = os.open(self._owner_file(folder), os.O_RDONLY)
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            self._held.append(descriptor)
+
+    def _owner(self, folder: Path) -> dict[str, Any]:
+        """What was written of the job that claimed a folder last."""
+        try:
+            said = read_json(self._owner_file(folder))
+        except UserError:  # there is none, or it was being written by a process that was killed
+            return {}
+        return said if isinstance(said, dict) else {}
+
+    def set_owner(self, folder: Path, whole: bool) -> None:
+        """Write down that a folder is this job's, and whether all is in it that is to be."""
+        self._owner_file(folder).write_text(json.dumps({"job": self._job, "whole": whole}), encoding="utf-8")
+
+    @staticmethod
+    def _owner_file(folder: Path) -> Path:
+        return folder.with_name(f".{folder.name}.job")
+
+    def release(self) -> None:
+        """Let other jobs have them."""
+        for descriptor in self._held:
+            os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, if it is not there.
+
+    Raises:
+        UserError: that is not possible.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot make this folder: {error.strerror}") from error

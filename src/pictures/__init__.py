@@ -1,1 +1,0 @@
-"""Pictures on disk: what a folder holds, whether it can be read, MindRecord files, the cache server."""

@@ -1,0 +1,23 @@
+"""The loss scale, which keeps small gradients of float16 above zero, and how it adapts."""
+import mindspore as ms
+from mindspore import Parameter, Tensor, ops
+
+MAX_LOSS_SCALE = 2.0 ** 24
+
+
+def adapt_loss_scale(loss_scale: Parameter, good_steps: Parameter, window: int, finite: Tensor) -> None:
+    """Twice the scale after `window` applied steps in a row, half of it after an overflow. A part of a step's graph.
+
+    Micikevicius et al., "Mixed Precision Training", section 3.2, https://arxiv.org/abs/1710.03740.
+
+    Args:
+        loss_scale: float32, changed in place.
+        good_steps: int32, the applied steps since the scale changed last; changed in place.
+        window: `loss_scale_window`.
+        finite: whether this step was applied.
+    """
+    steps = (good_steps + 1) * finite.astype(ms.int32)
+    is_time = steps >= window
+    factor = ops.select(finite, 1 + is_time.astype(ms.float32), Tensor(0.5, ms.float32))
+    ops.assign(loss_scale, ops.clamp(loss_scale * factor, 1.0, MAX_LOSS_SCALE))
+    ops.assign(good_steps, steps * (1 - is_time.astype(ms.int32)))

@@ -1,0 +1,135 @@
+"""MindSpore's profiler on some steps of a run, and what it found in a few lines.
+
+On CPU it times every operator. This project's C++ kernels appear there as one operator for a whole pass of the
+backbone: `--cpu_kernels off` shows the layers, but of MindSpore's own operators. On Ascend and GPU it writes the files
+of those platforms, which the vendor's viewers show; the lines are made of the host's operators alone, where it wrote
+those.
+"""
+import contextlib
+import csv
+import itertools
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from mindspore import profiler as ms_profiler
+
+from src.dataset import Batch
+from src.distributed.world import World
+from src.files import whole_file
+from src.model_utils.config import Config
+from src.training.timing import DATA, Timing
+
+LISTED = 10  # operators in the summary
+CUSTOM = ("Custom are this project's C++ kernels: below backbone its forward pass, else its backward pass, the check\n"
+          "of the gradients and the optimizer. The profiler does not look into them; --cpu_kernels off shows layers,\n"
+          "but of MindSpore's operators.")
+# What the profiler writes of the host's operators: a row per kind, and a row per operator.
+KINDS, OPERATORS = "cpu_op_type_info_*.csv", "cpu_op_detail_info_*.csv"
+
+
+class StepProfiler:
+    """Profiles `profiling_steps` batches of this process, after the first one, which is compiled; rank 0 alone.
+
+    It ends with the epoch at the latest, so that no evaluation gets in.
+
+    Args:
+        config: `enable_profiling` and `profiling_steps` count here.
+        timing: of the run, for the time that it waits for data.
+        world: which rank this is.
+    """
+
+    def __init__(self, config: Config, timing: Timing, world: World) -> None:
+        self._config, self._timing = config, timing
+        self._wanted = config.enable_profiling and world.is_first
+        self._compiled = False
+        self._folder = Path(config.save_checkpoint_path) / "profile"
+
+    def watch(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The same batches; each is profiled, if at all, until the next one is asked for. To be closed at the end."""
+        for batch in batches:
+            if self._wanted and self._compiled:
+                self._wanted = False
+                yield from self._profile(batch, batches)
+            else:
+                self._compiled = True
+                yield batch
+
+    def _profile(self, first: Batch, batches: Iterator[Batch]) -> Iterator[Batch]:
+        activity = ms_profiler.ProfilerActivity
+        activities = [activity.CPU] + ({"Ascend": [activity.NPU], "GPU": [activity.GPU]}
+                                       .get(self._config.platform, []))
+        profile = ms_profiler.profile(
+            activities=activities, start_profile=False,
+            on_trace_ready=ms_profiler.tensorboard_trace_handler(dir_name=str(self._folder.absolute())))
+        waited = self._timing.seconds[DATA]
+        steps = 0
+        with _quiet():
+            profile.start()
+        begin = time.perf_counter()
+        try:
+            for batch in itertools.islice(itertools.chain([first], batches), self._config.profiling_steps):
+                steps += 1
+                yield batch
+        finally:
+            seconds, waited = time.perf_counter() - begin, self._timing.seconds[DATA] - waited
+            with _quiet():
+                profile.stop()
+            self._tell(steps, seconds, waited)
+
+    def _tell(self, steps: int, seconds: float, waited: float) -> None:
+        text = summary(self._folder, steps, seconds, waited)
+        with whole_file(self._folder / "summary.txt") as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+        print(f"{text}\nprofile: {self._folder}")
+
+
+def summary(folder: Path, steps: int, seconds: float, waited: float) -> str:
+    """Where the time of profiled steps went, from the newest files that the profiler wrote below a folder.
+
+    Args:
+        folder: the profiler's.
+        steps: how many batches it saw.
+        seconds: how long they took.
+        waited: how many of these seconds the run waited for data.
+    """
+    lines = [f"{steps} batches profiled, {1000 * seconds / steps:.1f} ms each, of which {waited / seconds:.1%} waiting "
+             "for data"]
+    try:
+        kinds = [(float(row["total_compute_time"]), int(row["type_occurrences"]), row["op_type"])
+                 for row in _newest_table(folder, KINDS)]
+        operators = [(float(row["op_total_time(ms)"]), int(row["op_occurrences"]), row["full_op_name"])
+                     for row in _newest_table(folder, OPERATORS)]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):  # another version's table, or one that was cut
+        kinds = operators = []
+    busy = sum(milliseconds for milliseconds, _, _ in kinds)
+    if not busy > 0:
+        return "\n".join([*lines, f"the profiler wrote no table of operators that this summary knows; see {folder}"])
+    lines.append(f"in operators {busy / 1000 / seconds:.1%} of the time; the rest is waiting, starting them, and the "
+                 "profiler itself")
+    for title, entries in (("kinds of operators", kinds), ("operators", operators)):
+        lines.append(f"{title}: share of the operators' time, ms per batch, calls per batch")
+        lines += [f"  {milliseconds / busy:6.1%} {milliseconds / steps:9.3f} {calls / steps:7g}  {name}"
+                  for milliseconds, calls, name in sorted(entries, reverse=True)[:LISTED]]
+    if any(name == "Custom" for *_, name in kinds):
+        lines.append(CUSTOM)
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the profiler's warnings of a schedule, which it does not need: it is started and stopped by hand."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _newest_table(folder: Path, pattern: str) -> list[dict[str, str]]:
+    found = sorted(folder.rglob(pattern), key=lambda path: path.stat().st_mtime)
+    if not found:
+        return []
+    with found[-1].open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

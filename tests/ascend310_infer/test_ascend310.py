@@ -1,0 +1,270 @@
+"""The 310 program, really built and run on a CPU against MindSpore Lite, and the script around it.
+
+run_tests.sh fetches that MindSpore Lite and sets LITE_HOME. The model is the one that data/make_tiny_model.py makes.
+"""
+import ast
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, Pictures, make_pictures, run_script
+from PIL import Image
+
+from src.deployment.prediction import PictureStream, list_pictures
+
+TINY = ROOT / "tests" / "fixtures" / "tiny.mindir"
+SIZE, BATCH_SIZE = 32, 4
+REPORT = re.compile(r"^latency of a batch: mean [\d.]+ ms, p50 [\d.]+ ms, p99 [\d.]+ ms; [\d.]+ pictures/s$",
+                    re.MULTILINE)
+
+
+@pytest.fixture(scope="session")
+def lite() -> Path:
+    home = os.environ.get("LITE_HOME", "")
+    if not home:
+        pytest.skip("needs MindSpore Lite in LITE_HOME, which run_tests.sh fetches where there is a network")
+    if not all(map(shutil.which, ("cmake", "make", "c++"))):
+        pytest.skip("needs cmake, make and a C++ compiler")
+    return Path(home)
+
+
+@pytest.fixture(scope="session")
+def build_folder(lite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("310") / "build"
+    run = subprocess.run(["bash", ROOT / "ascend310_infer" / "build.sh", folder], capture_output=True, text=True,
+                         check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[-1] == f"{folder}/infer310"
+    assert "warning" not in (folder / "build.log").read_text()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def decodes(build_folder: Path) -> None:
+    """The program prepares pictures itself."""
+    if "preprocessing CPU: left out" in (build_folder / "build.log").read_text():
+        pytest.skip("needs the headers of libjpeg-turbo (Debian: libjpeg62-turbo-dev)")
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """JPEG of many shapes in three classes: larger and smaller than the network, of its size, grey, fully sampled."""
+    root = tmp_path_factory.mktemp("photographs")
+    generator = np.random.default_rng(4)
+    shapes = [(500, 333), (333, 500), (37, 37), (32, 32), (20, 31), (64, 48), (99, 38), (37, 290), (641, 427), (5, 7),
+              (3, 2), (74, 74), (50, 50)]
+    for number, (width, height) in enumerate(shapes):
+        coarse = Image.fromarray(generator.integers(0, 256, (7, 9, 3), np.uint8)).resize((width, height))
+        noise = generator.integers(-30, 30, (height, width, 3))
+        picture = Image.fromarray(np.clip(np.asarray(coarse) + noise, 0, 255).astype(np.uint8))
+        folder = root / ("blue", "green", "red")[number % 3]
+        folder.mkdir(exist_ok=True)
+        picture.convert("L" if number == 5 else "RGB").save(folder / f"photo.{number}.JPG", quality=90,
+                                                            subsampling=0 if number % 2 else 2)
+    return root
+
+
+def infer310(lite: Path, build_folder: Path, *options: object) -> subprocess.CompletedProcess:
+    libraries = next(folder for folder in (lite / "runtime" / "lib", lite / "lib", lite / "mindspore_lite" / "lib")
+                     if folder.is_dir())
+    return subprocess.run([build_folder / "infer310", "--device", "CPU", *map(str, options)], capture_output=True,
+                          text=True, check=False, env={**os.environ, "LD_LIBRARY_PATH": str(libraries)})
+
+
+def assert_fails(run: subprocess.CompletedProcess, *mentions: str) -> None:
+    errors = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
+    assert run.returncode != 0
+    assert len(errors) == 1, run.stderr
+    for mention in mentions:
+        assert mention in errors[0]
+
+
+def read(folder: Path, paths: list[Path], root: Path) -> np.ndarray:
+    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    names = [f"{path.relative_to(root).as_posix()}.bin" for path in paths]
+    assert found == sorted(names)
+    return np.stack([np.fromfile(folder / name, np.float32) for name in names])
+
+
+@pytest.fixture(scope="module")
+def results(lite: Path, build_folder: Path, decodes: None, photographs: Path,
+            tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the program made of the photographs: logits, and under inputs/ what entered the network."""
+    folder = tmp_path_factory.mktemp("results")
+    run = infer310(lite, build_folder, "--model", TINY, "--data", photographs, "--output", folder / "logits",
+                   "--inputs", folder / "inputs")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("13 pictures in 4 batches of 4; warm-up ")
+    assert REPORT.search(run.stdout)
+    return folder
+
+
+def test_pictures_enter_as_evaluation_shows_them(results: Path, photographs: Path) -> None:
+    paths = list_pictures(str(photographs))
+    entered = read(results / "inputs", paths, photographs).reshape(-1, 3, SIZE, SIZE)
+    expected = np.concatenate([images for _, images in PictureStream(paths, SIZE, 3, 1)])
+    np.testing.assert_allclose(entered, expected, atol=1e-5)  # a grey level is 0.017
+
+
+def test_logits_are_those_of_the_network(lite: Path, build_folder: Path, results: Path, photographs: Path,
+                                         tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements-dev.txt names")
+    session = runtime.InferenceSession(TINY.with_suffix(".onnx"))
+    paths = list_pictures(str(photographs))
+    entered = read(results / "inputs", paths, photographs).reshape(-1, 3, SIZE, SIZE)
+    padded = np.concatenate([entered, entered[:-len(entered) % BATCH_SIZE]])
+    expected = np.concatenate([session.run(None, {"images": padded[i:i + BATCH_SIZE]})[0]
+                               for i in range(0, len(padded), BATCH_SIZE)])[:len(entered)]
+    logits = read(results / "logits", paths, photographs)
+    assert np.ptp(expected) > 0.5
+    np.testing.assert_allclose(logits, expected, atol=1e-3)
+
+    run = infer310(lite, build_folder, "--model", TINY, "--data", results / "inputs", "--output", tmp_path / "again",
+                   "--preprocess", "RAW")
+    assert run.returncode == 0, run.stderr
+    again = read(tmp_path / "again", sorted((results / "inputs").rglob("*.bin")), results / "inputs")
+    np.testing.assert_array_equal(again, logits)
+
+
+def script(*arguments: object, folder: Path, build_folder: Path | None = None,
+           **environment: str) -> subprocess.CompletedProcess:
+    build = {"BUILD_FOLDER": str(build_folder)} if build_folder else {}
+    return subprocess.run(["bash", ROOT / "scripts" / "run_infer_310.sh", *map(str, arguments)], cwd=folder,
+                          env={**os.environ, "DEVICE_TYPE": "CPU", **build, **environment}, capture_output=True,
+                          text=True, check=False)
+
+
+@pytest.fixture
+def labels(photographs: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "label.txt"
+    run = run_script("tools/make_label_file.py", "--dataset_path", photographs, "--output", path)
+    assert run.returncode == 0, run.stderr
+    return path
+
+
+def test_the_script_gives_the_accuracy_of_eval(build_folder: Path, decodes: None, photographs: Path, labels: Path,
+                                               tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements-dev.txt names")
+    for _ in range(2):  # the second run sets the first one's results aside
+        run = script(TINY, photographs, labels, "CPU", folder=tmp_path, build_folder=build_folder)
+        assert run.returncode == 0, run.stderr
+    assert len(list(tmp_path.glob("result_Files*"))) == 2
+    scored = run_script("eval.py", "--platform", "CPU", "--dataset_path", photographs, "--pretrain_ckpt",
+                        TINY.with_suffix(".onnx"))
+    assert scored.returncode == 0, scored.stderr
+    top1 = ast.literal_eval(re.search(r"result: (\{.*\})", scored.stdout).group(1))["acc"]
+    assert f"'Accuracy': {top1:.5f}\n" in (tmp_path / "acc.log").read_text()
+    assert f"'Accuracy': {top1:.5f}\n" in run.stdout
+    assert REPORT.search(run.stdout)
+
+
+def test_the_script_ends_with_the_first_step_that_failed(build_folder: Path, decodes: None, photographs: Path,
+                                                         labels: Path, tmp_path: Path) -> None:
+    labels.write_text(labels.read_text() + "blue/none.jpg:0\n")
+    run = script(TINY, photographs, labels, "CPU", folder=tmp_path, build_folder=build_folder)
+    assert run.returncode == 2
+    assert "1 have no result: blue/none.jpg" in run.stderr
+    run = script(labels, photographs, labels, "CPU", folder=tmp_path, build_folder=build_folder)
+    assert run.returncode == 1
+    assert "cannot be loaded" in run.stdout
+    run = script(TINY, photographs, labels, "CPU", folder=tmp_path, LITE_HOME=str(tmp_path),
+                 build_folder=tmp_path / "other")
+    assert run.returncode == 2
+    assert "holds no MindSpore Lite" in run.stderr
+    assert not (tmp_path / "acc.log").exists()
+
+
+def test_names_alike_do_not_collide(lite: Path, build_folder: Path, decodes: None, pictures: Pictures,
+                                    tmp_path: Path) -> None:
+    root = pictures({"a": 1, "a.b": 1, "c/a": 1})
+    (root / "a" / "000.x.jpg").write_bytes((root / "a" / "000.jpg").read_bytes())
+    (root / "a" / "000.JPEG").write_bytes((root / "a" / "000.jpg").read_bytes())
+    (root / "a" / ".hidden.jpg").write_text("no picture")
+    run = infer310(lite, build_folder, "--model", TINY, "--data", root, "--output", tmp_path / "out")
+    assert run.returncode == 0, run.stderr
+    assert sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.bin")) == [
+        "a.b/000.jpg.bin", "a/000.JPEG.bin", "a/000.jpg.bin", "a/000.x.jpg.bin", "c/a/000.jpg.bin"]
+
+
+@pytest.mark.parametrize("bad", ["text", "empty", "cut", "png", "unreadable"])
+def test_a_bad_picture_ends_the_program_with_its_name(bad: str, lite: Path, build_folder: Path, decodes: None,
+                                                      tmp_path: Path) -> None:
+    root = make_pictures(tmp_path / "pictures", {"a": 6})
+    culprit = root / "a" / "003.jpg"
+    if bad == "text":
+        culprit.write_text("no picture")
+    elif bad == "empty":
+        culprit.write_bytes(b"")
+    elif bad == "cut":
+        culprit.write_bytes(culprit.read_bytes()[:600])
+    elif bad == "png":
+        Image.new("RGB", (40, 40)).save(culprit, "PNG")
+    else:
+        culprit.unlink()
+        culprit.symlink_to("nowhere")
+    run = infer310(lite, build_folder, "--model", TINY, "--data", root, "--output", tmp_path / "out")
+    assert_fails(run, f"{culprit}: ")
+    assert not list((tmp_path / "out").rglob("*")) or not (tmp_path / "out" / "a" / "003.jpg.bin").exists()
+
+
+def test_bad_models_folders_and_options(lite: Path, build_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "hollow").mkdir()
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a.bin").write_bytes(bytes(100))
+    cut = tmp_path / "cut.mindir"
+    cut.write_bytes(TINY.read_bytes()[:9000])
+
+    def run(model: Path = TINY, data: str = "raw", *options: object) -> subprocess.CompletedProcess:
+        return infer310(lite, build_folder, "--model", model, "--data", tmp_path / data, "--output", tmp_path / "out",
+                        *(options or ("--preprocess", "RAW")))
+
+    assert_fails(run(tmp_path / "none.mindir"), "none.mindir: no such model")
+    assert_fails(run(cut), "cut.mindir: cannot be loaded")
+    assert_fails(run(data="hollow"), "hollow: no pictures here")
+    assert_fails(run(data="none"), "none: no such folder")
+    assert_fails(run(), "a.bin: has 100 bytes, the model takes 12288")
+    assert_fails(run(TINY, "raw", "--preprocess", "DVPP"), "preprocessing DVPP: not built into this program")
+    assert_fails(run(TINY, "raw", "--device", "GPU"), "--device must be Ascend or CPU")
+    assert_fails(run(TINY, "raw", "--nonsense", "1"), "--nonsense: no such option")
+    assert_fails(run(TINY, "raw", "--device_id"), "--device_id: needs a value")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old.bin").touch()
+    assert_fails(run(), "out: is not empty")
+
+
+@pytest.mark.parametrize(("arguments", "says"), [
+    ((), "are needed"), (("m", "d", "l"), "are needed"), (("m", "d", "l", "CPU", "0", "x"), "too many"),
+    (("none", "d", "l", "CPU"), "none: no such MINDIR"), (("m", "none", "l", "CPU"), "none: no such folder"),
+    (("m", "d", "none", "CPU"), "none: no such label"), (("m", "d", "l", "GPU"), "DVPP or CPU, not 'GPU'"),
+    (("m", "d", "l", "CPU", "x"), "DEVICE_ID"), (("m", "d", "l", "DVPP"), "DVPP is a part of Ascend"),
+])
+def test_wrong_arguments_of_the_script(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    (tmp_path / "m").touch()
+    (tmp_path / "l").touch()
+    (tmp_path / "d").mkdir()
+    run = script(*arguments, folder=tmp_path)
+    assert run.returncode == 2
+    assert says in run.stderr.splitlines()[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "l", "m"]
+
+
+@pytest.mark.parametrize(("home", "says"), [("", "set LITE_HOME"), ("/nowhere", "LITE_HOME=/nowhere: no such folder")])
+def test_build_fails_loudly(home: str, says: str, tmp_path: Path) -> None:
+    run = subprocess.run(["bash", ROOT / "ascend310_infer" / "build.sh", tmp_path / "build"], capture_output=True,
+                         env={**os.environ, "LITE_HOME": home, "MS_LITE_HOME": ""}, text=True, check=False)
+    assert run.returncode == 2
+    assert says in run.stderr
+
+
+def test_aipp_normalises_with_the_numbers_of_training() -> None:
+    from src.data.transforms import MEAN, STD
+    settings = dict(re.findall(r"^\s+(\w+): ([-\w.]+)$", (ROOT / "src" / "aipp.cfg").read_text(), re.MULTILINE))
+    for channel, (mean, std) in enumerate(zip(MEAN, STD, strict=True)):
+        assert float(settings[f"min_chn_{channel}"]) == pytest.approx(255 * mean)
+        assert float(settings[f"var_reci_chn_{channel}"]) == pytest.approx(1 / (255 * std), rel=1e-6)
+        assert settings[f"mean_chn_{channel}"] == "0"

@@ -1,0 +1,216 @@
+"""export.py: what is written computes what the checkpoint does, says how it is to be used, and is there whole."""
+import json
+import stat
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import assert_one_clear_line, config_for, run_script, training_metadata
+from mindspore import Tensor
+
+import export as export_script
+from src.checkpoint.file import read_checkpoint, write_checkpoint
+from src.checkpoint.record import CheckpointMetadata
+from src.data.transforms import MEAN, STD
+from src.deployment.runtime import ExportedNetwork, load_exported
+from src.errors import UserError
+from src.mobilenetV2 import MobileNetV2
+from src.utils import load_weights
+
+SIZE = 32
+CLASSES = ("blue", "green", "red")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights, but logits of a few units and batch norm statistics that are not those of the start."""
+    network = MobileNetV2(len(CLASSES), 0.35)
+    generator = np.random.default_rng(1)
+    for parameter in network.get_parameters():
+        if parameter.name.endswith("moving_variance"):
+            parameter.set_data(Tensor(generator.uniform(0.6, 1.2, parameter.shape).astype(np.float32)))
+        elif parameter.name.endswith(("moving_mean", "classifier.weight")):
+            parameter.set_data(Tensor(0.04 * generator.standard_normal(parameter.shape).astype(np.float32)))
+    path = tmp_path_factory.mktemp("export") / "best.ckpt"
+    metadata = CheckpointMetadata({"width_mult": 0.35, "image_size": SIZE}, CLASSES, training=training_metadata(7))
+    write_checkpoint(path, {parameter.name: parameter for parameter in network.get_parameters()}, {}, metadata)
+    return path
+
+
+@pytest.fixture(scope="module")
+def network(checkpoint: Path) -> MobileNetV2:
+    network = MobileNetV2(len(CLASSES), 0.35)
+    load_weights(network, read_checkpoint(checkpoint))
+    return network.set_train(False)
+
+
+def call_main(*argv: object) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["export.py", "--platform", "CPU", *map(str, argv)])
+        export_script.main()
+
+
+def refusal(*argv: object) -> str:
+    with pytest.raises(UserError) as error:
+        call_main(*argv)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def exported_onnx(checkpoint: Path, path: Path, *options: object) -> ExportedNetwork:
+    """By a process of its own: MindSpore writes one ONNX file in the life of a process."""
+    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements-dev.txt names")
+    run = run_script("export.py", "--platform", "CPU", "--ckpt_file", checkpoint, "--file_format", "ONNX",
+                     "--file_name", path, *options)
+    assert run.returncode == 0, run.stderr
+    assert "verified: loaded back, it differs" in run.stdout
+    return load_exported(path, config_for())
+
+
+@pytest.fixture(scope="module")
+def mindir(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("mindir") / "new" / "m.v2.mindir"
+    call_main("--ckpt_file", checkpoint, "--file_name", path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def onnx(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / "any.onnx"
+    exported_onnx(checkpoint, path, "--export_batch_size", 0)
+    return path
+
+
+def batch(size: int, seed: int = 2) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((size, 3, SIZE, SIZE)).astype(np.float32)
+
+
+def test_mindir_of_any_batch_size_computes_the_same(checkpoint: Path, network: MobileNetV2, tmp_path: Path,
+                                                    capsys: pytest.CaptureFixture) -> None:
+    call_main("--ckpt_file", checkpoint, "--file_name", tmp_path / "any", "--export_batch_size", 0)
+    assert "it differs from the checkpoint by 0 on" in capsys.readouterr().out
+    mindir = load_exported(tmp_path / "any.mindir", config_for())
+    for size in (1, 3, 32):
+        expected = network(Tensor(batch(size))).asnumpy()
+        assert 0.1 < np.ptp(expected) < 10
+        np.testing.assert_array_equal(mindir.run(batch(size)), expected)
+
+
+def test_onnx_of_any_batch_size_computes_the_same(onnx: Path, network: MobileNetV2) -> None:
+    loaded = load_exported(onnx, config_for())
+    assert (loaded.batch_size, loaded.image_size, loaded.classes) == (0, SIZE, CLASSES)
+    for size in (1, 3, 32):
+        np.testing.assert_allclose(loaded.run(batch(size)), network(Tensor(batch(size))).asnumpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("file_format", ["MINDIR", "ONNX"])
+def test_normalisation_and_softmax_inside_the_graph(file_format: str, checkpoint: Path, network: MobileNetV2,
+                                                    tmp_path: Path) -> None:
+    path = tmp_path / f"inside.{file_format.lower()}"
+    options = ("--export_batch_size", 2, "--export_normalise", "--export_softmax")
+    if file_format == "ONNX":
+        loaded = exported_onnx(checkpoint, path, *options)
+    else:
+        call_main("--ckpt_file", checkpoint, "--file_name", path, *options)
+        loaded = load_exported(path, config_for())
+    assert not loaded.normalise
+    pixels = np.random.default_rng(3).integers(0, 256, (5, 3, SIZE, SIZE)).astype(np.float32)
+    normalised = (pixels / 255 - np.reshape(MEAN, (3, 1, 1))) / np.reshape(STD, (3, 1, 1))
+    logits = network(Tensor(normalised.astype(np.float32))).asnumpy()
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(loaded.run(pixels), probabilities, atol=1e-5)  # five through batches of two
+    as_logits = loaded(Tensor(pixels)).asnumpy()
+    np.testing.assert_allclose(as_logits - as_logits.max(axis=1, keepdims=True),
+                               logits - logits.max(axis=1, keepdims=True), atol=1e-4)
+
+
+def test_the_json_says_how_to_use_it(mindir: Path) -> None:
+    assert sorted(path.name for path in mindir.parent.iterdir()) == ["m.v2.mindir", "m.v2.mindir.json"]
+    told = json.loads((mindir.parent / "m.v2.mindir.json").read_text())
+    assert told["classes"] == list(CLASSES)
+    assert told["epoch"] == 7
+    assert told["input"]["batch_size"] == 1
+    assert told["output"] == {"name": "scores", "meaning": "logits", "num_classes": 3}
+    assert told["preprocessing"]["resize_shorter_side"] == 37
+    assert told["preprocessing"]["centre_crop"] == SIZE
+    np.testing.assert_allclose(told["preprocessing"]["mean"], [123.675, 116.28, 103.53])
+    np.testing.assert_allclose(told["preprocessing"]["std"], [58.395, 57.12, 57.375])
+
+
+def test_everybody_may_read_what_was_written(mindir: Path, onnx: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    pairs = ((mindir.parent, "folder"), (mindir, "file"), (mindir.with_name(f"{mindir.name}.json"), "file"),
+             (onnx, "file"))
+    for path, like in pairs:
+        assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / like).stat().st_mode)
+
+
+def test_the_graph_is_made_of_stock_operators(mindir: Path, onnx: Path) -> None:
+    for path in (mindir, onnx):  # both were written with the profile's cpu_kernels: auto
+        content = path.read_bytes()
+        assert b"Conv" in content
+        assert b"Custom" not in content
+        assert b".so" not in content
+
+
+def test_what_cannot_be_exported_is_one_clear_line(checkpoint: Path, tmp_path: Path) -> None:
+    run = run_script("export.py", "--platform", "CPU", "--ckpt_file", checkpoint, "--file_format", "AIR",
+                     "--file_name", tmp_path / "m")
+    assert_one_clear_line(run, "AIR", "Ascend only")
+    target = ("--file_name", tmp_path / "m")
+    assert "--ckpt_file" in refusal(*target)
+    assert "no such checkpoint" in refusal("--ckpt_file", tmp_path / "none.ckpt", *target)
+    assert "does not fit the network" in refusal("--ckpt_file", checkpoint, "--width_mult", 0.5, *target)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    text = refusal("--ckpt_file", checkpoint, "--file_name", tmp_path / "file" / "m")
+    assert text.startswith(f"{tmp_path / 'file' / 'm.mindir'}: cannot write this file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.999])
+@pytest.mark.parametrize("described", [True, False])
+@pytest.mark.parametrize("ending", [".onnx", ".mindir"])
+def test_truncated_files_are_refused(ending: str, described: bool, share: float, onnx: Path, mindir: Path,
+                                     tmp_path: Path) -> None:
+    whole = onnx if ending == ".onnx" else mindir
+    cut = tmp_path / f"cut{ending}"
+    content = whole.read_bytes()
+    cut.write_bytes(content[:int(share * len(content))])
+    if described:
+        beside = whole.with_name(f"{whole.name}.json")
+        cut.with_name(f"{cut.name}.json").write_text(beside.read_text())
+    with pytest.raises(UserError, match="damaged") as error:
+        load_exported(cut, config_for())
+    assert str(error.value).startswith(f"{cut}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_other_sizes_and_kinds_are_refused(onnx: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"any\.onnx: takes pictures of 32x32 pixels, not of 64x64"):
+        load_exported(onnx, config_for()).run(np.zeros((2, 3, 64, 64), np.float32))
+    with pytest.raises(UserError, match=r"any\.onnx: does not take 2 pictures"):
+        load_exported(onnx, config_for()).run(np.zeros((2, 1, 32, 32), np.float32))
+    with pytest.raises(UserError, match="no such file"):
+        load_exported(tmp_path / "none.onnx", config_for())
+    text = tmp_path / "text.mindir"
+    text.write_text("not a graph")
+    with pytest.raises(UserError, match="not a MINDIR file"):
+        load_exported(text, config_for())
+
+
+def test_without_onnx_runtime_it_is_said_what_to_install(onnx: Path, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "blocker.py").write_text(
+        "import importlib.util, sys\nfind = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *rest: None if name == 'onnxruntime' else find(name, *rest)\n"
+        "sys.path.insert(0, '')\n"
+        "import runpy\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n")
+    run = run_script(tmp_path / "blocker.py", "export.py", "--platform", "CPU", "--ckpt_file", checkpoint,
+                     "--file_format", "ONNX", "--file_name", tmp_path / "m")
+    assert run.returncode == 0, run.stderr
+    assert "not verified: ONNX Runtime is not installed; pip install onnxruntime" in run.stdout

@@ -1,0 +1,248 @@
+"""infer.py and eval.py on checkpoints, MINDIR and ONNX files: the same answers, and bad pictures told by name."""
+import ast
+import csv
+import json
+import re
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Pictures, assert_one_clear_line, config_for, make_pictures, run_script
+from mindspore import Tensor
+from PIL import Image
+
+import eval as evaluation
+import infer
+from src.checkpoint.file import read_checkpoint, write_checkpoint
+from src.checkpoint.names import metadata_path
+from src.checkpoint.record import CheckpointMetadata
+from src.data.image_folder import ImageFolder
+from src.dataset import ImageData
+from src.deployment.description import description_path
+from src.deployment.exporter import ExportOptions, deployable, describe, export, write_description
+from src.deployment.model_file import open_model
+from src.deployment.prediction import PictureStream, decoding_workers, list_pictures
+from src.errors import UserError
+from src.mobilenetV2 import MobileNetV2
+from tools.benchmark import measure_inference
+
+SIZE = 32
+CLASSES = ("blue", "green", "red")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One network as a checkpoint, as MINDIR of batch 4, and as ONNX of any batch with all inside."""
+    folder = tmp_path_factory.mktemp("models")
+    network = MobileNetV2(3, 0.35)
+    weight = network.head.classifier.weight
+    weight.set_data(Tensor(np.random.default_rng(5).standard_normal(weight.shape).astype(np.float32)))
+    checkpoint = folder / "k.ckpt"
+    write_checkpoint(checkpoint, {parameter.name: parameter for parameter in network.get_parameters()}, {},
+                     CheckpointMetadata({"width_mult": 0.35, "image_size": SIZE}, CLASSES))
+    found = {"checkpoint": checkpoint, "MINDIR": folder / "m.mindir", "ONNX": folder / "m.onnx"}
+    model = open_model(config_for("--pretrain_ckpt", checkpoint))
+    options = ExportOptions(SIZE, batch_size=4)
+    export(deployable(read_checkpoint(checkpoint), model.config, options), options, found["MINDIR"])
+    write_description(describe(found["MINDIR"], options, CLASSES, 3, {}), found["MINDIR"])
+    run = run_script("export.py", "--platform", "CPU", "--ckpt_file", checkpoint, "--file_format", "ONNX",
+                     "--file_name", found["ONNX"], "--export_batch_size", 0, "--export_normalise", "--export_softmax")
+    assert run.returncode == 0, run.stderr
+    return found
+
+
+@pytest.fixture(scope="module")
+def holiday(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine good pictures of three colours and formats in folders of folders; not to be changed."""
+    root = tmp_path_factory.mktemp("holiday")
+    make_pictures(root, {"a/deep/blue": 3, "b/red": 2})
+    make_pictures(root, {"b/green": 2}, ending=".PNG", size=(30, 70))
+    make_pictures(root, {"c/green": 2}, ending=".bmp", seed=1)
+    (root / ".hidden").mkdir()
+    Image.new("RGB", (9, 9)).save(root / ".hidden" / "x.png")
+    (root / "notes.md").write_text("not a picture")
+    return root
+
+
+def needs_onnx_runtime(kind: str) -> None:
+    if kind == "ONNX":
+        pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements-dev.txt names")
+
+
+def call(module: object, *argv: object) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["x", "--platform", "CPU", *map(str, argv)])
+        module.main()  # type: ignore[attr-defined]
+
+
+def refusal(module: object, *argv: object) -> str:
+    with pytest.raises(UserError) as error:
+        call(module, *argv)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def result(out: str) -> dict[str, float]:
+    return ast.literal_eval(re.search(r"^result: (\{.*?\})", out, re.MULTILINE).group(1))
+
+
+@pytest.mark.parametrize("kind", ["MINDIR", "ONNX"])
+def test_eval_counts_the_same_on_an_exported_file(kind: str, models: dict[str, Path], photos: Path,
+                                                  capsys: pytest.CaptureFixture) -> None:
+    needs_onnx_runtime(kind)
+    scores = {}
+    for name in ("checkpoint", kind):
+        call(evaluation, "--dataset_path", photos / "train", "--pretrain_ckpt", models[name], "--batch_size", 6)
+        scores[name] = result(capsys.readouterr().out)
+    assert scores[kind] == scores["checkpoint"]
+    assert scores[kind]["images"] == 21
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "MINDIR", "ONNX"])
+def test_every_picture_gets_the_answer_of_the_network(kind: str, models: dict[str, Path], holiday: Path,
+                                                      tmp_path: Path) -> None:
+    needs_onnx_runtime(kind)
+    call(infer, "--model", models[kind], "--pictures", holiday, "--predictions", tmp_path / "out", "--batch_size", 2,
+         "--top_k", 2)
+    paths = list_pictures(str(holiday))
+    rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").open(encoding="utf-8")))
+    assert [row["file"] for row in rows] == list(map(str, paths))
+    assert len(rows) == 9
+
+    network = open_model(config_for("--pretrain_ckpt", models["checkpoint"])).network()
+    for row, path in zip(rows, paths, strict=True):
+        (_, image), = PictureStream([path], SIZE, 1, 1)
+        logits = network(Tensor(image)).asnumpy()[0].astype(np.float64)
+        probabilities = np.exp(logits) / np.exp(logits).sum()
+        assert row["class"] == CLASSES[logits.argmax()]
+        assert float(row["probability"]) == pytest.approx(probabilities.max(), abs=2e-5)
+        assert float(row["probability_2"]) == pytest.approx(np.sort(probabilities)[-2], abs=2e-5)
+        assert row["error"] == ""
+    told = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [picture["classes"][0]["class"] for picture in told["pictures"]] == [row["class"] for row in rows]
+    with Image.open(tmp_path / "out" / "predictions.png") as sheet:
+        assert sheet.width > 8 * 140
+
+
+def test_pictures_come_as_evaluation_shows_them(photos: Path) -> None:
+    folder = ImageFolder.scan(photos / "val")
+    shown = np.concatenate([images.asnumpy() for images, _ in ImageData(folder, SIZE, 4, training=False).epoch()])
+    stream = PictureStream([folder.root / name for name in folder.files], SIZE, 4, 2)
+    streamed = np.concatenate([images for _, images in stream])
+    np.testing.assert_array_equal(streamed, shown[:len(folder)])
+
+
+def test_pictures_are_decoded_while_the_network_computes(photos: Path) -> None:
+    asked = threading.Event()
+
+    class Paths(list):
+        def __getitem__(self, position: int) -> Path:
+            if position == 5:
+                asked.set()
+            return super().__getitem__(position)
+
+    stream = iter(PictureStream(Paths(list_pictures(str(photos / "train"))), SIZE, 1, 1))
+    next(stream)
+    assert asked.wait(60)  # the sixth is read though nobody asked for the second
+    assert len(list(stream)) == 20
+
+
+def test_broken_pictures_are_named_and_stop_nothing(models: dict[str, Path], pictures: Pictures, tmp_path: Path,
+                                                    capsys: pytest.CaptureFixture) -> None:
+    root = pictures({"x": 3})
+    (root / "x" / "0.jpg").write_text("no picture")
+    (root / "x" / "empty.png").touch()
+    cut = (root / "x" / "000.jpg").read_bytes()
+    (root / "x" / "cut.jpg").write_bytes(cut[:len(cut) // 3])
+    (root / "x" / "cat.jpg").symlink_to("nowhere")
+    listed = root / "list.txt"
+    listed.write_text("".join(f"x/{name}\n" for name in ("0.jpg", "000.jpg", "empty.png", "001.jpg", "cut.jpg",
+                                                         "cat.jpg", "002.jpg")) + "\n")
+    before = sorted(Path.cwd().iterdir())
+    with pytest.raises(SystemExit) as end:
+        call(infer, "--model", models["checkpoint"], "--pictures", listed, "--predictions", tmp_path / "out")
+    assert end.value.code == 1
+    assert sorted(Path.cwd().iterdir()) == before  # MindSpore's decoder left nothing behind
+    said = capsys.readouterr()
+    assert "3 of 7 pictures classified" in said.out
+    for name in ("0.jpg: not a picture", "empty.png: empty", "cut.jpg: ", "cat.jpg: "):
+        assert f"{root}/x/{name}" in said.err
+    rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").open(encoding="utf-8")))
+    assert [bool(row["error"]) for row in rows] == [True, False, True, False, True, True, False]
+    assert [bool(row["class"]) for row in rows] == [False, True, False, True, False, False, True]
+
+
+def test_what_is_wrong_is_one_clear_line(models: dict[str, Path], photos: Path, tmp_path: Path) -> None:
+    out = ("--predictions", tmp_path / "out")
+    model = ("--model", models["checkpoint"])
+    (tmp_path / "hollow").mkdir()
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "list.txt").write_text("\n\n")
+    (tmp_path / "data.bin").write_bytes(b"\xff\xfe\x00")
+    assert "--pictures" in refusal(infer, *model, *out)
+    assert "--pretrain_ckpt" in refusal(infer, "--pictures", photos, *out)
+    assert "hollow: no pictures here" in refusal(infer, *model, "--pictures", tmp_path / "hollow", *out)
+    assert "no such picture" in refusal(infer, *model, "--pictures", tmp_path / "none", *out)
+    assert "names no picture" in refusal(infer, *model, "--pictures", tmp_path / "list.txt", *out)
+    assert "neither a picture nor" in refusal(infer, *model, "--pictures", tmp_path / "data.bin", *out)
+    assert "text.jpg: not a picture" in refusal(infer, *model, "--pictures", tmp_path / "text.jpg", *out)
+    assert "no such checkpoint" in refusal(infer, "--model", tmp_path / "none", "--pictures", photos, *out)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_exported_file_of_other_classes_or_size_is_refused(models: dict[str, Path], photos: Path,
+                                                              pictures: Pictures, tmp_path: Path) -> None:
+    other = pictures({"blue": 1, "green": 1, "rad": 1, "red": 1})
+    assert "the model does not know rad" in refusal(evaluation, "--dataset_path", other, "--pretrain_ckpt",
+                                                    models["MINDIR"])
+    bare = tmp_path / "bare.mindir"  # without its JSON
+    bare.write_bytes(models["MINDIR"].read_bytes())
+    text = refusal(evaluation, "--dataset_path", other, "--pretrain_ckpt", bare, "--image_size", SIZE, "--batch_size",
+                   4)
+    assert text == f"{bare}: knows 3 classes, but the pictures are of 4"
+    text = refusal(evaluation, "--dataset_path", photos, "--pretrain_ckpt", models["MINDIR"], "--image_size", 64)
+    assert "takes pictures of 32x32 pixels, not of 64x64" in text
+
+
+@pytest.mark.parametrize(("kind", "values", "says"), [
+    ("checkpoint", {"config": {"width_mult": "wide"}}, "its configuration: width_mult must be a number, not 'wide'"),
+    ("checkpoint", {"config": {"image_size": 33}}, "its configuration: image_size must be a multiple of 32, not 33"),
+    ("checkpoint", {"classes": ["blue", "red"]}, "tells 3 classes apart, but the JSON beside it names 2"),
+    ("MINDIR", {"classes": ["blue", "red"]}, "tells 3 classes apart, but the JSON beside it names 2"),
+    ("MINDIR", {"input": {"batch_size": -4}}, "input: batch_size must be 1 to 65536, or 'any'"),
+])
+def test_a_json_that_contradicts_its_file_is_one_line(kind: str, values: dict[str, object], says: str,
+                                                      models: dict[str, Path], photos: Path, tmp_path: Path) -> None:
+    model = tmp_path / models[kind].name
+    model.write_bytes(models[kind].read_bytes())
+    about, copy = (metadata_path(path) if kind == "checkpoint" else description_path(path)
+                   for path in (models[kind], model))
+    copy.write_text(json.dumps({**json.loads(about.read_text()), **values}))
+    assert says in refusal(infer, "--model", model, "--pictures", photos / "val", "--predictions", tmp_path / "out")
+
+
+def test_a_truncated_model_ends_the_command(models: dict[str, Path], photos: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.mindir"
+    cut.write_bytes(models["MINDIR"].read_bytes()[:5000])
+    (tmp_path / "cut.mindir.json").write_text((models["MINDIR"].parent / "m.mindir.json").read_text())
+    run = run_script("infer.py", "--platform", "CPU", "--model", cut, "--pictures", photos, "--predictions",
+                     tmp_path / "out")
+    assert_one_clear_line(run, str(cut), "damaged")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("cores", "wanted", "computing", "workers"),
+                         [(2, 2, 1, 1), (2, 2, 0, 2), (8, 32, 2, 6), (8, 3, 2, 3), (1, 2, 1, 1), (2, 2, 8, 1)])
+def test_decoding_leaves_the_computing_threads_their_cores(cores: int, wanted: int, computing: int, workers: int,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    assert decoding_workers(wanted, computing) == workers
+
+
+def test_the_benchmark_compares_with_onnx_runtime_alone(models: dict[str, Path]) -> None:
+    needs_onnx_runtime("ONNX")
+    found = measure_inference(str(models["ONNX"]), steps=1)
+    assert found.keys() == {"batch_size", "image_size", "threads", "onnx_images_per_s", "infer_images_per_s"}
+    assert min(found.values()) > 0
