@@ -1,6 +1,6 @@
 """Classify pictures with a checkpoint, a MINDIR or an ONNX file; ONNX is by far the fastest on CPU.
 
-    python infer.py --platform CPU --model mobilenetv2.onnx --pictures holiday/ --predictions out
+    python infer.py --platform CPU --model mobilenetv2.onnx --images holiday/ --predictions out
 
 Pictures are a picture, a folder or a text file that lists some. Writes out/predictions.csv, .json and .png (a contact
 sheet of the first ones). A picture that cannot be read is named and left out; the exit status is then 1. Names that are
@@ -37,7 +37,7 @@ def main(config: Config) -> None:
     # ---- the model and the pictures
     model = open_model(config)
     config = model.config
-    pictures = list_pictures(config.pictures)
+    pictures = list_pictures(config.images)
     batch_size = min(config.batch_size, len(pictures))
     predict = model.predictor(batch_size, config.num_classes)
     workers = decoding_workers(config.num_workers, config.onnx_threads)
@@ -57,7 +57,7 @@ def main(config: Config) -> None:
     for position, fault in sorted(stream.faults.items()):
         print(f"{escape_name(pictures[position])}: {fault}", file=sys.stderr)
     if not found:
-        raise UserError(f"{config.pictures}: none of {len(pictures)} pictures could be read "
+        raise UserError(f"{config.images}: none of {len(pictures)} pictures could be read "
                         f"({pictures[0]}: {stream.faults[0]})")
     predictions = [found.get(position) or Prediction(path, fault=stream.faults[position])
                    for position, path in enumerate(pictures)]

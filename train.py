@@ -81,7 +81,7 @@ def main(config: Config) -> None:
 
     # ---- schedule, loss, optimizer
     steps = count_steps(train_data.steps_per_epoch, config)
-    lr = run_lr(config, train_data.batch_size * config.accumulate_steps * world.rank_size, steps)
+    lr = run_lr(config, train_data.batch_size * config.grad_accum_steps * world.rank_size, steps)
     optimizer = build_optimizer(trained, lr, config)
     loss_fn: nn.Cell = CrossEntropyWithLabelSmooth(config.label_smooth)
     if teacher:
@@ -107,7 +107,7 @@ def main(config: Config) -> None:
         while progress.step < run.total_steps:
             epoch, first_step = divmod(progress.step, steps)
             monitor.epoch_begin(epoch, progress.losses)
-            batches = train_data.epoch(epoch, first_step * config.accumulate_steps)
+            batches = train_data.epoch(epoch, first_step * config.grad_accum_steps)
             for step, (loss, applied) in enumerate(train_step.over(recorder.watch(batches)), first_step):
                 monitor.step_end(step, loss, applied)
                 divergence.check(monitor.bad_steps,

@@ -31,7 +31,7 @@ for format in MINDIR ONNX; do
 done
 
 step "classification of the validation pictures"
-python infer.py --platform CPU --model "$out/checkpoint/best.ckpt" --pictures "$out/digits/val" \
+python infer.py --platform CPU --model "$out/checkpoint/best.ckpt" --images "$out/digits/val" \
     --predictions "$out/predictions"
 
 step "done"

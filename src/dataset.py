@@ -84,7 +84,7 @@ class ImageData:
         self._folder.check_unchanged()
         if self.training:
             order = training_order(len(self._folder), self._seed, epoch, self._rank, self._rank_size,
-                                   self._augmentation.repeated_augmentation)
+                                   self._augmentation.aug_repeats)
             order = order[:self.steps_per_epoch * self.batch_size]
         else:
             order = np.arange(self._rank, len(self._folder), self._rank_size)

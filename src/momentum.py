@@ -16,7 +16,7 @@ class Momentum(nn.Momentum):
 
     def __init__(self, groups: list[dict], lr: Tensor, config: Config) -> None:
         super().__init__(groups, lr, config.momentum, use_nesterov=config.nesterov)
-        self.clip_norm = config.clip_norm
+        self.clip_norm = config.grad_clip_norm
 
     def construct(self, gradients: tuple) -> Tensor:
         if self.clip_norm > 0:

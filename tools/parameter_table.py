@@ -1,35 +1,34 @@
-"""docs/parameters.md: every key of default_config.yaml, with its help text, defaults and allowed values.
+"""docs/parameters.md: every key with what it means, its default, its allowed values and the commands that read it.
 
     python tools/parameter_table.py --output docs/parameters.md
 
 Run it whenever a key has changed; a test holds the page equal to what it writes.
 """
 import argparse
-import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.errors import run_command
 from src.files import whole_file
-from src.model_utils.config import ALIASES, BASE_FILE, PROFILES
+from src.model_utils.config import BASE_FILE, PROFILES
+from src.model_utils.keys import COMMANDS, KEYS, RULES, Key
 
-BOUNDS = {"min": "at least {}", "max": "at most {}", "below": "less than {}", "multiple_of": "a multiple of {}"}
 PREFACE = """# All parameters
 
-Every key of `default_config.yaml` is an option of `train.py`, `eval.py`, `export.py` and `infer.py`: `--key value`. The
-values are those for Ascend; what another profile or recipe states instead stands beside them. This page is written by
+Every key is an option of `train.py`, `eval.py`, `export.py` and `infer.py`, `--key value`, and a line of a YAML file,
+`key: value`. The last column has the commands that read a key; the others accept and ignore it. The values are those
+for Ascend; what another profile or recipe states instead stands beside them. This page is written by
 `python tools/parameter_table.py --output docs/parameters.md`.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write as the command line says."""
-    parser = argparse.ArgumentParser(description="Every key of default_config.yaml as a page of tables.")
+    parser = argparse.ArgumentParser(description="Every key of the configuration as a page of tables.")
     parser.add_argument("--output", required=True, type=Path, help="Markdown file to write")
     options = parser.parse_args(argv)
     with whole_file(options.output) as temporary:
@@ -39,30 +38,28 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def page() -> str:
     """The whole page as Markdown."""
-    text = BASE_FILE.read_text(encoding="utf-8")
-    values, help_texts, allowed, recipes = yaml.safe_load_all(text)
-    others: dict[str, dict] = {}
-    for platform, path in PROFILES.items():
-        others[platform], *own = yaml.safe_load_all(path.read_text(encoding="utf-8"))
-        others |= {f"recipe {name} on {platform}": stated for name, stated in (own[0] if own else {}).items()}
-    others |= {f"recipe {name}": stated for name, stated in recipes.items()}
+    others = other_values()
     lines = [PREFACE]
-    for title, keys in sections(text.split("\n---\n")[0]):
-        lines += [f"## {title[0].upper()}{title[1:]}\n", "| key | default | what |", "|---|---|---|"]
-        for key in keys:
-            other = "".join(f"; {name}: {code(stated[key])}" for name, stated in others.items()
-                            if stated.get(key, values[key]) not in {values[key], name})
-            about = escape(help_texts[key]) + rules(allowed.get(key), help_texts[key]) + aliases(key)
-            lines.append(f"| `{key}` | {code(values[key])}{other} | {about} |")
+    for group in dict.fromkeys(key.group for key in KEYS.values()):
+        lines += [f"## {group[0].upper()}{group[1:]}\n", "| key | default | what | read by |", "|---|---|---|---|"]
+        for name, key in KEYS.items():
+            if key.group == group:
+                other = "".join(f"; {where}: {code(stated[name])}" for where, stated in others.items()
+                                if stated.get(name, key.default) not in {key.default, where})
+                about = escape(key.help) + rules(key) + aliases(key)
+                lines.append(f"| `{name}` | {code(key.default)}{other} | {about} | {readers(key)} |")
         lines.append("")
     return "\n".join(lines)
 
 
-def sections(text: str) -> Iterator[tuple[str, list[str]]]:
-    """Titles of the base file's parts, with their keys."""
-    for part in re.split(r"^# ---- ", text, flags=re.MULTILINE)[1:]:
-        title, _, rest = part.partition("\n")
-        yield title.partition(":")[0], list(yaml.safe_load(rest))
+def other_values() -> dict[str, dict]:
+    """What profiles and recipes state."""
+    others: dict[str, dict] = {}
+    for platform, path in PROFILES.items():
+        others[platform], *own = yaml.safe_load_all(path.read_text(encoding="utf-8"))
+        others |= {f"recipe {name} on {platform}": stated for name, stated in (own[0] if own else {}).items()}
+    _, recipes = yaml.safe_load_all(BASE_FILE.read_text(encoding="utf-8"))
+    return others | {f"recipe {name}": stated for name, stated in recipes.items()}
 
 
 def code(value: object) -> str:
@@ -75,21 +72,25 @@ def escape(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
-def rules(allowed: Sequence[str] | Mapping[str, Any] | None, told: str) -> str:
-    """What values a key may have, where the help text does not tell all of them."""
-    if isinstance(allowed, Mapping):
-        bounds = dict(allowed)
-        span = [f"{bounds.pop('min')} to {bounds.pop('max')}"] if {"min", "max"} <= bounds.keys() else []
-        return f" ({', '.join(span + [BOUNDS[rule].format(bound) for rule, bound in bounds.items()])})"
-    if not allowed or all(choice in told for choice in allowed):
-        return ""
-    return f" (one of {', '.join(f'`{choice}`' for choice in allowed)})"
+def rules(key: Key) -> str:
+    """A sentence on what values a key may have, where the help text does not name all of them."""
+    bounds = dict(key.bounds)
+    told = [f"from {bounds.pop('min')} to {bounds.pop('max')}"] if {"min", "max"} <= bounds.keys() else []
+    told += [f"{RULES[rule][1]} {bound}" for rule, bound in bounds.items()]
+    if not all(choice in key.help for choice in key.choices):
+        told.append(f"one of {', '.join(f'`{choice}`' for choice in key.choices)}")
+    sentence = ", ".join(told)
+    return f" {sentence[0].upper()}{sentence[1:]}." if told else ""
 
 
-def aliases(key: str) -> str:
+def aliases(key: Key) -> str:
     """Other names of a key."""
-    names = [f"`{alias}`" for alias, meant in ALIASES.items() if meant == key]
-    return f"; also {', '.join(names)}" if names else ""
+    return f" Also {', '.join(f'`{alias}`' for alias in key.aliases)}." if key.aliases else ""
+
+
+def readers(key: Key) -> str:
+    """The commands that read a key."""
+    return "all" if key.commands == COMMANDS else ", ".join(command.removesuffix(".py") for command in key.commands)
 
 
 if __name__ == "__main__":

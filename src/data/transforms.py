@@ -31,7 +31,7 @@ class Augmentation:
     cutmix_alpha: float = 0.0
     multi_scale_min: int = 0  # pixels
     multi_scale_max: int = 0
-    repeated_augmentation: int = 1  # views of a picture in an epoch
+    aug_repeats: int = 1  # views of a picture in an epoch
 
     @classmethod
     def of(cls, config: Config) -> "Augmentation":
@@ -42,7 +42,7 @@ class Augmentation:
         """
         augmentation = cls(config.crop_scale, config.flip, config.color_jitter, config.auto_augment,
                            config.random_erasing, config.mixup_alpha, config.cutmix_alpha, config.multi_scale_min,
-                           config.multi_scale_max, config.repeated_augmentation)
+                           config.multi_scale_max, config.aug_repeats)
         low, high = augmentation.multi_scale_min, augmentation.multi_scale_max
         if low > high or (high > 0 and low == 0):
             raise UserError(f"multi_scale_min {low} and multi_scale_max {high} are no range of sizes: give both, "
@@ -55,7 +55,7 @@ class Augmentation:
     def beyond_views(self) -> list[str]:
         """The keys that ask for more than crops, mirrored views and other colours."""
         return [key for key in ("auto_augment", "random_erasing", "mixup_alpha", "cutmix_alpha", "multi_scale_max",
-                                "repeated_augmentation") if getattr(self, key) != getattr(IMAGENET, key)]
+                                "aug_repeats") if getattr(self, key) != getattr(IMAGENET, key)]
 
     @property
     def changes_batches(self) -> bool:

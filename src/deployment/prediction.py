@@ -40,7 +40,7 @@ def list_pictures(source: str) -> list[Path]:
         UserError: nothing is there, or no picture.
     """
     if not source:
-        raise UserError("no pictures named: give --pictures with a picture, a folder, or a text file that lists some")
+        raise UserError("no pictures named: give --images with a picture, a folder, or a text file that lists some")
     root = Path(source)
     if root.is_dir():
         found = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_EXTENSIONS and path.is_file()

@@ -1,149 +1,73 @@
-"""The configuration of a run: YAML files and the command line, checked against one description.
+"""The configuration of a run, from YAML files and the command line.
 
-`default_config.yaml` is the base. It has four YAML documents: the values (whose types are the types of the keys), the
-help texts, the allowed values, and the recipes. On top of it come, the later the stronger: the recipe, the platform's
-profile (`default_config_cpu.yaml`, ...) and what its second document has for the recipe, the file that `--config_path`
-names, and the options of the command line. The strongest of these that states a platform or a recipe chooses it.
+`keys.py` declares the keys. Values come from these, and later ones are stronger: `default_config.yaml`, the recipe, the
+platform's profile (`default_config_cpu.yaml`, ...) and the profile's own values for the recipe, the file that
+`--config_path` names, the options of the command line. The strongest statement of a platform or a recipe chooses it.
+
+A YAML file has values in its first document. `default_config.yaml` and the profiles have recipes in a later one:
+values under the name of each recipe.
 """
 import argparse
+import dataclasses
 import difflib
-import functools
-import math
-import os
-from collections.abc import Iterator, Mapping, Sequence, Set
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
 from src.errors import UserError, first_line
+from src.model_utils.keys import ALIASES, EVAL, EXPORT, INFER, KEYS, TRAIN, Key, Keys
 
 BASE_FILE = Path(__file__).resolve().parents[2] / "default_config.yaml"
 PROFILES = {platform: BASE_FILE.with_name(f"default_config_{platform.lower()}.yaml") for platform in ("GPU", "CPU")}
+METAVARS = {bool: "BOOL", int: "INT", float: "FLOAT", str: "TEXT"}
 
-# Other names for keys: those of this project's ancestor in MindSpore's model zoo and of its README.
-ALIASES = {
-    "run_distribute": "distribute",
-    "device_target": "platform",
-    "checkpoint": "pretrain_ckpt",
-    "ckpt_file": "pretrain_ckpt",
-    "model": "pretrain_ckpt",
-    "image_height": "image_size",
-    "image_width": "image_size",
+# What --help says.
+PURPOSES = {
+    TRAIN: "Train MobileNetV2: from scratch, from a checkpoint, or the classifier on a frozen backbone.",
+    EVAL: "Score a checkpoint, a MINDIR or an ONNX file on a folder of images.",
+    EXPORT: "Write a checkpoint as a file for deployment, load it back and compare.",
+    INFER: "Classify images with a checkpoint, a MINDIR or an ONNX file.",
 }
-BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-LARGEST = {int: 2 ** 63 - 1, float: 3.4e38}  # what libraries take of numbers: int64 and float32
-TYPE_NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+DEFAULTS = "Values in brackets are those of default_config.yaml. Other platforms and recipes have some others."
+OTHER_KEYS = "The keys of other commands are accepted, too, and have no effect here. docs/parameters.md has all keys."
+HELP_COLUMN = 34  # where the help texts of options begin
 
 
-class Config:
-    """The checked values of a run, as attributes. Locked: an unknown key raises, none can be set.
+@dataclass(frozen=True)
+class Config(Keys):
+    """The checked values of a run. They cannot be set; `adopt` and `replace` give copies."""
 
-    Args:
-        values: every key with its value.
-        chosen: the keys that the user set, in a file or on the command line.
-    """
-
-    def __init__(self, values: dict[str, Any], chosen: Set[str] = frozenset()) -> None:
-        object.__setattr__(self, "_values", dict(values))
-        object.__setattr__(self, "_chosen", frozenset(chosen))
-
-    def __getattr__(self, key: str) -> Any:  # noqa: ANN401 - each key has its own type
-        try:
-            return object.__getattribute__(self, "_values")[key]
-        except KeyError:
-            raise AttributeError(f"no such configuration key: {key}") from None
-
-    def __setattr__(self, key: str, value: object) -> NoReturn:
-        raise AttributeError(f"the configuration is locked: {key} cannot be set")
+    chosen: frozenset[str] = field(default=frozenset(), repr=False, compare=False)  # what the user set himself
 
     def adopt(self, values: Mapping[str, Any], *keys: str, where: object = None) -> "Config":
-        """A copy with `values` for those of `keys` that the user left alone.
+        """A copy with `values` for those of `keys` that the user did not set.
 
         Args:
             values: by key.
             keys: to adopt, where there are values for them.
-            where: a file that the values were read from, so that they are checked as those of a YAML file are.
+            where: a file that the values were read from. They are then checked as those of a YAML file are.
 
         Raises:
             UserError: a value of a file is of the wrong type or out of bounds.
         """
-        adopted = {key: values[key] for key in keys if key in values and key not in self._chosen}
+        adopted = {key: values[key] for key in keys if key in values and key not in self.chosen}
         if where is not None:
-            adopted = _description().check_all(adopted, f"{where}, its configuration")
-        return Config({**self._values, **adopted}, self._chosen)
+            adopted = _check_all(adopted, f"{where}, its configuration")
+        return dataclasses.replace(self, **adopted)
 
     def replace(self, values: Mapping[str, Any]) -> "Config":
         """A copy with other values for known keys."""
-        if unknown := values.keys() - self._values.keys():
+        if unknown := values.keys() - KEYS.keys():
             raise AttributeError(f"no such configuration key: {min(unknown)}")
-        return Config({**self._values, **values}, self._chosen)
+        return dataclasses.replace(self, **values)
 
     def as_dict(self) -> dict[str, Any]:
-        """All keys and values, in the order of the base file."""
-        return dict(self._values)
-
-
-class _Description:
-    """What the base file says of each key: default (and so the type), help text, allowed values; and of the recipes."""
-
-    def __init__(self) -> None:
-        documents = ({key: value for key, value, _ in document} for document in _read_documents(BASE_FILE))
-        self.defaults, self.help, self.allowed, self._recipes = documents
-
-    def recipe(self, name: str) -> dict[str, Any]:
-        """The checked values of a recipe."""
-        return self.check_all(self._recipes[name], f"{BASE_FILE}, recipe {name}")
-
-    def check_all(self, values: Mapping[str, Any], where: str) -> dict[str, Any]:
-        """Values by their keys' own names, checked."""
-        return {key: self.check(key, value, where)
-                for key, value in ((self.resolve(name, where), value) for name, value in values.items())}
-
-    def resolve(self, name: str, where: str) -> str:
-        """The key that `name` stands for."""
-        key = ALIASES.get(name, name)
-        if key not in self.defaults:
-            near = difflib.get_close_matches(name, [*self.defaults, *ALIASES], n=1)
-            hint = f"; did you mean {near[0]}?" if near else "; python train.py --help lists them"
-            raise UserError(f"{where}: unknown key {name}{hint}")
-        return key
-
-    def check(self, key: str, value: object, where: str) -> Any:  # noqa: ANN401 - each key has its own type
-        """`value` in the key's type and within its allowed values."""
-        try:
-            typed = _convert(value, type(self.defaults[key]))
-        except (TypeError, ValueError, OverflowError):
-            wanted = TYPE_NAMES[type(self.defaults[key])]
-            told = f"a {type(value).__name__}" if isinstance(value, dict | list) else repr(value)
-            raise UserError(f"{where}: {key} must be {wanted}, not {told}") from None
-        allowed = self.allowed.get(key)
-        if isinstance(allowed, list):
-            return self._choose(key, typed, allowed, where)
-        for rule, bound in (allowed or {}).items():
-            if not _RULES[rule][0](typed, bound):
-                raise UserError(f"{where}: {key} must be {_RULES[rule][1]} {bound}, not {typed}")
-        return typed
-
-    @staticmethod
-    def _choose(key: str, value: str, allowed: list[str], where: str) -> str:
-        for choice in allowed:
-            if value.lower() == choice.lower():
-                return choice
-        raise UserError(f"{where}: {key} must be one of {', '.join(allowed)}, not {value!r}")
-
-
-@functools.cache
-def _description() -> _Description:
-    return _Description()
-
-
-_RULES = {
-    "min": (lambda value, bound: value >= bound, "at least"),
-    "max": (lambda value, bound: value <= bound, "at most"),
-    "below": (lambda value, bound: value < bound, "less than"),
-    "multiple_of": (lambda value, bound: value % bound == 0, "a multiple of"),
-}
+        """All keys and values, in the order of their declaration."""
+        return {name: getattr(self, name) for name in KEYS}
 
 
 def get_config(argv: Sequence[str] | None = None) -> Config:
@@ -153,70 +77,108 @@ def get_config(argv: Sequence[str] | None = None) -> Config:
         UserError: an unreadable or malformed file, an unknown key, a value of the wrong type or out of bounds; the
             text names file, line and key.
     """
-    description = _description()
-    options, unknown = _parse_command_line(description, argv)
+    base = _read_file(BASE_FILE)
+    defaults = {**{name: key.default for name, key in KEYS.items()}, **base.values}
+    options, unknown = _parse_command_line(defaults, argv)
     config_path = options.pop("config_path", None)
-    chosen = _read_values(description, _find(Path(config_path))) if config_path else {}
-    platform = options.get("platform") or chosen.get("platform") or description.defaults["platform"]
-    profile = _read_values(description, PROFILES[platform]) if platform in PROFILES else {}
-    recipe = {**description.defaults, **profile, **chosen, **options}["recipe"]
-    config = Config({**description.defaults, **description.recipe(recipe), **profile,
-                     **_profile_recipe(description, platform, recipe), **chosen, **options},
-                    chosen.keys() | options.keys())
+    chosen = _read_file(_find(Path(config_path))).values if config_path else {}
+    platform = options.get("platform") or chosen.get("platform") or defaults["platform"]
+    profile = _read_file(PROFILES[platform]) if platform in PROFILES else _File(BASE_FILE, {}, {})
+    recipe = {**defaults, **profile.values, **chosen, **options}["recipe"]
+    if recipe != KEYS["recipe"].default and recipe not in base.recipes:
+        raise UserError(f"{BASE_FILE}: has no recipe {recipe}")
+    values = {**defaults, **base.recipe(recipe), **profile.values, **profile.recipe(recipe), **chosen, **options}
+    config = Config(**values, chosen=frozenset(chosen.keys() | options.keys()))
     if unknown and not config.enable_modelarts:
-        _refuse(description, unknown)
+        _refuse(unknown)
     for word in unknown:
         if word.startswith("--"):  # its value may be a secret
             print(f"{word.partition('=')[0]}: not an option of this program, passed over")
     return config
 
 
-def _profile_recipe(description: _Description, platform: str, name: str) -> dict[str, Any]:
-    """What a platform's profile has of its own for a recipe, in its second document."""
-    documents = list(_read_documents(PROFILES[platform])) if platform in PROFILES else []
-    recipes = {recipe: values for document in documents[1:] for recipe, values, _ in document}
-    return description.check_all(recipes.get(name, {}), f"{PROFILES.get(platform)}, recipe {name}")
+# ---- values
+
+def _check_all(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Values under their keys' own names, checked."""
+    resolved = {_resolve(str(name), where): value for name, value in values.items()}
+    return {name: KEYS[name].check(name, value, where) for name, value in resolved.items()}
 
 
-def _parse_command_line(description: _Description,
-                        argv: Sequence[str] | None) -> tuple[dict[str, Any], list[str]]:
-    """The options that were given, under their keys' names, checked; and the words that are no options."""
-    parser = _Parser(description="MobileNetV2 under MindSpore. Options are the keys of default_config.yaml.",
-                     allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    parser.add_argument("--config_path", help="YAML file whose values replace the profile's")
-    names = {key: [f"--{key}"] for key in description.defaults}
-    for alias, key in ALIASES.items():
-        names[key].append(f"--{alias}")
-    for key, flags in names.items():
-        allowed = description.allowed.get(key)
-        choices = f" ({', '.join(allowed)})" if isinstance(allowed, list) else ""
-        # A switch may stand alone: --run_eval is --run_eval True.
-        alone: dict[str, Any] = {"nargs": "?", "const": True} if isinstance(description.defaults[key], bool) else {}
-        parser.add_argument(*flags, dest=key, action="append", metavar=key.upper(),
-                            help=description.help[key] + choices, **alone)
-    given, unknown = parser.parse_known_args(argv)
-    options = vars(given)
-    for key in description.defaults.keys() & options.keys():
-        values = {description.check(key, value, "command line") for value in options[key]}
-        if len(values) > 1:
-            raise UserError(f"command line: --{key} is given {len(options[key])} times, with different values")
-        options[key] = values.pop()
-    return options, unknown
+def _resolve(name: str, where: str) -> str:
+    """The key that `name` means."""
+    resolved = ALIASES.get(name, name)
+    if resolved not in KEYS:
+        near = difflib.get_close_matches(name, [*KEYS, *ALIASES], n=1)
+        hint = f"did you mean {near[0]}?" if near else "a command's --help and docs/parameters.md list the keys"
+        raise UserError(f"{where}: unknown key {name}; {hint}")
+    return resolved
 
 
-def _refuse(description: _Description, unknown: Sequence[str]) -> None:
-    name = unknown[0].lstrip("-").split("=")[0]
-    if not unknown[0].startswith("--") and name in description.defaults:
-        raise UserError(f"command line: {unknown[0]!r} is not an option; did you mean --{unknown[0]}?")
-    if not unknown[0].startswith("-"):
-        raise UserError(f"command line: {unknown[0]!r} is not an option; options are --key value")
-    description.resolve(name, "command line")
-
+# ---- the command line
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"command line: {message}; --help lists the options")
 
+
+class _HelpFormatter(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=HELP_COLUMN)
+
+
+def _parse_command_line(base: Mapping[str, Any], argv: Sequence[str] | None) -> tuple[dict[str, Any], list[str]]:
+    """The options that were given, under their keys' names, checked; and the words that are no options.
+
+    Args:
+        base: the values of the base file, which `--help` shows.
+        argv: the command line.
+    """
+    program = Path(sys.argv[0]).name
+    parser = _Parser(usage="%(prog)s [--config_path FILE] [--KEY VALUE ...]", allow_abbrev=False,
+                     description=f"{PURPOSES.get(program, 'All keys.')} {DEFAULTS}", epilog=OTHER_KEYS,
+                     formatter_class=_HelpFormatter, argument_default=argparse.SUPPRESS)
+    parser.add_argument("--config_path", metavar="FILE", help="YAML file with values. It is stronger than the profile.")
+    groups = {key.group: parser.add_argument_group(key.group) for key in KEYS.values()}
+    for name, key in KEYS.items():
+        is_own = program in key.commands or program not in PURPOSES
+        _add_option(groups[key.group], name, key, _help(key, base[name]) if is_own else argparse.SUPPRESS)
+    given, unknown = parser.parse_known_args(argv)
+    options = vars(given)
+    for name in KEYS.keys() & options.keys():
+        values = {KEYS[name].check(name, value, "command line") for value in options[name]}
+        if len(values) > 1:
+            raise UserError(f"command line: --{name} is given {len(options[name])} times, with different values")
+        options[name] = values.pop()
+    return options, unknown
+
+
+def _add_option(parser: argparse._ActionsContainer, name: str, key: Key, help_text: str) -> None:
+    """An option for a key, and hidden ones for its aliases."""
+    # A switch may stand alone: --run_eval is --run_eval True.
+    alone: dict[str, Any] = {"nargs": "?", "const": True} if isinstance(key.default, bool) else {}
+    metavar = f"{{{','.join(key.choices)}}}" if key.choices else METAVARS[type(key.default)]
+    for option, text in ((name, help_text), *((alias, argparse.SUPPRESS) for alias in key.aliases)):
+        parser.add_argument(f"--{option}", dest=name, action="append", metavar=metavar, help=text, **alone)
+
+
+def _help(key: Key, value: object) -> str:
+    """The help text of a key, with its aliases and its value."""
+    aliases = f" Also {', '.join(f'--{alias}' for alias in key.aliases)}." if key.aliases else ""
+    shown = "" if value == "" else f" [{value}]"
+    return f"{key.help}{aliases}{shown}".replace("%", "%%")
+
+
+def _refuse(unknown: Sequence[str]) -> None:
+    name = unknown[0].lstrip("-").split("=")[0]
+    if not unknown[0].startswith("--") and name in KEYS:
+        raise UserError(f"command line: {unknown[0]!r} is not an option; did you mean --{unknown[0]}?")
+    if not unknown[0].startswith("-"):
+        raise UserError(f"command line: {unknown[0]!r} is not an option; options are --key value")
+    _resolve(name, "command line")
+
+
+# ---- files
 
 def _find(path: Path) -> Path:
     """A file from here, else from the repository: a platform may start a command anywhere."""
@@ -224,31 +186,41 @@ def _find(path: Path) -> Path:
     return beside if beside.exists() and not path.exists() else path
 
 
-def _read_values(description: _Description, path: Path) -> dict[str, Any]:
-    """The checked values of a profile or of a user's file."""
-    documents = list(_read_documents(path))
-    if not documents:
-        return {}
+@dataclass(frozen=True)
+class _File:
+    """What a YAML file states: checked values, and for the names of recipes what they set, not checked yet."""
+
+    path: Path
+    values: dict[str, Any]
+    recipes: dict[str, Any]
+
+    def recipe(self, name: str) -> dict[str, Any]:
+        """The checked values of a recipe; empty if the file has none of that name."""
+        values = self.recipes.get(name, {})
+        if not isinstance(values, dict):
+            raise UserError(f"{self.path}, recipe {name}: expected lines of the form 'key: value'")
+        return _check_all(values, f"{self.path}, recipe {name}")
+
+
+def _read_file(path: Path) -> _File:
+    """Values in the first document, recipes in a later one. Files of earlier versions have help texts and rules there,
+    too, and nothing reads these.
+    """
+    first, *others = _read_documents(path) or [[]]
     values: dict[str, Any] = {}
-    for name, value, line in documents[0]:
+    for name, value, line in first:
         where = f"{path}, line {line}"
-        key = description.resolve(name, where)
-        checked = description.check(key, value, where)
+        key = _resolve(name, where)
+        checked = KEYS[key].check(key, value, where)
         if values.setdefault(key, checked) != checked:
             raise UserError(f"{where}: {name} contradicts an earlier line; both mean {key}")
-    return values
+    return _File(path, values, {name: value for document in others for name, value, _ in document})
 
 
-def _read_documents(path: Path) -> Iterator[list[tuple[str, Any, int]]]:
+def _read_documents(path: Path) -> list[list[tuple[str, Any, int]]]:
     """Each YAML document of a file as (key, value, line) triples."""
     try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
-        while loader.check_node():
-            node = loader.get_node()
-            if not isinstance(node, yaml.MappingNode):
-                raise UserError(f"{path}, line {node.start_mark.line + 1}: expected lines of the form 'key: value'")
-            yield [(str(key.value), loader.construct_object(value, deep=True), key.start_mark.line + 1)
-                   for key, value in node.value]
+        return list(_parse_documents(path, path.read_text(encoding="utf-8")))
     except UserError:
         raise
     except OSError as error:
@@ -262,27 +234,11 @@ def _read_documents(path: Path) -> Iterator[list[tuple[str, Any, int]]]:
         raise UserError(f"{path}{line}: malformed YAML: {problem}") from None
 
 
-def _convert(value: object, wanted: type) -> Any:  # noqa: ANN401 - as `wanted` says
-    """`value` from YAML or the command line in the wanted type; ValueError or TypeError where that loses meaning."""
-    if wanted is str:
-        if isinstance(value, bool):  # YAML reads a bare on/off as a boolean, where a key means the word
-            return "on" if value else "off"
-        if isinstance(value, dict | list) or "\0" in str(value):
-            raise TypeError
-        os.fsencode(str(value))  # many of them are names of files
-        return "" if value is None else str(value)
-    if wanted is bool:
-        return value if isinstance(value, bool) else BOOLEANS[_word(value)]
-    if isinstance(value, bool):
-        raise TypeError
-    number = wanted(value)
-    if not math.isfinite(number) or (isinstance(value, float) and number != value) or abs(number) > LARGEST[wanted]:
-        raise ValueError
-    return number
-
-
-def _word(value: object) -> str:
-    word = str(value).strip().lower()
-    if word not in BOOLEANS:
-        raise ValueError
-    return word
+def _parse_documents(path: Path, text: str) -> Iterator[list[tuple[str, Any, int]]]:
+    loader = yaml.SafeLoader(text)
+    while loader.check_node():
+        node = loader.get_node()
+        if not isinstance(node, yaml.MappingNode):
+            raise UserError(f"{path}, line {node.start_mark.line + 1}: expected lines of the form 'key: value'")
+        yield [(str(key.value), loader.construct_object(value, deep=True), key.start_mark.line + 1)
+               for key, value in node.value]

@@ -9,7 +9,8 @@ from src.data.image_folder import ImageFolder
 from src.deployment.model_file import ModelFile
 from src.distributed.world import World
 from src.metrics import Score
-from src.model_utils.config import BOOLEANS, Config
+from src.model_utils.config import Config
+from src.model_utils.keys import BOOLEANS
 from src.reports.best_evaluation import mistaken_files
 from src.reports.provenance import changed_settings, environment, repeating_command
 from src.reports.report import Evaluated, Report

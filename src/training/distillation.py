@@ -60,7 +60,7 @@ class Teacher:
             raise UserError("--kd_teacher looks at the pictures of each step, and --freeze_layer backbone trains on "
                             "features without pictures: leave out one of the two")
         # What was chosen on the command line was chosen for the student: all keys may come from the teacher's file.
-        self._model = open_model(Config({**config.as_dict(), "pretrain_ckpt": config.kd_teacher}))
+        self._model = open_model(Config(**{**config.as_dict(), "pretrain_ckpt": config.kd_teacher}))
         check_classes(self._model.classes, classes, f"{config.kd_teacher} as a teacher")
         self._classes = classes
         self._sizes = (config.multi_scale_min, config.multi_scale_max) if config.multi_scale_max \

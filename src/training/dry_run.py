@@ -23,7 +23,7 @@ def describe_run(config: Config, world: World, train_folder: ImageFolder, eval_f
         config = config.adopt(checkpoint.config, "width_mult", where=checkpoint.path)
     frozen = config.freeze_layer == "backbone"
     _, batch_size, batches = share(len(train_folder), config.batch_size, True, world.rank, world.rank_size)
-    steps, accumulated = count_steps(batches, config), config.accumulate_steps
+    steps, accumulated = count_steps(batches, config), config.grad_accum_steps
     step_pictures = batch_size * accumulated * world.rank_size
     network = MobileNetV2(len(train_folder.classes), config.width_mult)
     largest_size = config.multi_scale_max or config.image_size
@@ -82,7 +82,7 @@ def _memory(config: Config, network: MobileNetV2, pictures: int, batch_size: int
     batch norm. The device's own needs come on top.
     """
     weights = _count(network) * FLOAT32 * (1 + (config.ema_decay > 0))
-    copies = 2 + (config.accumulate_steps > 1)  # gradients, momenta, sums of gradients
+    copies = 2 + (config.grad_accum_steps > 1)  # gradients, momenta, sums of gradients
     if config.freeze_layer == "backbone":
         return weights + copies * _count(network.head) * FLOAT32 + pictures * network.backbone.out_channels * FLOAT32
     activations = sum(conv.out_channels * pixels for conv, pixels in _convolutions(network, image_size))

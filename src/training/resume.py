@@ -15,31 +15,8 @@ from src.checkpoint.record import CheckpointMetadata, History, TrainingMetadata,
 from src.dataset import usable_workers
 from src.errors import UserError
 from src.model_utils.config import Config
+from src.model_utils.keys import KEYS, with_present_names
 
-# Keys that do not affect the result of a run: another value of one of them does not make it another run.
-FREE_KEYS = frozenset({
-    # What a run leaves behind, and how often.
-    "log_steps", "save_checkpoint", "save_checkpoint_path", "save_checkpoint_epochs", "save_checkpoint_steps",
-    "keep_checkpoint_max", "keep_checkpoint_best", "keep_checkpoint_every", "tensorboard", "enable_profiling",
-    "profiling_steps",
-    # What is done with a run, and with steps that failed.
-    "resume", "dry_run", "on_nan",
-    # What other commands than train.py read.
-    "confusion_matrix", "report", "file_format", "file_name", "export_batch_size", "export_normalise",
-    "export_softmax", "pictures", "predictions", "top_k",
-    # A name for values of other keys, which are compared themselves.
-    "recipe",
-    # Where something is. What is there is compared: images and files by their digests, ranks by their number.
-    "dataset_path", "bad_images", "num_classes", "kd_teacher", "distribute",
-    # Validation, which changes no weight. For this and num_workers see `Run.remarks`.
-    "run_eval", "eval_dataset_path",
-    # Where images are kept in memory, and how many threads work.
-    "enable_cache", "cache_session_id", "num_workers", "onnx_threads",
-    # How a job on ModelArts gets at its data.
-    "enable_modelarts", "data_url", "train_url", "checkpoint_url", "data_path", "output_path", "load_path",
-    "need_modelarts_dataset_unzip", "modelarts_dataset_unzip_name", "copy_local", "copy_tries", "copy_retry_seconds",
-    "copy_wait_seconds",
-})
 DAMAGED_SUFFIX = ".damaged"
 
 
@@ -93,9 +70,10 @@ class Run:
         if training is None:
             return "it is not of a training run"
         by_digest = {"pretrain_ckpt"} if training.pretrained is not None else set()
+        then = with_present_names(metadata.config)
         for key, value in self.config.as_dict().items():
-            if key not in FREE_KEYS | by_digest and metadata.config.get(key) != value:
-                return f"{key} is {value!r} now and was {metadata.config.get(key)!r}"
+            if KEYS[key].affects_result and key not in by_digest and then.get(key) != value:
+                return f"{key} is {value!r} now and was {then.get(key)!r}"
         if metadata.classes != self.classes or training.train_images != self.pictures:
             return "the training pictures have changed"
         return self._other_difference(training)

@@ -24,13 +24,13 @@ class TrainStep(nn.Cell):
         network: inputs to logits.
         loss_fn: logits and labels to a scalar loss.
         optimizer: over the parameters to train, made by `build_optimizer` for the same configuration.
-        config: `accumulate_steps`, `amp_level`, `loss_scale`, `loss_scale_window` and `ema_decay` count here.
+        config: `grad_accum_steps`, `amp_level`, `loss_scale`, `loss_scale_window` and `ema_decay` count here.
         average: optional network of the same parameters, their names with `EMA_PREFIX` before them, that follows the
             trained one as an exponential moving average.
         world: the ranks that train together: gradients and loss are means over them, so all take the same step. They
             make their steps together, too.
 
-    `step(inputs, labels)` returns the loss, and whether the step was applied. With `accumulate_steps` above 1 a step is
+    `step(inputs, labels)` returns the loss, and whether the step was applied. With `grad_accum_steps` above 1 a step is
     over several batches: `step.over(batches)`.
     """
 
@@ -46,8 +46,8 @@ class TrainStep(nn.Cell):
         if self.window:
             self.loss_scale = Parameter(Tensor(config.loss_scale, ms.float32), "loss_scale", requires_grad=False)
             self.good_steps = Parameter(Tensor(0, ms.int32), "good_steps", requires_grad=False)
-        self.accumulate_steps = config.accumulate_steps
-        if self.accumulate_steps > 1:
+        self.grad_accum_steps = config.grad_accum_steps
+        if self.grad_accum_steps > 1:
             self.loss_sum = Parameter(Tensor(0, ms.float32), f"{SUM_PREFIX}loss", requires_grad=False)
             self.sums = optimizer.parameters.clone(SUM_PREFIX.rstrip("."), init="zeros")
         self.value_and_grad = ops.value_and_grad(self._scaled_loss, None, optimizer.parameters)
@@ -63,12 +63,12 @@ class TrainStep(nn.Cell):
 
     def _scaled_loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
         # A batch's share of the mean over ranks and batches, so that sums over them are that mean.
-        return self.loss_fn(self.network(inputs), labels) * (self.loss_scale / (self.rank_size * self.accumulate_steps))
+        return self.loss_fn(self.network(inputs), labels) * (self.loss_scale / (self.rank_size * self.grad_accum_steps))
 
     def over(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Step after step, each over `accumulate_steps` of the batches: what `step(inputs, labels)` returns."""
+        """Step after step, each over `grad_accum_steps` of the batches: what `step(inputs, labels)` returns."""
         for number, (inputs, labels) in enumerate(batches, 1):
-            is_last = number % self.accumulate_steps == 0
+            is_last = number % self.grad_accum_steps == 0
             result = self(inputs, labels, is_last)
             if is_last:
                 yield result
@@ -78,7 +78,7 @@ class TrainStep(nn.Cell):
         loss, gradients = self.value_and_grad(inputs, labels)
         if not is_last:
             return self._add_to_sums(loss, gradients), False
-        if self.accumulate_steps > 1:
+        if self.grad_accum_steps > 1:
             loss, gradients = self._take_sums(loss, gradients)
         if self.rank_size > 1:
             sums = self.rank_sum((loss.reshape(1), *gradients))
@@ -135,7 +135,7 @@ def count_steps(batches: int, config: Config) -> int:
     Raises:
         UserError: they fill none.
     """
-    if batches < config.accumulate_steps:
-        raise UserError(f"accumulate_steps is {config.accumulate_steps}, but an epoch has only {batches} batches; "
-                        "lower one of --accumulate_steps and --batch_size")
-    return batches // config.accumulate_steps
+    if batches < config.grad_accum_steps:
+        raise UserError(f"grad_accum_steps is {config.grad_accum_steps}, but an epoch has only {batches} batches; "
+                        "lower one of --grad_accum_steps and --batch_size")
+    return batches // config.grad_accum_steps

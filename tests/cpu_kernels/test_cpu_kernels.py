@@ -296,8 +296,9 @@ class AveragedStep(Step):
         return loss
 
 
-@pytest.mark.parametrize("options", [(), ("--clip_norm", 0.5),
-                                     ("--nesterov", "True", "--clip_norm", 0.5, "--norm_bias_decay", "False")], ids=str)
+@pytest.mark.parametrize("options", [(), ("--grad_clip_norm", 0.5),
+                                     ("--nesterov", "True", "--grad_clip_norm", 0.5, "--norm_bias_decay", "False")],
+                         ids=str)
 def test_one_pass_update_like_the_stock_one(options: tuple[object, ...]) -> None:
     random = np.random.default_rng(0)
     images = Tensor(random.standard_normal((8, 3, 16, 16)).astype(np.float32))

@@ -26,7 +26,7 @@ from tests.test_dataset import batches
 
 EVERYTHING: dict[str, Any] = {
     "auto_augment": "randaugment", "random_erasing": 0.5, "mixup_alpha": 0.4, "cutmix_alpha": 1.0,
-    "multi_scale_min": 32, "multi_scale_max": 96, "repeated_augmentation": 2,
+    "multi_scale_min": 32, "multi_scale_max": 96, "aug_repeats": 2,
 }
 
 Found = list[tuple[np.ndarray, np.ndarray]]
@@ -254,7 +254,7 @@ def test_repeats_stand_side_by_side_and_an_epoch_keeps_its_length() -> None:
 
 
 def test_repeated_pictures_are_different_views(train_folder: ImageFolder) -> None:
-    (images, labels), *_ = made(train_folder, repeated_augmentation=2)
+    (images, labels), *_ = made(train_folder, aug_repeats=2)
     assert labels[0] == labels[1]
     assert labels[2] == labels[3]
     assert len({image.tobytes() for image in images}) == 4
@@ -288,7 +288,7 @@ def test_a_range_of_sizes_that_is_none(low: int, high: int) -> None:
 
 @pytest.mark.parametrize("options", [("--mixup_alpha", 0.2), ("--auto_augment", "randaugment"),
                                      ("--multi_scale_min", 64, "--multi_scale_max", 64),
-                                     ("--repeated_augmentation", 3)])
+                                     ("--aug_repeats", 3)])
 def test_a_frozen_backbone_is_shown_no_augmented_pictures(options: tuple[object, ...]) -> None:
     name = str(options[-2]).removeprefix("--")
     with pytest.raises(UserError, match=f"computes each picture's features once.*: leave out {name}, or train"):

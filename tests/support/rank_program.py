@@ -94,7 +94,7 @@ def train(config: Config, world: World, name: str) -> Findings:
     losses = []
     for number in range(STEPS):
         images, labels = joint_batch(number, config, world)
-        (loss, applied), = step.over(zip(images.chunk(config.accumulate_steps), labels.chunk(config.accumulate_steps),
+        (loss, applied), = step.over(zip(images.chunk(config.grad_accum_steps), labels.chunk(config.grad_accum_steps),
                                          strict=True))
         assert applied.asnumpy()
         losses.append(float(loss.asnumpy()))
@@ -146,7 +146,7 @@ def main(folder: Path, pictures: Path) -> None:
     counts = np.array([0, 5, 2 ** 24 + 1, 2 ** 40 + world.rank], np.int64)
     found = {"counts": sum_counts(counts, world), "floats": sum_floats(np.array([0.5 + world.rank]), world)}
     found |= train(config, world, "plain") | train(config, world, "norm")
-    found |= train(config.replace({"accumulate_steps": 1 if alone else 2}), world, "accumulated")
+    found |= train(config.replace({"grad_accum_steps": 1 if alone else 2}), world, "accumulated")
 
     if not alone:
         accelerated = SmallNetwork(2)

@@ -42,7 +42,7 @@ def test_ranks_enlarge_the_batch_and_the_learning_rate(photos: Path) -> None:
 def test_accumulated_batches_enlarge_them_too(photos: Path) -> None:
     folder = ImageFolder.scan(photos / "train")
     config = config_for("--batch_size", 4, "--lr_base_batch", 4, "--lr_max", 0.1, "--warmup_epochs", 0,
-                        "--accumulate_steps", 2)
+                        "--grad_accum_steps", 2)
     told = table(describe_run(config, World(0, 2), folder, None))
     assert told["batch"] == "4 x 2 x 2 = 16 of 224 pixels"
     assert told["learning rate"].split()[0] == "0.4"

@@ -59,7 +59,7 @@ class Training:
 
 
 def options(config: Config, choice: str) -> Config:
-    return Config({**config.as_dict(), "on_nan": choice})
+    return Config(**{**config.as_dict(), "on_nan": choice})
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_with_a_new_checkpoint_rolling_back_is_tried_anew(training: Training) ->
 
 def test_under_float16_it_is_an_overflow_and_skipped(training: Training) -> None:
     training.monitor.epoch_begin(0)
-    config = Config({**training.config.as_dict(), "on_nan": "stop", "amp_level": "O2"})
+    config = Config(**{**training.config.as_dict(), "on_nan": "stop", "amp_level": "O2"})
     divergence = Divergence(config, [], training.recorder.roll_back)
     before = training.monitor.bad_steps
     training.take(batch(np.nan), divergence)

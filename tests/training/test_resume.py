@@ -23,6 +23,7 @@ from src.checkpoint.retention import CheckpointFolder
 from src.dataset import Batch, FeatureData
 from src.errors import UserError
 from src.model_utils.config import Config
+from src.model_utils.keys import KEYS
 from src.models import define_net
 from src.training.resume import Progress, Run, find_checkpoint
 from src.utils import network_parameters
@@ -166,7 +167,7 @@ def run_like(checkpoint: Checkpoint, pretrained: str | None = None, **values: ob
     """The run that a checkpoint is of, with another configuration or other weights to begin with."""
     training = checkpoint.training
     assert training
-    return Run(Config({**checkpoint.config, **values}), checkpoint.classes or (), training.train_images, 1, 3,
+    return Run(Config(**{**checkpoint.config, **values}), checkpoint.classes or (), training.train_images, 1, 3,
                eval_images=training.eval_images or "", pretrained=pretrained or training.pretrained or "")
 
 
@@ -219,19 +220,10 @@ def test_the_evaluation_of_the_best_epoch_is_there_before_its_checkpoint(
 # ---- keys that do not affect the result
 
 OTHER_VALUES = {str: "other", bool: None, int: 7, float: 0.25}
-AFFECTING = {
-    "platform", "seed", "cpu_kernels", "image_size", "batch_size", "crop_scale", "flip", "color_jitter", "auto_augment",
-    "random_erasing", "mixup_alpha", "cutmix_alpha", "multi_scale_min", "multi_scale_max", "repeated_augmentation",
-    "width_mult", "dropout", "pretrain_ckpt", "freeze_layer", "filter_head", "epoch_size", "warmup_epochs", "lr_init",
-    "lr_max", "lr_end", "lr_base_batch", "momentum", "nesterov", "weight_decay", "norm_bias_decay", "clip_norm",
-    "accumulate_steps", "label_smooth", "amp_level", "loss_scale", "loss_scale_window", "boost_mode", "kd_weight",
-    "kd_temperature", "ema_decay",
-}
 
 
 @pytest.mark.parametrize("key", sorted(config_for().as_dict()))
 def test_a_key_keeps_from_resuming_if_it_affects_the_result(key: str) -> None:
-    """A new key belongs to one of the two."""
     config = config_for()
     value = config.as_dict()[key]
     changed = config.replace({key: not value if isinstance(value, bool) else OTHER_VALUES[type(value)]})
@@ -240,7 +232,22 @@ def test_a_key_keeps_from_resuming_if_it_affects_the_result(key: str) -> None:
     assert metadata.training
     earlier = dataclasses.replace(metadata, training=dataclasses.replace(metadata.training, pretrained=None))
     assert run.difference(earlier) is None
-    assert bool(other.difference(earlier)) == (key in AFFECTING)
+    assert bool(other.difference(earlier)) == KEYS[key].affects_result
+
+
+def test_a_checkpoint_that_was_written_before_keys_were_renamed_is_resumed(whole: tuple[Path, Checkpoint],
+                                                                           tmp_path: Path) -> None:
+    """Its configuration has the old names."""
+    folder = cut(whole, tmp_path / "cut", "mobilenetv2_head-1_3")
+    path = folder / "mobilenetv2_head-1_3.json"
+    values = json.loads(path.read_text())
+    for old, new in (("repeated_augmentation", "aug_repeats"), ("clip_norm", "grad_clip_norm"),
+                     ("accumulate_steps", "grad_accum_steps"), ("pictures", "images")):
+        values["config"][old] = values["config"].pop(new)
+    path.write_text(json.dumps(values))
+    found = find_checkpoint(run_like(whole[1]), folder)
+    assert found
+    assert run_like(whole[1], grad_accum_steps=2).difference(found.metadata) == "grad_accum_steps is 2 now and was 1"
 
 
 def test_what_does_not_affect_the_result_leaves_every_bit(whole: tuple[Path, Checkpoint], given: tuple[object, ...],
@@ -309,8 +316,8 @@ def test_a_training_state_of_another_shape_is_refused(whole: tuple[Path, Checkpo
 def test_an_interruption_within_an_accumulation(given: tuple[object, ...], tmp_path: Path,
                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     """A step of several batches is whole or not there: its batches are gone through again."""
-    changed = {"--batch_size": "2", "--save_checkpoint_steps": "1", "--ema_decay": "0.9999", "--accumulate_steps": "2",
-               "--nesterov": "True", "--clip_norm": "0.1"}
+    changed = {"--batch_size": "2", "--save_checkpoint_steps": "1", "--ema_decay": "0.9999", "--grad_accum_steps": "2",
+               "--nesterov": "True", "--grad_clip_norm": "0.1"}
     base = tuple(itertools.chain(*{**dict(zip(OPTIONS[::2], OPTIONS[1::2], strict=True)), **changed}.items()))
     expected = call_main(given, tmp_path / "whole", base=base)
     assert expected.training.step == 9  # 7 batches an epoch make 3 steps
@@ -369,7 +376,7 @@ def test_the_whole_network_goes_on_bit_for_bit_within_an_epoch(pictures: Picture
         argv = ["train.py", "--platform", "CPU", "--image_size", "32", "--width_mult", "0.35", "--batch_size", "3",
                 "--cpu_kernels", "off", "--epoch_size", "1", "--save_checkpoint_steps", "2", "--warmup_epochs", "0",
                 "--mixup_alpha", "0.4", "--cutmix_alpha", "1", "--random_erasing", "0.5",
-                "--repeated_augmentation", "2", "--dataset_path", photos, "--save_checkpoint_path", folder]
+                "--aug_repeats", "2", "--dataset_path", photos, "--save_checkpoint_path", folder]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", [str(word) for word in argv])
             if folder == whole:  # keep a copy of the checkpoint that the end of the epoch replaces

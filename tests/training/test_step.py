@@ -82,9 +82,9 @@ RULES: dict[str, tuple[dict[str, Any], tuple[object, ...]]] = {
     "plain": ({}, ()),
     "no decay on the bias": ({"bias_decay": 0.0}, ("--norm_bias_decay", False)),
     "nesterov": ({"nesterov": True}, ("--nesterov", True)),
-    "clipped": ({"clip_norm": 0.3}, ("--clip_norm", 0.3)),
-    "clip norm never reached": ({}, ("--clip_norm", 1000)),
-    "clipped, nesterov": ({"clip_norm": 0.3, "nesterov": True}, ("--clip_norm", 0.3, "--nesterov", True)),
+    "clipped": ({"clip_norm": 0.3}, ("--grad_clip_norm", 0.3)),
+    "clip norm never reached": ({}, ("--grad_clip_norm", 1000)),
+    "clipped, nesterov": ({"clip_norm": 0.3, "nesterov": True}, ("--grad_clip_norm", 0.3, "--nesterov", True)),
 }
 
 
@@ -92,7 +92,7 @@ RULES: dict[str, tuple[dict[str, Any], tuple[object, ...]]] = {
 @pytest.mark.parametrize("name", RULES)
 def test_steps_are_the_rules(name: str, accumulated: int) -> None:
     rules, options = RULES[name]
-    network, step = make_step(*options, "--accumulate_steps", accumulated)
+    network, step = make_step(*options, "--grad_accum_steps", accumulated)
     expected = NumpySgd(network, **rules)
     batches = [batch(n) for n in range(3 * accumulated)]
     found = step.over((Tensor(x), Tensor(labels)) for x, labels in batches)
@@ -119,7 +119,7 @@ def test_rules_differ_enough_to_be_told_apart() -> None:
 
 
 def test_accumulated_batches_are_one_joint_batch() -> None:
-    network, step = make_step("--accumulate_steps", 2)
+    network, step = make_step("--grad_accum_steps", 2)
     joint_network, joint_step = make_step()
     for name, value in network.parameters_dict().items():
         value.set_data(joint_network.parameters_dict()[name].value())
@@ -133,7 +133,7 @@ def test_accumulated_batches_are_one_joint_batch() -> None:
 
 @pytest.mark.parametrize("bad_batch", [0, 1])
 def test_one_bad_batch_spoils_its_step_and_no_other(bad_batch: int) -> None:
-    network, step = make_step("--accumulate_steps", 2)
+    network, step = make_step("--grad_accum_steps", 2)
     expected = NumpySgd(network)
     good, bad = [batch(n) for n in range(2)], [batch(n) for n in range(2)]
     bad[bad_batch][0][0, 0] = np.nan
@@ -145,9 +145,9 @@ def test_one_bad_batch_spoils_its_step_and_no_other(bad_batch: int) -> None:
 
 
 def test_batches_that_do_not_fill_a_step() -> None:
-    config = config_for("--accumulate_steps", 4)
+    config = config_for("--grad_accum_steps", 4)
     assert [count_steps(batches, config) for batches in (4, 7, 8)] == [1, 1, 2]
-    with pytest.raises(UserError, match="accumulate_steps is 4, but an epoch has only 3 batches; lower"):
+    with pytest.raises(UserError, match="grad_accum_steps is 4, but an epoch has only 3 batches; lower"):
         count_steps(3, config)
 
 
@@ -174,7 +174,7 @@ def test_a_step_that_overflows_changes_nothing_but_the_rate_to_come(bad: float) 
 
 
 def test_float16_follows_the_rules_and_keeps_the_loss_scale_out_of_them() -> None:
-    network, step = make_step("--amp_level", "O2", "--loss_scale", 128, "--clip_norm", 0.3)
+    network, step = make_step("--amp_level", "O2", "--loss_scale", 128, "--grad_clip_norm", 0.3)
     expected = NumpySgd(network, clip_norm=0.3)
     for n in range(3):
         loss, applied = step(*map(Tensor, batch(n)))
@@ -234,7 +234,7 @@ def test_weight_decay_groups_of_a_whole_network() -> None:
 
 @pytest.mark.parametrize("accumulated", [1, 2])
 def test_state_is_what_resuming_needs_and_no_weights(accumulated: int) -> None:
-    network, step = make_step("--accumulate_steps", accumulated)
+    network, step = make_step("--grad_accum_steps", accumulated)
     list(step.over(tuple(map(Tensor, batch(0))) for _ in range(accumulated)))
     state = training_state(step)
     assert not any(name in state for name in network.parameters_dict())

@@ -1,0 +1,335 @@
+"""Every key of the configuration, declared once: name, type, default, help, bounds, commands, effect on a result.
+
+A key is a field of `Keys`. Its values stand in `default_config.yaml`, with the reasons for them.
+"""
+import dataclasses
+import math
+import operator
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from src.errors import UserError
+
+BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+LARGEST = {int: 2 ** 63 - 1, float: 3.4e38}  # the largest numbers that libraries take: int64 and float32
+TYPE_NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+RULES = {
+    "min": (operator.ge, "at least"),
+    "max": (operator.le, "at most"),
+    "below": (operator.lt, "less than"),
+    "multiple_of": (lambda value, bound: value % bound == 0, "a multiple of"),
+}
+
+# The commands that read keys.
+TRAIN, EVAL, EXPORT, INFER = "train.py", "eval.py", "export.py", "infer.py"
+COMMANDS = (TRAIN, EVAL, EXPORT, INFER)
+METADATA = "key"  # where a field of `Keys` has its `Key`
+
+Value = TypeVar("Value", bool, int, float, str)
+
+
+@dataclass(frozen=True)
+class Key:
+    """What is declared of a key.
+
+    Args:
+        default: also gives the type.
+        group: the heading of the key in `--help` and in the documents.
+        help: a sentence or two.
+        commands: those that read the key. The others accept it and ignore it.
+        affects_result: whether two training runs that differ in this key alone may have different weights. A run
+            resumes from a checkpoint only if these keys have the same values.
+        aliases: other names, in YAML files, on the command line and in the metadata of checkpoints.
+        choices: the allowed words; any if there are none.
+        bounds: a number for some of `RULES`.
+    """
+
+    default: bool | int | float | str
+    group: str
+    help: str
+    commands: tuple[str, ...]
+    affects_result: bool
+    aliases: tuple[str, ...]
+    choices: tuple[str, ...]
+    bounds: Mapping[str, float]
+
+    def check(self, name: str, value: object, where: str) -> Any:  # noqa: ANN401 - of the type of `default`
+        """`value` in the key's type.
+
+        Args:
+            name: of the key.
+            value: from YAML, JSON or the command line.
+            where: it stands, for the error.
+
+        Raises:
+            UserError: it has another type, or is out of bounds.
+        """
+        try:
+            typed = _convert(value, type(self.default))
+        except (TypeError, ValueError, OverflowError):
+            shown = f"a {type(value).__name__}" if isinstance(value, dict | list) else repr(value)
+            raise UserError(f"{where}: {name} must be {TYPE_NAMES[type(self.default)]}, not {shown}") from None
+        if self.choices:
+            choice = next((choice for choice in self.choices if choice.lower() == typed.lower()), None)
+            if choice is None:
+                raise UserError(f"{where}: {name} must be one of {', '.join(self.choices)}, not {typed!r}")
+            return choice
+        for rule, bound in self.bounds.items():
+            keeps, words = RULES[rule]
+            if not keeps(typed, bound):
+                raise UserError(f"{where}: {name} must be {words} {bound}, not {typed}")
+        return typed
+
+
+def key(default: Value, group: str, help: str, *, commands: tuple[str, ...] = (TRAIN,), affects_result: bool = True,
+        aliases: tuple[str, ...] = (), choices: tuple[str, ...] = (), **bounds: float) -> Value:
+    """A field of `Keys`; the arguments are those of `Key`. A key that train.py does not read affects no result."""
+    declared = Key(default, group, help, commands, affects_result and TRAIN in commands, aliases, choices, bounds)
+    return dataclasses.field(default=default, metadata={METADATA: declared})
+
+
+RUN = "where and how it runs"
+DATA = "data"
+AUGMENTATION = "augmentation in training"
+NETWORK = "network"
+START = "checkpoint and resume"
+SCHEDULE = "schedule"
+OPTIMIZER = "optimizer"
+LOSS = "loss"
+PRECISION = "precision"
+OUTPUT = "validation, log, checkpoints, reports"
+EXPORTED = "export"
+PREDICTION = "prediction"
+MODELARTS = "on ModelArts (docs/modelarts.md)"
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The values of all keys. See `Key` for what is declared of each."""
+
+    platform: str = key("Ascend", RUN, "What the network runs on.",
+                        commands=COMMANDS, aliases=("device_target",), choices=("Ascend", "GPU", "CPU"))
+    distribute: bool = key(False, RUN, "Work together with the other processes that the launcher started.",
+                           commands=(TRAIN, EVAL), affects_result=False,  # the number of ranks is compared
+                           aliases=("run_distribute",))
+    recipe: str = key("plain", RUN, "Named settings for training, at the end of default_config.yaml. What you set "
+                                    "yourself is stronger.",
+                      choices=("plain", "best"), affects_result=False)  # the keys that it sets are compared
+    seed: int = key(1, RUN, "Seed of the initial weights, the data order, the augmentation and the dropout.",
+                    min=0, max=2 ** 32 - 1)
+    dry_run: bool = key(False, RUN, "Print what a run would do, and do nothing.", affects_result=False)
+    cpu_kernels: str = key("auto", RUN, "Fast kernels on CPU: auto uses them where they can be built, on fails where "
+                                        "they cannot, off uses MindSpore's own.",
+                           commands=(TRAIN, EVAL, INFER), choices=("auto", "on", "off"))
+    onnx_threads: int = key(0, RUN, "Cores that ONNX Runtime uses; 0 for all.",
+                            commands=COMMANDS, affects_result=False, min=0)
+
+    # Where images are does not affect a result: their digests are compared.
+    dataset_path: str = key("", DATA, "A folder with train/ and val/, or a folder with one folder of images per class.",
+                            commands=(TRAIN, EVAL), affects_result=False)
+    eval_dataset_path: str = key("", DATA, "Images to validate on during training; empty for val/ beside train/.",
+                                 affects_result=False)
+    num_classes: int = key(0, DATA, "Classes of the network; 0 for as many as the training folder or the model has.",
+                           commands=COMMANDS, affects_result=False, min=0)
+    image_size: int = key(224, DATA, "Height and width of the network's input in pixels.",
+                          commands=COMMANDS, aliases=("image_height", "image_width"), min=32, max=8192, multiple_of=32)
+    batch_size: int = key(256, DATA, "Images in a batch, on each rank.", commands=(TRAIN, EVAL, INFER), min=1)
+    num_workers: int = key(32, DATA, "Threads that decode and augment images, at most as many as there are cores.",
+                           commands=(TRAIN, EVAL, INFER), affects_result=False, min=1)
+    bad_images: str = key("error", DATA, "Images that cannot be read: error stops, skip leaves them out, replace takes "
+                                         "another image of the class, ignore does not check.",
+                          commands=(TRAIN, EVAL), affects_result=False, choices=("error", "skip", "replace", "ignore"))
+    enable_cache: bool = key(False, DATA, "Keep the encoded images in a dataset-cache server, which "
+                                          "run_train_nfs_cache.sh starts.", affects_result=False)
+    cache_session_id: int = key(0, DATA, "Session of that server, as dataset-cache -g prints it.",
+                                affects_result=False, min=0, max=2 ** 32 - 1)
+
+    crop_scale: float = key(0.08, AUGMENTATION, "Least share of an image's area that a random crop keeps.",
+                            min=0.01, max=1.0)
+    flip: float = key(0.5, AUGMENTATION, "Probability of a mirrored view; 0 for text and digits.", min=0.0, max=1.0)
+    color_jitter: float = key(0.4, AUGMENTATION, "Brightness, contrast and saturation change by up to this share.",
+                              min=0.0, max=1.0)
+    auto_augment: str = key("none", AUGMENTATION, "Policy of random changes of colour and shape. It replaces "
+                                                  "color_jitter, which then has no effect.",
+                            choices=("none", "autoaugment", "randaugment", "trivialaugment"))
+    random_erasing: float = key(0.0, AUGMENTATION, "Probability that a rectangle of an image is set to the mean "
+                                                   "colour; 0 for never.", min=0.0, max=1.0)
+    mixup_alpha: float = key(0.0, AUGMENTATION, "Mixup: images and their labels are blended in pairs, with weights "
+                                                "from Beta(alpha, alpha); 0 for none.", min=0.0)
+    cutmix_alpha: float = key(0.0, AUGMENTATION, "CutMix: a box of another image is pasted in, its area from "
+                                                 "Beta(alpha, alpha); 0 for none. Together with mixup_alpha, each "
+                                                 "batch gets one of the two at random.", min=0.0)
+    multi_scale_min: int = key(0, AUGMENTATION, "Each batch has a random size of multi_scale_min, + 32, ..., "
+                                                "multi_scale_max pixels instead of image_size; 0 for none.",
+                               min=0, max=8192, multiple_of=32)
+    multi_scale_max: int = key(0, AUGMENTATION, "See multi_scale_min. batch_size stays the same, so memory must "
+                                                "suffice for this size. Each size is compiled when it first comes up: "
+                                                "seconds on CPU, minutes on Ascend.",
+                               min=0, max=8192, multiple_of=32)
+    aug_repeats: int = key(1, AUGMENTATION, "Views of an image in an epoch, which then has as many times fewer images; "
+                                            "1 for none.", aliases=("repeated_augmentation",), min=1)
+
+    width_mult: float = key(1.0, NETWORK, "The paper's width multiplier.", commands=COMMANDS, min=0.35, max=1.4)
+    dropout: float = key(0.0, NETWORK, "Share of the pooled features that are set to zero in training.",
+                         min=0.0, below=1.0)
+
+    pretrain_ckpt: str = key("", START, "Checkpoint to start from (train.py), to score (eval.py), to export "
+                                        "(export.py) or to predict with (infer.py). eval.py and infer.py take .mindir "
+                                        "and .onnx files, too.",
+                             commands=COMMANDS, aliases=("checkpoint", "ckpt_file", "model"))
+    freeze_layer: str = key("none", START, "none trains the whole network, backbone trains the classifier only.",
+                            choices=("none", "backbone"))
+    filter_head: bool = key(False, START, "Take only the backbone from pretrain_ckpt, for other classes than it was "
+                                          "trained on.")
+    resume: str = key("auto", START, "auto resumes an interrupted run of the same configuration, and ends at once if "
+                                     "it is finished. never begins anew. Or name a checkpoint to resume from.",
+                      affects_result=False)
+
+    epoch_size: int = key(200, SCHEDULE, "Passes over the training images.", min=1, max=100000)
+    warmup_epochs: float = key(4.0, SCHEDULE, "Epochs in which the learning rate rises; may be a fraction.", min=0.0)
+    lr_init: float = key(0.0, SCHEDULE, "Learning rate of the first step.", min=0.0)
+    lr_max: float = key(0.4, SCHEDULE, "Learning rate after the warm-up.", min=0.0)
+    lr_end: float = key(0.0, SCHEDULE, "Learning rate of the last step.", min=0.0)
+    lr_base_batch: int = key(2048, SCHEDULE, "Global batch that the learning rates are meant for. They are scaled in "
+                                             "proportion to this run's global batch.", min=1)
+
+    momentum: float = key(0.9, OPTIMIZER, "Momentum of the optimizer.", min=0.0, below=1.0)
+    nesterov: bool = key(False, OPTIMIZER, "Use Nesterov's momentum.")
+    weight_decay: float = key(4e-5, OPTIMIZER, "Weight decay of the convolutions and of the classifier's matrix.",
+                              min=0.0)
+    norm_bias_decay: bool = key(True, OPTIMIZER, "Decay the gammas and betas of batch norm and the classifier's bias, "
+                                                 "too.")
+    grad_clip_norm: float = key(0.0, OPTIMIZER, "Largest norm of all gradients of a step together. Larger ones are "
+                                                "scaled down to it; 0 for never.", aliases=("clip_norm",), min=0.0)
+    grad_accum_steps: int = key(1, OPTIMIZER, "Batches whose mean gradient makes one step. A step is an update of the "
+                                              "weights in the log, checkpoints, schedule and averages. It has "
+                                              "batch_size x ranks x this many images; batch norm sees batch_size.",
+                                aliases=("accumulate_steps",), min=1)
+    ema_decay: float = key(0.0, OPTIMIZER, "Decay per step of the averaged weights (EMA), which are then scored and "
+                                           "saved, such as 0.9999. In the first n steps it is (1 + n) / (10 + n) if "
+                                           "that is less; 0 for none.", min=0.0, below=1.0)
+
+    label_smooth: float = key(0.1, LOSS, "Label smoothing: share of the target that is spread over all classes.",
+                              min=0.0, below=1.0)
+    kd_teacher: str = key("", LOSS, "Distillation: a larger network to learn from besides the labels, as a checkpoint, "
+                                    ".mindir or .onnx file; empty for none.",
+                          affects_result=False)  # its digest is compared
+    kd_weight: float = key(0.5, LOSS, "Share of the teacher's part of the loss. The labels have the rest.",
+                           min=0.0, max=1.0)
+    kd_temperature: float = key(3.0, LOSS, "Temperature of the teacher's part: the higher, the more the teacher's "
+                                           "unlikely classes count.", min=1.0)
+
+    amp_level: str = key("O2", PRECISION, "Precision: O0 is float32, O2 is float16 except batch norm, O3 is float16.",
+                         choices=("O0", "O2", "O3"))
+    loss_scale: float = key(1024.0, PRECISION, "Factor on the loss under float16, so that small gradients do not "
+                                               "vanish.", min=1.0, max=2.0 ** 24)
+    loss_scale_window: int = key(0, PRECISION, "Double loss_scale after so many good steps and halve it after an "
+                                               "overflow; 0 keeps it.", min=0)
+    boost_mode: str = key("O0", PRECISION, "O1 lets MindSpore leave out the batch norms after the expansions (its "
+                                           "boost mode less_bn).", choices=("O0", "O1"))
+    on_nan: str = key("stop", PRECISION, "What to do after a loss or gradient that is not finite under float32: stop, "
+                                         "skip the step, or rollback to the last checkpoint.",
+                      affects_result=False, choices=("stop", "skip", "rollback"))
+
+    # What a run writes does not affect its result.
+    run_eval: bool = key(True, OUTPUT, "Score the validation images after every epoch.", affects_result=False)
+    log_steps: int = key(100, OUTPUT, "A line in the log at least every so many steps.", affects_result=False, min=1)
+    save_checkpoint: bool = key(True, OUTPUT, "Keep checkpoints.", affects_result=False)
+    save_checkpoint_path: str = key("./checkpoint", OUTPUT, "Folder of the checkpoints.", affects_result=False)
+    save_checkpoint_epochs: int = key(1, OUTPUT, "A checkpoint every so many epochs.", affects_result=False, min=1)
+    save_checkpoint_steps: int = key(0, OUTPUT, "Also a checkpoint every so many steps within an epoch; 0 for none.",
+                                     affects_result=False, min=0)
+    keep_checkpoint_max: int = key(10, OUTPUT, "How many of the latest checkpoints to keep, besides best and last.",
+                                   affects_result=False, min=1)
+    keep_checkpoint_best: int = key(1, OUTPUT, "Also keep the checkpoints of so many best epochs.",
+                                    affects_result=False, min=0)
+    keep_checkpoint_every: int = key(0, OUTPUT, "Also keep the checkpoint of every so many epochs; 0 for none.",
+                                     affects_result=False, min=0)
+    confusion_matrix: str = key("", OUTPUT, "PNG file to draw the confusion matrix to; empty for none.",
+                                commands=(EVAL,))
+    report: str = key("", OUTPUT, "HTML file to write a report to, or True for report.html; empty for none.",
+                      commands=(EVAL,))
+    tensorboard: bool = key(False, OUTPUT, "Also write event files for TensorBoard.", affects_result=False)
+    enable_profiling: bool = key(False, OUTPUT, "Run MindSpore's profiler on some steps, and print where the time "
+                                                "goes.", affects_result=False)
+    profiling_steps: int = key(10, OUTPUT, "How many steps to profile. They are after the first step and before the "
+                                           "epoch's evaluation.", affects_result=False, min=1)
+
+    file_format: str = key("MINDIR", EXPORTED, "Format to write. AIR can be written on Ascend only.",
+                           commands=(EXPORT,), choices=("AIR", "MINDIR", "ONNX"))
+    file_name: str = key("mobilenetv2", EXPORTED, "File to write, with or without its ending.", commands=(EXPORT,))
+    export_batch_size: int = key(1, EXPORTED, "Images that the graph takes at a time; 0 for any number.",
+                                 commands=(EXPORT,), min=0)
+    export_normalise: bool = key(False, EXPORTED, "Put the normalisation into the graph, which then takes pixels of 0 "
+                                                  "to 255.", commands=(EXPORT,))
+    export_softmax: bool = key(False, EXPORTED, "Put a softmax into the graph, which then gives probabilities.",
+                               commands=(EXPORT,))
+
+    images: str = key("", PREDICTION, "An image, a folder, or a text file that lists images.",
+                      commands=(INFER,), aliases=("pictures",))
+    predictions: str = key("./predictions", PREDICTION, "Folder for predictions.csv, .json and .png.",
+                           commands=(INFER,))
+    top_k: int = key(5, PREDICTION, "How many of the most likely classes to name.", commands=(INFER,), min=1)
+
+    enable_modelarts: bool = key(False, MODELARTS, "This is a job on ModelArts: fetch the data first, upload the "
+                                                   "output at the end.", commands=COMMANDS, affects_result=False)
+    data_url: str = key("", MODELARTS, "obs:// URL or local folder of the images, or of a zip file of them.",
+                        commands=COMMANDS, affects_result=False)
+    train_url: str = key("", MODELARTS, "obs:// URL or local folder for the output. Training resumes what is there.",
+                         commands=COMMANDS, affects_result=False)
+    checkpoint_url: str = key("", MODELARTS, "obs:// URL or local path of a checkpoint or of a folder of them.",
+                              commands=COMMANDS, affects_result=False)
+    data_path: str = key("/cache/data", MODELARTS, "Local folder that data_url is copied to.",
+                         commands=COMMANDS, affects_result=False)
+    output_path: str = key("/cache/train", MODELARTS, "Local folder of the output, which is uploaded to train_url.",
+                           commands=COMMANDS, affects_result=False)
+    load_path: str = key("/cache/checkpoint_path", MODELARTS, "Local folder that checkpoint_url is copied to.",
+                         commands=COMMANDS, affects_result=False)
+    need_modelarts_dataset_unzip: bool = key(False, MODELARTS, "The images are in a zip file in data_url.",
+                                             commands=COMMANDS, affects_result=False)
+    modelarts_dataset_unzip_name: str = key("", MODELARTS, "Name of that zip file; empty if there is only one.",
+                                            commands=COMMANDS, affects_result=False)
+    copy_local: bool = key(False, MODELARTS, "Also copy a data_url and checkpoint_url that are local, instead of using "
+                                             "them in place.", commands=COMMANDS, affects_result=False)
+    copy_tries: int = key(5, MODELARTS, "How often to try a copy.", commands=COMMANDS, affects_result=False, min=1)
+    copy_retry_seconds: float = key(5.0, MODELARTS, "Seconds before the second try. The time doubles before each "
+                                                    "further one.", commands=COMMANDS, affects_result=False, min=0.0)
+    copy_wait_seconds: float = key(7200.0, MODELARTS, "How long the processes of a machine wait for the one that "
+                                                      "copies.", commands=COMMANDS, affects_result=False, min=0.0)
+
+
+KEYS: dict[str, Key] = {field.name: field.metadata[METADATA] for field in dataclasses.fields(Keys)}
+ALIASES: dict[str, str] = {alias: name for name, declared in KEYS.items() for alias in declared.aliases}
+
+
+def with_present_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values that an earlier version stored, with the present names of keys that have been renamed."""
+    return {ALIASES.get(name, name): value for name, value in values.items()}
+
+
+def _convert(value: object, wanted: type) -> Any:  # noqa: ANN401 - as `wanted` says
+    """`value` from YAML or the command line in the wanted type; ValueError or TypeError where that loses meaning."""
+    if wanted is str:
+        if isinstance(value, bool):  # YAML reads a bare on/off as a boolean, where a key means the word
+            return "on" if value else "off"
+        if isinstance(value, dict | list) or "\0" in str(value):
+            raise TypeError
+        os.fsencode(str(value))  # many of them are names of files
+        return "" if value is None else str(value)
+    if wanted is bool:
+        return value if isinstance(value, bool) else _boolean(value)
+    if isinstance(value, bool):
+        raise TypeError
+    number = wanted(value)
+    if not math.isfinite(number) or (isinstance(value, float) and number != value) or abs(number) > LARGEST[wanted]:
+        raise ValueError
+    return number
+
+
+def _boolean(value: object) -> bool:
+    word = str(value).strip().lower()
+    if word not in BOOLEANS:
+        raise ValueError
+    return BOOLEANS[word]
