@@ -41,7 +41,7 @@ HELP_COLUMN = 34  # where the help texts of options begin
 class Config(Keys):
     """The checked values of a run. They cannot be set; `adopt` and `replace` give copies."""
 
-    chosen: frozenset[str] = field(default=frozenset(), repr=False, compare=False)  # what the user set himself
+    chosen: frozenset[str] = field(default=frozenset(), repr=False, compare=False)  # the keys that the user set
 
     def adopt(self, values: Mapping[str, Any], *keys: str, where: object = None) -> "Config":
         """A copy with `values` for those of `keys` that the user did not set.
@@ -83,7 +83,7 @@ def get_config(argv: Sequence[str] | None = None) -> Config:
     config_path = options.pop("config_path", None)
     chosen = _read_file(_find(Path(config_path))).values if config_path else {}
     platform = options.get("platform") or chosen.get("platform") or defaults["platform"]
-    profile = _read_file(PROFILES[platform]) if platform in PROFILES else _File(BASE_FILE, {}, {})
+    profile = _read_file(PROFILES[platform]) if platform in PROFILES else NO_PROFILE
     recipe = {**defaults, **profile.values, **chosen, **options}["recipe"]
     if recipe != KEYS["recipe"].default and recipe not in base.recipes:
         raise UserError(f"{BASE_FILE}: has no recipe {recipe}")
@@ -200,6 +200,9 @@ class _File:
         if not isinstance(values, dict):
             raise UserError(f"{self.path}, recipe {name}: expected lines of the form 'key: value'")
         return _check_all(values, f"{self.path}, recipe {name}")
+
+
+NO_PROFILE = _File(BASE_FILE, {}, {})  # Ascend's is the base file itself
 
 
 def _read_file(path: Path) -> _File:

@@ -137,7 +137,7 @@ class Keys:
                           commands=COMMANDS, aliases=("image_height", "image_width"), min=32, max=8192, multiple_of=32)
     batch_size: int = key(256, DATA, "Images in a batch, on each rank.", commands=(TRAIN, EVAL, INFER), min=1)
     num_workers: int = key(32, DATA, "Threads that decode and augment images, at most as many as there are cores.",
-                           commands=(TRAIN, EVAL, INFER), affects_result=False, min=1)
+                           commands=(TRAIN, EVAL, INFER), affects_result=False, min=1)  # but `Run.remarks` tells
     bad_images: str = key("error", DATA, "Images that cannot be read: error stops, skip leaves them out, replace takes "
                                          "another image of the class, ignore does not check.",
                           commands=(TRAIN, EVAL), affects_result=False, choices=("error", "skip", "replace", "ignore"))

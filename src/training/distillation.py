@@ -2,6 +2,7 @@
 
 Hinton, Vinyals, Dean: "Distilling the Knowledge in a Neural Network", https://arxiv.org/abs/1503.02531.
 """
+import dataclasses
 from collections.abc import Iterator
 
 import mindspore as ms
@@ -60,7 +61,8 @@ class Teacher:
             raise UserError("--kd_teacher looks at the pictures of each step, and --freeze_layer backbone trains on "
                             "features without pictures: leave out one of the two")
         # What was chosen on the command line was chosen for the student: all keys may come from the teacher's file.
-        self._model = open_model(Config(**{**config.as_dict(), "pretrain_ckpt": config.kd_teacher}))
+        # What the user chose is for the student: the teacher has the image size and width that it was trained with.
+        self._model = open_model(dataclasses.replace(config, pretrain_ckpt=config.kd_teacher, chosen=frozenset()))
         check_classes(self._model.classes, classes, f"{config.kd_teacher} as a teacher")
         self._classes = classes
         self._sizes = (config.multi_scale_min, config.multi_scale_max) if config.multi_scale_max \

@@ -181,7 +181,7 @@ def test_what_is_wrong_is_one_clear_line(models: dict[str, Path], photos: Path, 
     (tmp_path / "text.jpg").write_text("no picture")
     (tmp_path / "list.txt").write_text("\n\n")
     (tmp_path / "data.bin").write_bytes(b"\xff\xfe\x00")
-    assert "--pictures" in refusal(infer, *model, *out)
+    assert "--images" in refusal(infer, *model, *out)
     assert "--pretrain_ckpt" in refusal(infer, "--pictures", photos, *out)
     assert "hollow: no pictures here" in refusal(infer, *model, "--pictures", tmp_path / "hollow", *out)
     assert "no such picture" in refusal(infer, *model, "--pictures", tmp_path / "none", *out)
