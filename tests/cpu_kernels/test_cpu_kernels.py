@@ -105,6 +105,19 @@ def test_evaluation_like_stock_cells(name: str) -> None:
     assert_equal(results(stock, x), results(ours, x))
 
 
+@pytest.mark.parametrize("train", [True, False])
+def test_network_pools_like_its_head(train: bool) -> None:
+    """The kernels pool in a whole network; the framework does behind a backbone."""
+    networks = [MobileNetV2(3, 0.35, dropout=0.0) for _ in range(2)]
+    for network in networks:
+        fill(network)
+        network.set_train(train)
+    accelerate(networks[0].backbone, "on")
+    accelerate(networks[1], "on")
+    x = np.random.default_rng(1).standard_normal((4, 3, 64, 96)).astype(np.float32)
+    assert_equal(*(results(network, x) for network in networks))
+
+
 @pytest.mark.parametrize("width_mult", [0.35, 0.5, 0.75, 1.0, 1.3, 1.4])
 def test_every_width(width_mult: float) -> None:
     """Also: pictures that are not square, and more of them than one task takes."""
