@@ -1,4 +1,4 @@
-"""Score a checkpoint, a MINDIR or an ONNX file on a folder of pictures, each exactly once.
+"""Score a checkpoint, a MINDIR or an ONNX file on a folder of images, each exactly once.
 
     python eval.py --platform CPU --dataset_path pictures --pretrain_ckpt checkpoint/best.ckpt
     python eval.py --platform CPU --dataset_path pictures --pretrain_ckpt mobilenetv2.onnx --report report.html
@@ -27,7 +27,7 @@ def main(config: Config) -> None:
     """Score as the command line says."""
     world = setup_device(config)
 
-    # ---- the model, and pictures of its classes
+    # ---- the model, and images of its classes
     model = open_model(config)
     config = model.config
     folder = scan_checked(eval_root(config.dataset_path), config, world, training=False)

@@ -48,11 +48,11 @@ def main(config: Config) -> None:
     world = setup_device(config)
     augmentation = Augmentation.of(config)
 
-    # ---- pictures
+    # ---- images
     train_folder = scan_checked(train_root(config.dataset_path), config, world, training=True)
     eval_folder = validation_folder(config, train_folder, world)
     classes = train_folder.classes
-    print(f"{len(train_folder)} training pictures of {len(classes)} classes in {train_folder.root}; "
+    print(f"{len(train_folder)} training images of {len(classes)} classes in {train_folder.root}; "
           + (f"{len(eval_folder)} to validate on in {eval_folder.root}" if eval_folder else "no validation"))
 
     # ---- network: new weights, or those of a checkpoint
@@ -69,7 +69,7 @@ def main(config: Config) -> None:
         load_weights(network, pretrained, filter_head=config.filter_head or frozen)
     average = define_average(config, network)
 
-    # ---- what is trained on what: the whole network on pictures, or the head on what the backbone makes of them
+    # ---- what is trained on what: the whole network on images, or the head on what the backbone makes of them
     trained, scored = network, average or network
     if frozen:
         trained, scored = network.head, scored.head
@@ -77,7 +77,7 @@ def main(config: Config) -> None:
     eval_data = data_source(config, augmentation, world, eval_folder, network.backbone,
                             training=False) if eval_folder else None
     if train_data.batch_size < config.batch_size:
-        print(f"batch_size is {train_data.batch_size}, not {config.batch_size}: there are no more training pictures")
+        print(f"batch_size is {train_data.batch_size}, not {config.batch_size}: there are no more training images")
 
     # ---- schedule, loss, optimizer
     steps = count_steps(train_data.steps_per_epoch, config)
@@ -153,7 +153,7 @@ def starting_point(config: Config) -> Checkpoint | None:
 
 def data_source(config: Config, augmentation: Augmentation, world: World, folder: ImageFolder, backbone: nn.Cell,
                 training: bool) -> Data:
-    """Batches of a folder: pictures, or the frozen backbone's features of them."""
+    """Batches of a folder: images, or the frozen backbone's features of them."""
     if config.freeze_layer == "backbone":
         features = pooled_features(backbone, folder, config.image_size, config.batch_size, config.num_workers, world)
         return FeatureData(features, folder.labels, config.batch_size, training=training, seed=config.seed,
@@ -164,7 +164,7 @@ def data_source(config: Config, augmentation: Augmentation, world: World, folder
 
 
 def validation_folder(config: Config, train_folder: ImageFolder, world: World) -> ImageFolder | None:
-    """The pictures to validate on, if that is wanted and there are any; checks that the classes agree."""
+    """The images to validate on, if that is wanted and there are any; checks that the classes agree."""
     if config.num_classes not in {0, len(train_folder.classes)}:
         raise UserError(f"num_classes is {config.num_classes}, but {train_folder.root} has "
                         f"{len(train_folder.classes)} classes; leave num_classes out, or set it to that")

@@ -1,4 +1,4 @@
-"""Pictures to batches: the views that src/data/transforms.py makes, in the order of an epoch.
+"""Images to batches: the views that src/data/transforms.py makes, in the order of an epoch.
 
 A run's data is an object with `steps_per_epoch` and `epoch(n)`, which gives the batches of epoch n. Everything random
 in epoch n follows from (seed, n), so that a resumed run sees what the uninterrupted one saw.
@@ -33,7 +33,7 @@ class Data(Protocol):
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch (from 0), from a step on.
 
-        Inputs, and N int32 labels or, of mixed pictures, N x classes float32 targets.
+        Inputs, and N int32 labels or, of mixed images, N x classes float32 targets.
         """
 
 
@@ -44,9 +44,9 @@ def usable_workers(num_workers: int) -> int:
 
 def training_order(images: int, seed: int, epoch: int, rank: int = 0, rank_size: int = 1,
                    repeats: int = 1) -> np.ndarray:
-    """Indices of this rank's share of the pictures, in the order of this epoch.
+    """Indices of this rank's share of the images, in the order of this epoch.
 
-    With `repeats` above 1 an epoch is as long as ever, and shows that many views each of as many times fewer pictures,
+    With `repeats` above 1 an epoch is as long as ever, and shows that many views each of as many times fewer images,
     one after the other, on several ranks each on its own: Hoffer et al., "Augment your batch",
     https://arxiv.org/abs/1901.09335.
     """
@@ -58,7 +58,7 @@ class ImageData:
     """Batches from an image folder.
 
     Training drops what does not fill a batch, another part each epoch. Evaluation drops nothing: the last batch is
-    filled up with copies labelled `PADDING`, so that batches keep one shape and no picture counts twice; without
+    filled up with copies labelled `PADDING`, so that batches keep one shape and no image counts twice; without
     `normalise` it gives pixels of 0 to 255.
     """
 
@@ -73,13 +73,13 @@ class ImageData:
         self._seed, self._rank, self._rank_size, self._cache = seed, rank, rank_size, cache
 
     def epoch(self, epoch: int = 0, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch: N x 3 x size x size float32 pictures and N int32 labels.
+        """The batches of an epoch: N x 3 x size x size float32 images and N int32 labels.
 
-        Where pictures are mixed, N x classes float32 targets stand for the labels.
+        Where images are mixed, N x classes float32 targets stand for the labels.
         Those before `first_step` are made and dropped, so that the random operators come to where they were.
 
         Raises:
-            UserError: a picture cannot be read, or pictures have come or gone.
+            UserError: an image cannot be read, or images have come or gone.
         """
         self._folder.check_unchanged()
         if self.training:
@@ -89,7 +89,7 @@ class ImageData:
         else:
             order = np.arange(self._rank, len(self._folder), self._rank_size)
         if len(order) == 0:
-            return  # more ranks than pictures to score
+            return  # more ranks than images to score
         # The operators take their seeds from here when the pipeline below is built.
         ds.config.set_seed(int(np.random.default_rng((self._seed, epoch, self._rank)).integers(1, 2 ** 31)))
         pipeline = self._pipeline(order, epoch)
@@ -122,7 +122,7 @@ class FeatureData:
     """Batches from features in memory, with the same interface and the same order as `ImageData`.
 
     Args:
-        features: N x C x 1 x 1 float32, of all ranks' pictures.
+        features: N x C x 1 x 1 float32, of all ranks' images.
         labels: N int32.
     """
 
@@ -146,7 +146,7 @@ class FeatureData:
 
 
 def share(images: int, batch_size: int, training: bool, rank: int, rank_size: int) -> tuple[int, int, int]:
-    """What a rank has of `images` pictures: how many, in batches of what size, and in how many of them.
+    """What a rank has of `images` images: how many, in batches of what size, and in how many of them.
 
     In training every rank takes as many steps, of batches of one size: those that the smallest share fills.
     """
@@ -156,7 +156,7 @@ def share(images: int, batch_size: int, training: bool, rank: int, rank_size: in
         return share, batch_size, -(-share // batch_size)
     smallest_share = images // rank_size
     if smallest_share == 0:
-        raise UserError(f"{images} training pictures are too few for {rank_size} processes")
+        raise UserError(f"{images} training images are too few for {rank_size} processes")
     batch_size = min(batch_size, smallest_share)
     return share, batch_size, smallest_share // batch_size
 
@@ -164,4 +164,4 @@ def share(images: int, batch_size: int, training: bool, rank: int, rank_size: in
 def _pipeline_message(error: RuntimeError) -> str:
     """The line of a MindSpore data error that says what is wrong: the first that is marked as the error."""
     told = next((line for line in str(error).splitlines() if line.startswith("[ERROR]")), first_line(error))
-    return f"reading pictures failed: {told.removeprefix('[ERROR]').strip()}"
+    return f"reading images failed: {told.removeprefix('[ERROR]').strip()}"

@@ -11,7 +11,7 @@ from src.metrics import JUDGED, MISTAKE, MISTAKE_COLUMNS, MOST_MISTAKES, Score, 
 
 
 def evaluate(network: nn.Cell, data: Data, world: World) -> Score:
-    """Score a network, each rank on its own pictures; every rank gets the score of them all.
+    """Score a network, each rank on its own images; every rank gets the score of them all.
 
     The network is left in the mode (training or not) in which it was. Padding that fills up the last batch is left out
     of every count.
@@ -35,7 +35,7 @@ def evaluate(network: nn.Cell, data: Data, world: World) -> Score:
 
 
 def _sum_scores(score: Score, world: World) -> Score:
-    """One score from each rank's, some of which may have had no pictures."""
+    """One score from each rank's, some of which may have had no images."""
     if world.rank_size == 1:
         return score
     own = (score.correct1, score.correct5, score.images, len(score.confusion), score.images > 0)

@@ -96,7 +96,7 @@ class ResumableDropout(nn.Cell):
 class CrossEntropyWithLabelSmooth(nn.Cell):
     """Mean cross entropy of N x C logits and N int32 labels, the target softened to 1 - s + s/C and s/C.
 
-    N x C float32 targets of mixed pictures, which sum to 1, may stand for the labels: they become (1 - s) target + s/C.
+    N x C float32 targets of mixed images, which sum to 1, may stand for the labels: they become (1 - s) target + s/C.
     Szegedy et al., "Rethinking the Inception Architecture", section 7, https://arxiv.org/abs/1512.00567.
     """
 

@@ -59,9 +59,9 @@ def test_it_leaves_out_the_batch_norms_after_expansions_and_no_others(boosted: C
 
 def test_the_plain_network_scores_its_checkpoint_as_the_run_did(folder: Path, boosted: Checkpoint,
                                                                photos: Path) -> None:
-    pictures = ImageFolder.scan(photos / "val")
+    images = ImageFolder.scan(photos / "val")
     model = open_model(config_for("--pretrain_ckpt", folder / "last.ckpt", *PROFILE))
-    score = evaluate(model.network(3), ImageData(pictures, 32, 4, training=False), World())
+    score = evaluate(model.network(3), ImageData(images, 32, 4, training=False), World())
     row = boosted.training.history[-1]
     assert score.top1 == row["top1"]
     assert score.loss == pytest.approx(row["val_loss"], rel=1e-4)

@@ -19,7 +19,7 @@ from tests.test_metrics import score_of
 
 
 class Brightness(nn.Cell):
-    """Logits that are the means of the three colour planes: small, but different for every picture."""
+    """Logits that are the means of the three colour planes: small, but different for every image."""
 
     def construct(self, images: Tensor) -> Tensor:
         return images.mean((2, 3))

@@ -173,7 +173,7 @@ def _mean(shares: Sequence[float]) -> str:
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset_path", required=True, help="as of train.py; there must be pictures to validate on")
+    parser.add_argument("--dataset_path", required=True, help="as of train.py; there must be images to validate on")
     parser.add_argument("--output", required=True, type=Path, help="folder of all runs")
     parser.add_argument("--seeds", default="1,2,3", help="seeds of each variant's runs (default 1,2,3)")
     parser.add_argument("--recipe", default="", help="a recipe of default_config.yaml to take apart")

@@ -4,7 +4,7 @@
 
 Reads state dicts with the key names of torchvision (`mobilenet_v2`) or timm (`mobilenetv2_100` and its other widths),
 as `.pth` (PyTorch need not be installed) or `.safetensors`. Width and number of classes are those of the weights.
-Both libraries train on RGB pictures normalised as src/data/transforms.py does.
+Both libraries train on RGB images normalised as src/data/transforms.py does.
 """
 import argparse
 import sys

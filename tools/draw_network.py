@@ -51,9 +51,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def stages() -> list[Stage]:
-    """Table 2 at width 1.0, from the picture to the classes."""
+    """Table 2 at width 1.0, from the image to the classes."""
     size = IMAGE_SIZE // 2
-    found = [Stage(("picture",), "", "", "", IMAGE_SIZE, 3), Stage(("conv 3×3",), "", "1", "2", size, STEM_CHANNELS)]
+    found = [Stage(("image",), "", "", "", IMAGE_SIZE, 3), Stage(("conv 3×3",), "", "1", "2", size, STEM_CHANNELS)]
     for expansion, channels, repetitions, stride in INVERTED_RESIDUALS:
         size //= stride
         found.append(Stage(("inverted", "residual"), str(expansion), str(repetitions), str(stride), size, channels))

@@ -1,4 +1,4 @@
-"""What a folder of pictures is made of, by the headers of its files: sizes, formats, colours, and what is wrong."""
+"""What a folder of images is made of, by the headers of its files: sizes, formats, colours, and what is wrong."""
 import os
 import warnings
 from collections import Counter
@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 from tqdm import tqdm
 
 from src.data.duplicates import find_duplicates
-from src.data.image_check import ROTATED, SUPPORTED_FORMATS, find_faults, picture_fault
+from src.data.image_check import ROTATED, SUPPORTED_FORMATS, find_faults, image_fault
 from src.data.image_folder import ImageFolder
 from src.names import escape_name
 
@@ -70,7 +70,7 @@ def _header(path: Path) -> tuple[tuple[int, int], str, str, bool] | None:
 def _faults(folder: ImageFolder, suspects: Sequence[str] | None) -> dict[str, str]:
     """What is wrong with the suspects, or with all files of a folder."""
     found = find_faults(folder) if suspects is None \
-        else {name: picture_fault(folder.root / name) for name in suspects}
+        else {name: image_fault(folder.root / name) for name in suspects}
     return {name: fault for name, fault in found.items() if fault not in {"", ROTATED}}
 
 
@@ -78,7 +78,7 @@ def describe(parts: Mapping[str, Survey], decoded: bool) -> str:
     """All that was found, as a text of lines; `parts` are named train, val, or by the folder."""
     lines = []
     for name, part in parts.items():
-        lines += [f"{name}: {len(part.folder)} pictures of {len(part.folder.classes)} classes in {part.folder.root}",
+        lines += [f"{name}: {len(part.folder)} images of {len(part.folder.classes)} classes in {part.folder.root}",
                   *_describe_part(part, decoded), ""]
     first, *others = parts.values()
     for other in others:
@@ -100,7 +100,7 @@ def _describe_part(part: Survey, decoded: bool) -> list[str]:
                   for row, found in (("formats", part.formats), ("colours", part.modes))]
     if part.turned:
         lines.append(f"  turned       {part.turned} have EXIF data that says to turn them; they are used as stored")
-    how = "every picture was decoded" if decoded else "headers only; --check decodes every picture"
+    how = "every image was decoded" if decoded else "headers only; --check decodes every image"
     lines.append(f"  bad          {len(part.faults)} ({how})")
     lines += [f"    {escape_name(name)}: {fault}" for name, fault in list(part.faults.items())[:LISTED]]
     if len(part.faults) > LISTED:
@@ -109,7 +109,7 @@ def _describe_part(part: Survey, decoded: bool) -> list[str]:
 
 
 def _compare(train: Survey, val: Survey) -> list[str]:
-    """Classes of one part alone, and pictures of both."""
+    """Classes of one part alone, and images of both."""
     lines = []
     for one, other in ((train, val), (val, train)):
         if only := [name for name in one.folder.classes if name not in other.folder.classes]:
@@ -117,7 +117,7 @@ def _compare(train: Survey, val: Survey) -> list[str]:
     paths = [part.folder.root / name for part in (train, val) for name in part.folder.files]
     both = [group for group in find_duplicates(paths)
             if len({path.is_relative_to(train.folder.root) for path in group}) > 1]
-    lines.append(f"pictures in both {train.folder.root.name} and {val.folder.root.name}: {len(both)}"
+    lines.append(f"images in both {train.folder.root.name} and {val.folder.root.name}: {len(both)}"
                  + ("; they make the score better than it is" if both else ""))
     lines += ["  " + " = ".join(escape_name(path.relative_to(train.folder.root.parent)) for path in group)
               for group in both[:LISTED]]
@@ -125,7 +125,7 @@ def _compare(train: Survey, val: Survey) -> list[str]:
 
 
 def _class_table(parts: Mapping[str, Survey]) -> list[str]:
-    """A line per class with its pictures in each part; the largest and smallest, where there are many."""
+    """A line per class with its images in each part; the largest and smallest, where there are many."""
     counts = {name: dict(zip(part.folder.classes, part.counts.tolist(), strict=True)) for name, part in parts.items()}
     totals = Counter[str]()
     for of_part in counts.values():

@@ -25,7 +25,7 @@ from src.utils import class_count, load_weights
 
 ENDINGS = {"MINDIR": ".mindir", "ONNX": ".onnx", "AIR": ".air"}
 INPUT, OUTPUT = "images", "scores"
-DYNAMIC_TRIAL = 3  # pictures in the batch that a file of dynamic batch size is checked with
+DYNAMIC_TRIAL = 3  # images in the batch that a file of dynamic batch size is checked with
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class ExportOptions:
 
 
 class Deployable(nn.Cell):
-    """A network and what is wanted inside its graph: N x 3 x H x W pictures to N x C logits or probabilities."""
+    """A network and what is wanted inside its graph: N x 3 x H x W images to N x C logits or probabilities."""
 
     def __init__(self, network: nn.Cell, options: ExportOptions) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ def export(network: Deployable, options: ExportOptions, path: Path) -> None:
 
 def describe(path: Path, options: ExportOptions, classes: tuple[str, ...] | None, num_classes: int,
              about: Mapping[str, Any]) -> dict[str, Any]:
-    """What a deployed file is, and what pictures have to go through before they enter it."""
+    """What a deployed file is, and what images have to go through before they enter it."""
     return {
         "file": path.name,
         "sha256": file_digest(path),
@@ -121,7 +121,7 @@ def write_description(description: Mapping[str, Any], path: Path) -> None:
         temporary.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
 
 
-def random_pictures(options: ExportOptions) -> np.ndarray:
+def random_images(options: ExportOptions) -> np.ndarray:
     """A batch of noise such as a graph with these options takes, float32."""
     shape = (options.batch_size or DYNAMIC_TRIAL, 3, options.image_size, options.image_size)
     generator = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""A data set as one picture: how many pictures each class has, how large they are, and some of them."""
+"""A data set in one figure: how many images each class has, how large they are, and some of them."""
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from src.names import escape_name
 from src.reports.lettering import names_as_they_are
 
 NAMED = 40  # classes that get a bar with their name; more become a line
-SHOWN, ACROSS, SAMPLES, SIDE = 24, 3, 5, 96  # classes with samples, beside each other, pictures of each, pixels
+SHOWN, ACROSS, SAMPLES, SIDE = 24, 3, 5, 96  # classes with samples, beside each other, images of each, pixels
 BAR_LETTERS, STRIP_LETTERS = 28, 48  # of a class's name, beside its bar and above its samples
 COLOURS = ("tab:blue", "tab:orange")  # of train and of val
 WIDTH, BAR, STRIP = 13.0, 0.24, 1.12  # inches: of all; height of a class's bar and of its samples
@@ -70,14 +70,14 @@ def _draw_counts(axes: Any, parts: Mapping[str, Survey], classes: list[str]) -> 
         else:
             axes.step(np.arange(len(classes)), sorted(counts, reverse=True), where="mid", label=name,
                       color=COLOURS[position % len(COLOURS)])
-    axes.set_title(f"pictures of each of {len(classes)} classes")
+    axes.set_title(f"images of each of {len(classes)} classes")
     if len(classes) <= NAMED:
         axes.set_yticks(np.arange(len(classes)) + 0.4 - height / 2)
         axes.set_yticklabels([short(one, BAR_LETTERS) for one in classes], fontsize=9)
         axes.set_ylim(len(classes) - 0.5 + height / 2, -0.5 - height / 2)
         axes.margins(x=0.08)
     else:
-        axes.set(xlabel="classes, by their number of pictures", ylabel="pictures")
+        axes.set(xlabel="classes, by their number of images", ylabel="images")
         axes.set_ylim(bottom=0)
 
 
@@ -86,7 +86,7 @@ def _draw_sizes(size: Any, shape: Any, parts: Mapping[str, Survey]) -> None:  # 
     values = {"shorter side, pixels": (size, {name: found.min(axis=1) for name, found in sizes.items()}),
               "width / height": (shape, {name: found[:, 0] / found[:, 1] for name, found in sizes.items()})}
     for label, (axes, found) in values.items():
-        axes.set(xlabel=label, ylabel="pictures")
+        axes.set(xlabel=label, ylabel="images")
         if found:
             axes.hist(list(found.values()), bins=_bins(np.concatenate(list(found.values()))), label=list(found),
                       color=COLOURS[:len(found)], stacked=True)
@@ -114,7 +114,7 @@ def _draw_samples(figure: Any, part: Survey, shown: list[str]) -> None:  # noqa:
 
 
 def _strip(part: Survey, name: str) -> Image.Image:
-    """Some pictures of a class beside each other, cut to squares; a crossed field for one that cannot be read."""
+    """Some images of a class beside each other, cut to squares; a crossed field for one that cannot be read."""
     label = part.folder.classes.index(name)
     files = [part.folder.files[i] for i in np.flatnonzero(part.folder.labels == label)]
     strip = Image.new("RGB", (SAMPLES * (SIDE + 4) - 4, SIDE), "white")

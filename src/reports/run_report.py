@@ -19,8 +19,8 @@ def evaluation_report(model: ModelFile, folder: ImageFolder, score: Score, netwo
     """Of the score of a file on a folder."""
     config = model.config
     facts = {"top-1": f"{score.top1:.2%}", "top-5": f"{score.top5:.2%}", "mean cross entropy": f"{score.loss:.4f}",
-             "pictures": f"{score.images:,}", "classes": f"{len(folder.classes):,}",
-             "picture size": f"{config.image_size} pixels"}
+             "images": f"{score.images:,}", "classes": f"{len(folder.classes):,}",
+             "image size": f"{config.image_size} pixels"}
     evaluated = Evaluated(str(model.path), folder.classes, score.confusion, score.mistakes, folder.root,
                           mistaken_files(score, folder))
     return Report(title=f"{model.path.name} on {data_name(config)}", state=dated(f"Score of {model.path}"), facts=facts,

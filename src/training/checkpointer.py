@@ -52,7 +52,7 @@ class Recorder:
         run: what the run is; it goes on only from a checkpoint of the same run.
         network: the whole network, of which `train_step` trains all or the head.
         average: the moving average of `network`, if the run keeps one.
-        eval_folder: the pictures of validation, if there are any.
+        eval_folder: the images of validation, if there are any.
     """
 
     def __init__(self, run: Run, train_step: TrainStep, network: nn.Cell, average: nn.Cell | None, world: World,

@@ -15,14 +15,14 @@ from src.distributed.world import World
 from src.files import whole_file
 from src.utils import network_parameters
 
-EXCHANGED = 4096  # pictures whose features the ranks exchange at a time
+EXCHANGED = 4096  # images whose features the ranks exchange at a time
 
 
 def pooled_features(backbone: nn.Cell, folder: ImageFolder, image_size: int, batch_size: int,
                     num_workers: int, world: World) -> np.ndarray:
-    """N x C x 1 x 1 float32: the backbone's output for each picture of a folder, in its order, averaged over the map.
+    """N x C x 1 x 1 float32: the backbone's output for each image of a folder, in its order, averaged over the map.
 
-    Pictures go through the evaluation transform. The cache is keyed by the weights, the transform and the pictures.
+    Images go through the evaluation transform. The cache is keyed by the weights, the transform and the images.
     Each rank computes its share of them, and all ranks get them all.
     """
     path = cache_folder("features") / f"{_key(backbone, folder, image_size)}.npy"

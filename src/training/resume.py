@@ -65,7 +65,7 @@ class Run:
 
     config: Config
     classes: tuple[str, ...]
-    pictures: str  # digest of the training folder
+    train_images: str  # digest of the training folder
     ranks: int
     steps_per_epoch: int
     teacher: str = ""  # digest of the file, if there is one
@@ -83,7 +83,7 @@ class Run:
         training = TrainingMetadata(
             run_id=progress.run, step=progress.step, epoch=progress.step // self.steps_per_epoch,
             whole_epoch=whole_epoch, losses=progress.losses, history=progress.history, metrics=metrics,
-            best_top1=progress.best_top1, is_best=is_best, ranks=self.ranks, train_images=self.pictures,
+            best_top1=progress.best_top1, is_best=is_best, ranks=self.ranks, train_images=self.train_images,
             eval_images=self.eval_images, pretrained=self.pretrained, teacher=self.teacher)
         return CheckpointMetadata(config=self.config.as_dict(), classes=self.classes, training=training)
 
@@ -96,8 +96,8 @@ class Run:
         for key, value in self.config.as_dict().items():
             if key not in FREE_KEYS | by_digest and metadata.config.get(key) != value:
                 return f"{key} is {value!r} now and was {metadata.config.get(key)!r}"
-        if metadata.classes != self.classes or training.train_images != self.pictures:
-            return "the training pictures have changed"
+        if metadata.classes != self.classes or training.train_images != self.train_images:
+            return "the training images have changed"
         return self._other_difference(training)
 
     def _other_difference(self, training: TrainingMetadata) -> str | None:
@@ -121,7 +121,7 @@ class Run:
             found.append(f"num_workers is {self.config.num_workers} now and was {workers}: crops and colours are drawn "
                          "in another order from here on")
         if training and training.eval_images not in {None, self.eval_images}:
-            found.append("the validation pictures have changed: scores before and after are not of the same pictures")
+            found.append("the validation images have changed: scores before and after are not of the same images")
         return found
 
 

@@ -124,7 +124,7 @@ def training_state(train_step: TrainStep) -> dict[str, Tensor]:
 
 
 def batch_norm_statistics(cell: nn.Cell) -> list[Parameter]:
-    """The moving means and variances at and below a cell, which follow the pictures and not the gradients."""
+    """The moving means and variances at and below a cell, which follow the images and not the gradients."""
     return [parameter for parameter in cell.get_parameters()
             if parameter.name.endswith((".moving_mean", ".moving_variance"))]
 

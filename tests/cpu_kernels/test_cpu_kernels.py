@@ -69,12 +69,12 @@ def assert_equal(stock: dict[str, np.ndarray], ours: dict[str, np.ndarray]) -> N
 
 CELLS = {
     "1x1": (lambda: ConvBN(24, 40), (3, 24, 9, 11)),
-    "1x1, one channel, one pixel a picture": (lambda: ConvBN(1, 1, activation=False), (3, 1, 1, 1)),
-    "1x1, odd channels, one picture": (lambda: ConvBN(5, 71), (1, 5, 3, 50)),
+    "1x1, one channel, one pixel an image": (lambda: ConvBN(1, 1, activation=False), (3, 1, 1, 1)),
+    "1x1, odd channels, one image": (lambda: ConvBN(5, 71), (1, 5, 3, 50)),
     "1x1, more than a tile": (lambda: ConvBN(40, 24, activation=False), (2, 40, 19, 31)),
     "depthwise": (lambda: ConvBN(48, 48, 3, 1, 48), (2, 48, 7, 10)),
     "depthwise, one channel": (lambda: ConvBN(1, 1, 3, 1, 1), (2, 1, 5, 4)),
-    "depthwise, one pixel a picture": (lambda: ConvBN(17, 17, 3, 1, 17), (4, 17, 1, 1)),
+    "depthwise, one pixel an image": (lambda: ConvBN(17, 17, 3, 1, 17), (4, 17, 1, 1)),
     "depthwise, stride 2, odd sides": (lambda: ConvBN(17, 17, 3, 2, 17), (2, 17, 9, 5)),
     "depthwise, stride 2, even and odd": (lambda: ConvBN(33, 33, 3, 2, 33), (2, 33, 6, 7)),
     "full": (lambda: ConvBN(3, 24, 3, 1), (2, 3, 5, 8)),
@@ -107,7 +107,7 @@ def test_evaluation_like_stock_cells(name: str) -> None:
 
 @pytest.mark.parametrize("width_mult", [0.35, 0.5, 0.75, 1.0, 1.3, 1.4])
 def test_every_width(width_mult: float) -> None:
-    """Also: pictures that are not square, and more of them than one task takes."""
+    """Also: images that are not square, and more of them than one task takes."""
     stock, ours = pair(lambda: MobileNetV2Backbone(width_mult), train=False)
     x = Tensor(np.random.default_rng(2).standard_normal((9, 3, 32, 64)).astype(np.float32))
     expected, found = stock(x[:2]).asnumpy(), ours(x).asnumpy()

@@ -26,10 +26,10 @@ def test_evaluation_shares_are_everything_once(images: int, rank_size: int, batc
 
 
 @given(images=st.integers(1, 200), rank_size=RANKS, batch_size=st.integers(1, 40), epoch=st.integers(0, 3))
-def test_training_shares_have_the_same_steps_and_no_picture_twice(images: int, rank_size: int, batch_size: int,
+def test_training_shares_have_the_same_steps_and_no_image_twice(images: int, rank_size: int, batch_size: int,
                                                                   epoch: int) -> None:
     if images < rank_size:
-        with pytest.raises(UserError, match=f"{images} training pictures are too few for {rank_size} processes"):
+        with pytest.raises(UserError, match=f"{images} training images are too few for {rank_size} processes"):
             share(images, batch_size, True, 0, rank_size)
         return
     shares = {share(images, batch_size, True, rank, rank_size)[1:] for rank in range(rank_size)}

@@ -1,6 +1,6 @@
 """What test_distributed.py runs as each of two ranks under msrun, and alone for comparison.
 
-    rank_program.py FOLDER PICTURES
+    rank_program.py FOLDER IMAGES
 
 Writes what it found to FOLDER/rank<i>.npz, or FOLDER/alone.npz.
 """
@@ -137,7 +137,7 @@ class InGraph(nn.Cell):
         return self.function(arrays)
 
 
-def main(folder: Path, pictures: Path) -> None:
+def main(folder: Path, images: Path) -> None:
     """Try everything that ranks do together."""
     alone = "MS_ROLE" not in os.environ
     config = get_config(["--platform", "CPU", "--distribute", str(not alone), "--image_size", "32",
@@ -157,15 +157,15 @@ def main(folder: Path, pictures: Path) -> None:
     # Of its own: the features of the ranks are not to be found by the process alone.
     os.environ["MOBILENETV2_CACHE"] = str(folder / ("cache-alone" if alone else "cache"))
     for name in "five", "one":
-        images = ImageFolder.scan(pictures / name)
-        data = ImageData(images, 32, 2, training=False, rank=world.rank, rank_size=world.rank_size)
+        image_folder = ImageFolder.scan(images / name)
+        data = ImageData(image_folder, 32, 2, training=False, rank=world.rank, rank_size=world.rank_size)
         score = evaluate(network, data, world)
         found |= {f"{name}.score": np.array([score.correct1, score.correct5, score.images]),
                   f"{name}.loss": np.array(score.loss), f"{name}.confusion": score.confusion,
                   f"{name}.mistakes": np.sort(score.mistakes, order="position")}
         for again in "", ".cached":
-            found[f"{name}.features{again}"] = pooled_features(network.backbone, images, 32, 2, 1, world)
-        share = FeatureData(found[f"{name}.features"], images.labels, 2, training=False, rank=world.rank,
+            found[f"{name}.features{again}"] = pooled_features(network.backbone, image_folder, 32, 2, 1, world)
+        share = FeatureData(found[f"{name}.features"], image_folder.labels, 2, training=False, rank=world.rank,
                             rank_size=world.rank_size)
         score = evaluate(network.head, share, world)
         found[f"{name}.head"] = np.array([score.correct1, score.correct5, score.images])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, config_for, make_pictures, run_script
+from conftest import ROOT, config_for, make_images, run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mindspore import Tensor, nn, ops
@@ -28,13 +28,13 @@ from src.training.step import TrainStep
 from src.utils import network_parameters
 
 CLASSES = ("blue", "green", "red")
-TINY = ROOT / "tests/fixtures/tiny.onnx"  # of these classes, 32 pixels, 4 pictures at a time
+TINY = ROOT / "tests/fixtures/tiny.onnx"  # of these classes, 32 pixels, 4 images at a time
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     counts = {f"{part}/{name}": count for part, count in (("train", 5), ("val", 2)) for name in CLASSES}
-    return make_pictures(tmp_path_factory.mktemp("photos"), counts)
+    return make_images(tmp_path_factory.mktemp("photos"), counts)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_a_student_that_agrees_has_nothing_to_learn_from_its_teacher() -> None:
 # ---- teachers
 
 class Lesson:
-    """Batches in memory, of pictures or of any inputs."""
+    """Batches in memory, of images or of any inputs."""
 
     def __init__(self, *batches: tuple[np.ndarray, np.ndarray]) -> None:
         self.images, self.batch_size, self.steps_per_epoch = 0, len(batches[0][0]), len(batches)
@@ -120,7 +120,7 @@ def test_every_kind_of_file_teaches_the_same(teachers: dict[str, Path]) -> None:
     step.set_train()
     for _, cell in network.cells_and_names():
         if isinstance(cell, nn.BatchNorm2d):
-            cell.set_train(False)  # statistics of 6 pictures would make the steps chaotic: 1e-6 becomes 1e-2 in two
+            cell.set_train(False)  # statistics of 6 images would make the steps chaotic: 1e-6 becomes 1e-2 in two
     start = {parameter.name: parameter.asnumpy().copy() for parameter in step.get_parameters()}
     ends, losses, targets = {}, {}, {}
     for kind, path in teachers.items():
@@ -143,7 +143,7 @@ def test_every_kind_of_file_teaches_the_same(teachers: dict[str, Path]) -> None:
             np.testing.assert_allclose(ends[kind][name], end, atol=0.03 * moved, err_msg=f"{kind} {name}")
 
 
-def test_the_teacher_sees_the_mixed_pictures_and_keeps_their_shares(photos: Path, teachers: dict[str, Path]) -> None:
+def test_the_teacher_sees_the_mixed_images_and_keeps_their_shares(photos: Path, teachers: dict[str, Path]) -> None:
     from src.data.transforms import Augmentation
     config = student("--kd_teacher", teachers["ckpt"], "--mixup_alpha", 1)
     data = ImageData(ImageFolder.scan(photos / "train"), 32, 6, training=True, augmentation=Augmentation.of(config))
@@ -166,16 +166,16 @@ def refusal(config: Any, classes: tuple[str, ...] = CLASSES) -> str:  # noqa: AN
 def test_teachers_that_will_not_do(teachers: dict[str, Path], tmp_path: Path) -> None:
     assert refusal(student("--kd_teacher", "none.ckpt")) == "none.ckpt: no such checkpoint"
     frozen = student("--kd_teacher", TINY, "--freeze_layer", "backbone", "--pretrain_ckpt", "x.ckpt")
-    assert refusal(frozen).startswith("--kd_teacher looks at the pictures")
+    assert refusal(frozen).startswith("--kd_teacher looks at the images")
     text = refusal(student("--kd_teacher", teachers["ckpt"]), ("blue", "green", "pink"))
     assert text.startswith(f"{teachers['ckpt']} as a teacher: its classes are not the model's")
     text = refusal(student("--kd_teacher", TINY, "--image_size", 64))
-    assert f"{TINY}: takes pictures of 32x32 pixels, not of 64x64; a teacher sees the student's pictures" in text
+    assert f"{TINY}: takes images of 32x32 pixels, not of 64x64; a teacher sees the student's images" in text
     text = refusal(student("--kd_teacher", TINY, "--multi_scale_min", 32, "--multi_scale_max", 64))
-    assert "takes pictures of 32x32 pixels, not of 64x64" in text
+    assert "takes images of 32x32 pixels, not of 64x64" in text
     nameless = shutil.copy(TINY, tmp_path)  # without its JSON
     text = refusal(student("--kd_teacher", nameless), ("a", "b"))
-    assert text == f"{nameless}: as a teacher it must know the 2 classes of the pictures, and it knows 3"
+    assert text == f"{nameless}: as a teacher it must know the 2 classes of the images, and it knows 3"
 
 
 # ---- what it is good for

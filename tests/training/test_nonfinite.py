@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Pictures, config_for
+from conftest import Images, config_for
 from mindspore import Tensor
 
 from src.checkpoint.file import read_checkpoint
@@ -165,10 +165,10 @@ def test_nothing_but_overflows_end_the_run(fetched: int) -> None:
             take(fetched, good=0)
 
 
-def test_a_learning_rate_that_explodes_ends_in_one_line(pictures: Pictures, tmp_path: Path,
+def test_a_learning_rate_that_explodes_ends_in_one_line(images: Images, tmp_path: Path,
                                                         monkeypatch: pytest.MonkeyPatch) -> None:
     import train
-    data = pictures({"train/ape": 8, "train/zebra": 8})
+    data = images({"train/ape": 8, "train/zebra": 8})
     monkeypatch.setattr("sys.argv", ["train.py", "--platform", "CPU", "--dataset_path", str(data), "--image_size", "32",
                                      "--width_mult", "0.35", "--batch_size", "4", "--warmup_epochs", "0", "--lr_max",
                                      "1e30", "--save_checkpoint_path", str(tmp_path / "checkpoint")])

@@ -91,5 +91,5 @@ def _root(folder: Path) -> Path:
     entries = list(folder.iterdir())
     if len(entries) != 1 or not entries[0].is_dir() or entries[0].name in DATASET_FOLDERS:
         return folder
-    holds_pictures = any(file.name.lower().endswith(IMAGE_EXTENSIONS) for file in entries[0].iterdir())
-    return folder if holds_pictures else entries[0]
+    holds_images = any(file.name.lower().endswith(IMAGE_EXTENSIONS) for file in entries[0].iterdir())
+    return folder if holds_images else entries[0]
