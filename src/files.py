@@ -9,7 +9,7 @@ from src.errors import UserError
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` to write to; it takes `path`'s name when the block is through.
 
     The content reaches the disk before the name does, so a crash leaves the old file or the new one.
@@ -33,7 +33,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """A new folder beside `path` to fill; it takes `path`'s name when the block is through, else it is removed.
 
     What an earlier attempt left, which was killed, is replaced.
@@ -93,7 +93,7 @@ def check_space(folder: Path, sizes: Iterable[int], what: str, advice: str = "ch
 
 def link_or_copy(source: Path, target: Path) -> None:
     """Give a file a second name, as a hard link where the file system has them."""
-    with whole_file(target) as temporary:
+    with atomic_write(target) as temporary:
         try:
             os.link(source, temporary)
         except OSError:

@@ -1,5 +1,6 @@
-"""Loading checkpoints into a network: for evaluation, fine-tuning and incremental learning. Strict: what does not fit
-is an error that lists it; only the head may differ, and only where that was asked for.
+"""Loads checkpoints into a network, for evaluation and fine-tuning.
+
+Loading is strict: parameters that do not fit are an error that lists them. With `filter_head` the head may differ.
 """
 from collections.abc import Mapping
 
@@ -14,7 +15,7 @@ LISTED = 3  # names that an error shows of each kind
 
 
 def load_weights(network: nn.Cell, checkpoint: Checkpoint, filter_head: bool = False) -> None:
-    """Copy a checkpoint's network into `network`; with `filter_head` all but the head, which keeps its new weights.
+    """Copy the weights of a checkpoint into `network`; with `filter_head` all but the head, which keeps its weights.
 
     Raises:
         UserError: a parameter is missing, unexpected or of another shape; `network` is unchanged.
@@ -23,7 +24,7 @@ def load_weights(network: nn.Cell, checkpoint: Checkpoint, filter_head: bool = F
 
 
 def load_parameters(wanted: Mapping[str, Tensor], checkpoint: Checkpoint, filter_head: bool = False) -> None:
-    """As `load_weights`, into parameters by the names that they have in a checkpoint."""
+    """As `load_weights`, into parameters given by their names in the checkpoint."""
     offered: Mapping[str, Tensor] = checkpoint.network
     if filter_head:
         wanted, offered = ({name: value for name, value in side.items() if not name.startswith(HEAD_PREFIX)}
@@ -40,30 +41,30 @@ def load_parameters(wanted: Mapping[str, Tensor], checkpoint: Checkpoint, filter
             "is it a MobileNetV2 of this project and of this width_mult?"
         raise UserError(f"{checkpoint.path}: does not fit the network: {'; '.join(faults)}; {advice}")
     for name, parameter in wanted.items():
-        ops.assign(parameter, offered[name].astype(parameter.dtype))  # reaches a step that is compiled, too
+        ops.assign(parameter, offered[name].astype(parameter.dtype))  # set_data does not change a compiled step
 
 
 def class_count(checkpoint: Checkpoint) -> int:
-    """How many classes the network of a checkpoint tells apart; 0 if it has no classifier."""
+    """The number of classes of a checkpoint's network; 0 if it has no classifier."""
     bias = checkpoint.network.get(f"{HEAD_PREFIX}classifier.bias")
     return bias.size if bias is not None else 0
 
 
 def network_parameters(network: nn.Cell) -> dict[str, Tensor]:
-    """The parameters that make up the model, by name: `backbone.*` and `head.*`, batch norm statistics included."""
+    """The parameters of the model by name: `backbone.*` and `head.*`, with the batch norm statistics."""
     return {parameter.name: parameter for parameter in network.get_parameters()
             if parameter.name.startswith(("backbone.", HEAD_PREFIX))}
 
 
-def scored_parameters(network: nn.Cell, average: nn.Cell | None) -> dict[str, Tensor]:
-    """The model that a run scores and saves: the network's parameters, or their moving averages if it keeps them."""
-    if average is None:
+def eval_parameters(network: nn.Cell, ema: nn.Cell | None) -> dict[str, Tensor]:
+    """The model that a run evaluates and saves: the parameters of the network, or their EMA if there is one."""
+    if ema is None:
         return network_parameters(network)
-    return {mean.name.removeprefix(EMA_PREFIX): mean for mean in average.get_parameters()}
+    return {mean.name.removeprefix(EMA_PREFIX): mean for mean in ema.get_parameters()}
 
 
 def check_classes(trained: tuple[str, ...] | None, folder: tuple[str, ...], where: object) -> None:
-    """Refuse to score a model on a folder of other classes than it was trained on."""
+    """Raise UserError if the folder has other classes than the model was trained on."""
     if trained is not None and trained != folder:
         differences = [f"{kind} {_some(sorted(names))}" for kind, names in (
             ("the folder lacks", set(trained) - set(folder)), ("the model does not know", set(folder) - set(trained)))

@@ -31,7 +31,7 @@ from src.data.formats.tar_archive import compressed_members, tar_members
 from src.data.formats.zip_archive import unpack
 from src.data.image_check import ROTATED, image_fault
 from src.data.image_folder import ImageFolder
-from src.data.stats import describe, survey
+from src.data.stats import collect_stats, describe
 from src.deployment.contact_sheet import draw_contact_sheet
 from src.deployment.prediction import Prediction, list_images
 from src.deployment.runtime import load_exported
@@ -203,7 +203,7 @@ def image(form: str, mode: str) -> Kind:
                            path.with_suffix(".sheet"))
         folder = ImageFolder.scan(path.parents[1])
         for decode in False, True:
-            describe({"train": survey(folder, decode)}, decode)
+            describe({"train": collect_stats(folder, decode)}, decode)
 
     return Kind("class/a.jpg", made_by(lambda path: Image.new(mode, (20, 30)).save(path, form)), read)
 

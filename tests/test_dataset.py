@@ -7,7 +7,7 @@ import pytest
 from conftest import Images
 
 from src.data.image_folder import ImageFolder
-from src.dataset import PADDING, Batch, FeatureData, ImageData, training_order, usable_workers
+from src.dataset import IGNORE_INDEX, Batch, FeatureData, ImageData, training_order, usable_workers
 from src.errors import UserError
 
 
@@ -27,7 +27,7 @@ def test_evaluation_shows_every_image_once_in_order(batch_size: int, photos: Pat
     labels = np.concatenate([labels for _, labels in found])
     assert len(found) == data.steps_per_epoch == -(-9 // min(batch_size, 9))
     assert {images.shape for images, _ in found} == {(data.batch_size, 3, 32, 32)}
-    assert labels[labels != PADDING].tolist() == folder.labels.tolist()
+    assert labels[labels != IGNORE_INDEX].tolist() == folder.labels.tolist()
     assert labels[:9].tolist() == folder.labels.tolist()  # padding comes last
     images = np.concatenate([images for images, _ in found])[:9]
     (reference, _), = batches(ImageData(folder, 32, 9, training=False))
@@ -37,13 +37,13 @@ def test_evaluation_shows_every_image_once_in_order(batch_size: int, photos: Pat
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_ranks_share_the_evaluation_images_without_repeats(ranks: int, photos: Path) -> None:
     folder = ImageFolder.scan(photos / "val")
-    shares = [ImageData(folder, 32, 2, training=False, rank=rank, rank_size=ranks) for rank in range(ranks)]
-    assert sum(share.images for share in shares) == 9
+    shards = [ImageData(folder, 32, 2, training=False, rank=rank, rank_size=ranks) for rank in range(ranks)]
+    assert sum(shard.images for shard in shards) == 9
     counts = np.zeros(3, int)
-    for share in shares:
-        labels = np.concatenate([labels for _, labels in batches(share)])
-        assert (labels != PADDING).sum() == share.images
-        counts += np.bincount(labels[labels != PADDING], minlength=3)
+    for shard in shards:
+        labels = np.concatenate([labels for _, labels in batches(shard)])
+        assert (labels != IGNORE_INDEX).sum() == shard.images
+        counts += np.bincount(labels[labels != IGNORE_INDEX], minlength=3)
     assert counts.tolist() == np.bincount(folder.labels).tolist()
 
 
@@ -67,7 +67,7 @@ def test_training_drops_what_fills_no_batch(photos: Path) -> None:
     found = batches(data)
     assert len(found) == data.steps_per_epoch == 21 // 4
     assert {images.shape for images, _ in found} == {(4, 3, 32, 32)}
-    assert all((labels != PADDING).all() for _, labels in found)
+    assert all((labels != IGNORE_INDEX).all() for _, labels in found)
 
 
 def test_fewer_images_than_a_batch_make_one_smaller_batch(photos: Path) -> None:
@@ -94,16 +94,16 @@ def test_same_seed_and_epoch_give_the_same_batches(photos: Path) -> None:
 def test_orders_are_permutations_and_ranks_share_them() -> None:
     whole = training_order(23, seed=1, epoch=2)
     assert sorted(whole) == list(range(23))
-    shares = [training_order(23, 1, 2, rank, 3) for rank in range(3)]
-    assert sorted(np.concatenate(shares)) == list(range(23))
+    shards = [training_order(23, 1, 2, rank, 3) for rank in range(3)]
+    assert sorted(np.concatenate(shards)) == list(range(23))
     assert not np.array_equal(whole, training_order(23, 1, 3))
 
 
 def test_every_rank_makes_the_same_number_of_steps(photos: Path) -> None:
     folder = ImageFolder.scan(photos / "train")
-    shares = [ImageData(folder, 32, 3, training=True, rank=rank, rank_size=2) for rank in range(2)]
-    assert [share.steps_per_epoch for share in shares] == [3, 3]
-    assert [len(batches(share)) for share in shares] == [3, 3]
+    shards = [ImageData(folder, 32, 3, training=True, rank=rank, rank_size=2) for rank in range(2)]
+    assert [shard.steps_per_epoch for shard in shards] == [3, 3]
+    assert [len(batches(shard)) for shard in shards] == [3, 3]
 
 
 # ---- what goes wrong
@@ -144,7 +144,7 @@ def test_features_keep_the_interface_and_the_order_of_images(photos: Path) -> No
         for values, labels in found:
             assert values.shape == (4, 5, 1, 1)
             rows = values[:, 0, 0, 0].astype(int)
-            real = labels != PADDING
+            real = labels != IGNORE_INDEX
             assert folder.labels[rows][real].tolist() == labels[real].tolist()
 
 

@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.cache_folder import cache_folder
 from src.cpu_kernels.threads import thread_count
 from src.errors import UserError, run_command
-from src.files import whole_folder
+from src.files import atomic_folder
 from src.reports.provenance import processor_name
 from tools.benchmark import positive
 from tools.peers.prepare import CHECKPOINT
@@ -262,7 +262,7 @@ def make_environment(requirements: Path | None, folder: Path) -> Path:
     path = folder / f"{requirements.stem}-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}"
     if not path.is_dir():
         say(f"{path}: installing {requirements.name} ...")
-        with whole_folder(path) as temporary:
+        with atomic_folder(path) as temporary:
             run_child([sys.executable, "-m", "venv", temporary])
             run_child([temporary / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check",
                        "--requirement", requirements])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.data.image_folder import ImageFolder, train_root, validation_root
-from src.data.stats import describe, survey
+from src.data.stats import collect_stats, describe
 from src.errors import UserError, run_command
 from src.reports.data_summary import draw_summary
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     train = train_root(options.dataset_path)
     val = validation_root(options.dataset_path, "")
     roots = {"train": train, "val": val} if val else {train.name: train}
-    parts = {name: survey(ImageFolder.scan(root), options.check) for name, root in roots.items() if root}
+    parts = {name: collect_stats(ImageFolder.scan(root), options.check) for name, root in roots.items() if root}
     print(describe(parts, options.check))
     if options.output:
         draw_summary(parts, options.output)

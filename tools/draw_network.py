@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.errors import run_command
-from src.files import whole_file
+from src.files import atomic_write
 from src.mobilenetV2 import INVERTED_RESIDUALS, LAST_CHANNELS, STEM_CHANNELS
 
 IMAGE_SIZE, CLASSES = 224, 1000  # as in the paper's table
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="The network as an SVG figure.")
     parser.add_argument("--output", required=True, type=Path, help="SVG file to write")
     options = parser.parse_args(argv)
-    with whole_file(options.output) as temporary:
+    with atomic_write(options.output) as temporary:
         temporary.write_text(figure(), encoding="utf-8")
     print(options.output)
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.errors import run_command
-from src.files import whole_folder
+from src.files import atomic_folder
 
 SIZE = 32  # pixels; what the network's stride of 32 needs at least
 VALIDATION_SHARE = 0.2
@@ -40,7 +40,7 @@ def make_digits(output: Path) -> dict[str, int]:
     from sklearn.datasets import load_digits  # seconds to import; the option errors should not wait for it
 
     counts = {"train": 0, "val": 0}
-    with whole_folder(output) as unfinished:
+    with atomic_folder(output) as unfinished:
         digits = load_digits()
         for number, part in enumerate(split(digits.target)):
             folder = unfinished / part / str(digits.target[number])

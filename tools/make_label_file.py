@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.data.image_folder import ImageFolder, eval_root
 from src.deployment.description import description_path, read_description
 from src.errors import UserError, run_command
-from src.files import whole_file
+from src.files import atomic_write
 from src.names import escape_name
 
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.model and (classes := model_classes(options.model)) != folder.classes:
         different = sorted(set(classes) ^ set(folder.classes))[:3]
         raise UserError(f"{folder.root}: its classes are not those of {options.model}: {', '.join(different)}")
-    with whole_file(options.output) as temporary:
+    with atomic_write(options.output) as temporary:
         temporary.write_text("".join(f"{escape_name(name)}:{label}\n" for name, label in zip(
             folder.files, folder.labels, strict=True)), encoding="utf-8")
     print(f"{options.output}: {len(folder)} images of {len(folder.classes)} classes, relative to {folder.root}")

@@ -19,10 +19,10 @@ from tqdm import tqdm
 
 from src.cache_folder import cache_folder
 from src.data.image_folder import ImageFolder
-from src.distributed.collectives import any_rank
+from src.distributed.collectives import any_over_ranks
 from src.distributed.world import World
 from src.errors import UserError, first_line
-from src.files import whole_file
+from src.files import atomic_write
 from src.json_records import read_json
 from src.model_utils.config import Config
 from src.names import escape_name
@@ -40,10 +40,10 @@ def scan_checked(root: Path, config: Config, world: World, training: bool) -> Im
     """
     folder = ImageFolder.scan(root)
     _check_names(folder)
-    if world.is_first:
+    if world.is_main_process:
         folder = check_images(folder, config.bad_images, training)
-    any_rank(False, world)
-    return folder if world.is_first else check_images(folder, config.bad_images, training)
+    any_over_ranks(False, world)
+    return folder if world.is_main_process else check_images(folder, config.bad_images, training)
 
 
 def _check_names(folder: ImageFolder) -> None:
@@ -99,7 +99,7 @@ def find_faults(folder: ImageFolder) -> Findings:
             faults = tqdm(pool.map(lambda entry: image_fault(folder.root / entry[0]), unknown), total=len(unknown),
                           desc="checking images", disable=None, leave=False)
             memory |= {name: [stamp, fault] for (name, stamp), fault in zip(unknown, faults, strict=True)}
-        with whole_file(memory_path) as temporary:
+        with atomic_write(memory_path) as temporary:
             temporary.write_text(json.dumps(memory), encoding="utf-8")
     return {name: memory[name][1] for name in folder.files if memory[name][1]}
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from src.data.duplicates import find_duplicates
 from src.data.image_folder import ImageFolder
 from src.errors import UserError
-from src.files import check_space, whole_folder
+from src.files import atomic_folder, check_space
 from src.json_records import read_json
 from src.names import escape_name, unescape_name
 
@@ -93,7 +93,7 @@ def write_split(folder: ImageFolder, split: Split, output: Path, link: bool) -> 
         return False
     if not link:
         check_space(output, sizes.values(), "a copy of the images", "choose a disk with more room, or --link")
-    with whole_folder(output) as temporary:
+    with atomic_folder(output) as temporary:
         for file in tqdm(folder.files, unit="image", disable=None):
             target = temporary / split.parts[file] / file
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ ALL_LISTED = 60  # classes that a text names all
 
 
 @dataclass(frozen=True)
-class Survey:
+class DataStats:
     """A folder and what was found in it."""
 
     folder: ImageFolder
@@ -42,14 +42,14 @@ class Survey:
         return self.sizes[self.sizes[:, 0] > 0]
 
 
-def survey(folder: ImageFolder, decode: bool) -> Survey:
+def collect_stats(folder: ImageFolder, decode: bool) -> DataStats:
     """Look at every file: at its header or, with `decode`, at all of it, as a run does before it begins."""
     with warnings.catch_warnings(), ThreadPoolExecutor(2 * len(os.sched_getaffinity(0))) as pool:
         warnings.simplefilter("ignore")  # what is wrong with a file is told below
         looks = list(tqdm(pool.map(_header, (folder.root / name for name in folder.files)), total=len(folder),
                           desc=f"reading {folder.root.name}", disable=None, leave=False))
     headers = [look for look in looks if look is not None]
-    return Survey(folder, np.array([(0, 0) if look is None else look[0] for look in looks], np.int64),
+    return DataStats(folder, np.array([(0, 0) if look is None else look[0] for look in looks], np.int64),
                   Counter(form for _, form, _, _ in headers), Counter(mode for _, _, mode, _ in headers),
                   sum(turned for _, _, _, turned in headers),
                   _faults(folder, None if decode else [
@@ -74,7 +74,7 @@ def _faults(folder: ImageFolder, suspects: Sequence[str] | None) -> dict[str, st
     return {name: fault for name, fault in found.items() if fault not in {"", ROTATED}}
 
 
-def describe(parts: Mapping[str, Survey], decoded: bool) -> str:
+def describe(parts: Mapping[str, DataStats], decoded: bool) -> str:
     """All that was found, as a text of lines; `parts` are named train, val, or by the folder."""
     lines = []
     for name, part in parts.items():
@@ -86,7 +86,7 @@ def describe(parts: Mapping[str, Survey], decoded: bool) -> str:
     return "\n".join([*lines, *_class_table(parts)])
 
 
-def _describe_part(part: Survey, decoded: bool) -> list[str]:
+def _describe_part(part: DataStats, decoded: bool) -> list[str]:
     counts, classes = part.counts, part.folder.classes
     least, most = int(counts.argmin()), int(counts.argmax())
     smallest, largest = (escape_name(classes[label]) for label in (least, most))
@@ -108,7 +108,7 @@ def _describe_part(part: Survey, decoded: bool) -> list[str]:
     return lines
 
 
-def _compare(train: Survey, val: Survey) -> list[str]:
+def _compare(train: DataStats, val: DataStats) -> list[str]:
     """Classes of one part alone, and images of both."""
     lines = []
     for one, other in ((train, val), (val, train)):
@@ -124,7 +124,7 @@ def _compare(train: Survey, val: Survey) -> list[str]:
     return [*lines, ""]
 
 
-def _class_table(parts: Mapping[str, Survey]) -> list[str]:
+def _class_table(parts: Mapping[str, DataStats]) -> list[str]:
     """A line per class with its images in each part; the largest and smallest, where there are many."""
     counts = {name: dict(zip(part.folder.classes, part.counts.tolist(), strict=True)) for name, part in parts.items()}
     totals = Counter[str]()

@@ -13,7 +13,7 @@ from src.data.auto_augment import auto_augment
 from src.errors import UserError
 from src.model_utils.config import Config
 
-CROP_SHARE = 0.875  # of the shorter side that the evaluation crop keeps
+CROP_PCT = 0.875  # of the shorter side that the evaluation crop keeps
 MEAN = (0.485, 0.456, 0.406)  # RGB, of ImageNet, for pixels of 0 to 1
 STD = (0.229, 0.224, 0.225)
 
@@ -68,7 +68,7 @@ IMAGENET = Augmentation()
 
 def resize_size(image_size: int) -> int:
     """The shorter side, in pixels, before the centre crop of evaluation."""
-    return round(image_size / CROP_SHARE)
+    return round(image_size / CROP_PCT)
 
 
 def train_transforms(image_size: int, augmentation: Augmentation = IMAGENET) -> list:

@@ -5,7 +5,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from src.deployment.prediction import Prediction
-from src.files import whole_file
+from src.files import atomic_write
 from src.names import escape_name
 
 COLUMNS, MOST = 8, 64  # images in a row, and on the sheet
@@ -34,7 +34,7 @@ def draw_contact_sheet(predictions: Sequence[Prediction], path: Path) -> None:
         for i, line in enumerate(lines):
             draw.text((left, top + SIDE + 2 + i * LINE), line[:CAPTION_LETTERS], WARNING if prediction.fault else INK,
                       font)
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         sheet.save(temporary, "PNG")
 
 

@@ -18,7 +18,7 @@ from src.checkpoint.file import Checkpoint, file_digest
 from src.data.transforms import MEAN, STD, resize_size
 from src.deployment.description import ANY_SIZE, description_path
 from src.errors import UserError, first_line
-from src.files import whole_file
+from src.files import atomic_write
 from src.mobilenetV2 import MobileNetV2
 from src.model_utils.config import Config
 from src.utils import class_count, load_weights
@@ -75,7 +75,7 @@ def export(network: Deployable, options: ExportOptions, path: Path) -> None:
         UserError: MindSpore cannot write it; AIR needs Ascend.
     """
     images = Tensor(shape=(options.batch_size or None, 3, options.image_size, options.image_size), dtype=ms.float32)
-    with whole_file(path) as temporary, tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    with atomic_write(path) as temporary, tempfile.TemporaryDirectory(dir=path.parent) as folder:
         # In a folder of its own: MindSpore takes the folder that it writes to away from everybody but its owner.
         written = Path(folder) / path.name
         try:
@@ -117,7 +117,7 @@ def describe(path: Path, options: ExportOptions, classes: tuple[str, ...] | None
 
 def write_description(description: Mapping[str, Any], path: Path) -> None:
     """Write the JSON beside a deployed file."""
-    with whole_file(description_path(path)) as temporary:
+    with atomic_write(description_path(path)) as temporary:
         temporary.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
 
 

@@ -17,7 +17,7 @@ from src.data.image_folder import IMAGE_EXTENSIONS
 from src.data.transforms import eval_transforms
 from src.dataset import usable_workers
 from src.errors import UserError
-from src.files import read_names, whole_file
+from src.files import atomic_write, read_names
 from src.names import escape_name, unescape_name
 
 
@@ -139,7 +139,7 @@ def write_csv(predictions: Sequence[Prediction], path: Path) -> None:
     ranks = max(len(prediction.classes) for prediction in predictions)
     columns = [f"{name}_{rank}" if rank > 1 else name for rank in range(1, ranks + 1)
                for name in ("class", "probability")]
-    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["file", *columns, "error"])
         for prediction in predictions:
@@ -157,6 +157,6 @@ def write_predictions(predictions: Sequence[Prediction], model: Path, path: Path
             {"class": escape_name(name), "probability": round(probability, 6)}
             for name, probability in zip(prediction.classes, prediction.probabilities, strict=True)]}
         for prediction in predictions]
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps({"model": escape_name(model), "pictures": images}, indent=1) + "\n",
                              encoding="utf-8")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from src.checkpoint.record import History
-from src.files import whole_file
+from src.files import atomic_write
 from src.names import escape_name
 from src.reports.lettering import names_as_they_are
 
@@ -21,7 +21,7 @@ THEME = b"<style>svg{color:#333}@media(prefers-color-scheme:dark){svg{color:#ccc
 def write_table(history: History, path: Path) -> None:
     """The curves as CSV, a row per epoch."""
     columns = list(dict.fromkeys(column for row in history for column in row))
-    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, columns)
         table.writeheader()
         table.writerows(history)
@@ -154,5 +154,5 @@ def _themed_svg(figure: Any, axes: Any) -> bytes:  # noqa: ANN401 - matplotlib's
 
 
 def _save(figure: Any, path: Path) -> None:  # noqa: ANN401 - matplotlib's own type
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from src.checkpoint.record import History
-from src.files import whole_file
+from src.files import atomic_write
 from src.names import ESCAPED, escape_name
 from src.reports.figures import confusion_png, curve_svgs
 
@@ -71,7 +71,7 @@ def write_report(report: Report, path: Path, mark: str = "") -> None:
         report=report, columns=columns, mark=mark,
         curves={name: _data_url(svg, "image/svg+xml") for name, svg in curve_svgs(report.history).items()},
         **_of_evaluation(report.evaluated))
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8", errors=ESCAPED)
 
 

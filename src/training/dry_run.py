@@ -6,7 +6,7 @@ from mindspore import nn
 from src.checkpoint.file import read_checkpoint
 from src.checkpoint.names import BEST, LAST, stem
 from src.data.image_folder import ImageFolder
-from src.dataset import share
+from src.dataset import shard
 from src.distributed.world import World
 from src.lr_generator import run_lr
 from src.mobilenetV2 import ConvBN, MobileNetV2
@@ -22,13 +22,13 @@ def describe_run(config: Config, world: World, train_folder: ImageFolder, eval_f
         checkpoint = read_checkpoint(Path(config.pretrain_ckpt))
         config = config.adopt(checkpoint.config, "width_mult", where=checkpoint.path)
     frozen = config.freeze_layer == "backbone"
-    _, batch_size, batches = share(len(train_folder), config.batch_size, True, world.rank, world.rank_size)
+    _, batch_size, batches = shard(len(train_folder), config.batch_size, True, world.rank, world.rank_size)
     steps, accumulated = count_steps(batches, config), config.accumulate_steps
     step_images = batch_size * accumulated * world.rank_size
     network = MobileNetV2(len(train_folder.classes), config.width_mult)
     largest_size = config.multi_scale_max or config.image_size
     memory = _memory(config, network, len(train_folder), batch_size, largest_size)
-    trained = network.head if frozen else network
+    train_net = network.head if frozen else network
     lr = run_lr(config, step_images, steps)
     folder = Path(config.save_checkpoint_path)
     checkpoints = (f"{folder}/{stem(frozen)}-<epoch>_{steps}.ckpt, {LAST}.ckpt"
@@ -43,7 +43,7 @@ def describe_run(config: Config, world: World, train_folder: ImageFolder, eval_f
         "steps": f"{steps} per epoch, {config.epoch_size} epochs, {len(lr)} in all",
         "network": f"MobileNetV2 {config.width_mult}, {_count(network):,} parameters, "
                    f"{multiply_adds(network, config.image_size) / 1e6:,.1f} million multiply-adds an image",
-        "trained": f"{'the classifier' if frozen else 'everything'}, {_count(trained):,} parameters, "
+        "trained": f"{'the classifier' if frozen else 'everything'}, {_count(train_net):,} parameters, "
                    f"from {config.pretrain_ckpt or 'new weights'}",
         "teacher": f"{config.kd_teacher}, {config.kd_weight:g} of the loss, at temperature {config.kd_temperature:g}"
                    if config.kd_teacher else "none",

@@ -1,7 +1,8 @@
-"""Resuming after an interruption: how far a run is, and which checkpoint it resumes from.
+"""Resuming after an interruption: how far a run has come, and which checkpoint it resumes from.
 
-A run goes on where the same command left off, bit for bit on CPU: weights, momenta, moving averages, the counters of
-the schedule and of dropout come from the checkpoint; data order and augmentation follow from (seed, epoch).
+The same command resumes the run where it stopped. On CPU the result has the same bits as without the stop. Weights,
+momenta, moving averages and the counters of the schedule and of dropout come from the checkpoint. Data order and
+augmentation follow from (seed, epoch).
 """
 import fcntl
 import os
@@ -45,17 +46,17 @@ DAMAGED_SUFFIX = ".damaged"
 
 @dataclass
 class Progress:
-    """How far a run is."""
+    """How far a run has come."""
 
     step: int = 0  # optimisation steps done, over all epochs
     best_top1: float = -1.0
     losses: list[float] = field(default_factory=list)  # of the steps of the unfinished epoch
     history: History = field(default_factory=list)  # a row per finished epoch
-    run: str = field(default_factory=lambda: secrets.token_hex(4))  # tells this run's checkpoints from others'
+    run_id: str = field(default_factory=lambda: secrets.token_hex(4))  # tells this run's checkpoints from others'
 
     @classmethod
     def of(cls, training: TrainingMetadata) -> "Progress":
-        """As far as a checkpoint is."""
+        """The progress of the run that wrote a checkpoint."""
         return cls(training.step, training.best_top1, list(training.losses), list(training.history), training.run_id)
 
 
@@ -79,19 +80,19 @@ class Run:
 
     def metadata(self, progress: Progress, metrics: dict[str, int | float], whole_epoch: bool,
                  is_best: bool) -> CheckpointMetadata:
-        """What a checkpoint of this run says of itself."""
+        """The metadata of a checkpoint of this run."""
         training = TrainingMetadata(
-            run_id=progress.run, step=progress.step, epoch=progress.step // self.steps_per_epoch,
+            run_id=progress.run_id, step=progress.step, epoch=progress.step // self.steps_per_epoch,
             whole_epoch=whole_epoch, losses=progress.losses, history=progress.history, metrics=metrics,
             best_top1=progress.best_top1, is_best=is_best, ranks=self.ranks, train_images=self.train_images,
             eval_images=self.eval_images, pretrained=self.pretrained, teacher=self.teacher)
         return CheckpointMetadata(config=self.config.as_dict(), classes=self.classes, training=training)
 
     def difference(self, metadata: CheckpointMetadata) -> str | None:
-        """What keeps this run from resuming from a checkpoint, in words; None if nothing does."""
+        """Why this run cannot resume from a checkpoint; None if it can."""
         training = metadata.training
         if training is None:
-            return "it is not of a training run"
+            return "no training run wrote it"
         by_digest = {"pretrain_ckpt"} if training.pretrained is not None else set()
         for key, value in self.config.as_dict().items():
             if key not in FREE_KEYS | by_digest and metadata.config.get(key) != value:
@@ -113,7 +114,7 @@ class Run:
         return None
 
     def remarks(self, metadata: CheckpointMetadata) -> list[str]:
-        """What does not keep this run from resuming from a checkpoint, but makes it differ from one run in one go."""
+        """Differences that allow this run to resume, but change its result compared with a run without a stop."""
         training, found = metadata.training, []
         workers = metadata.config.get("num_workers")
         if self.config.freeze_layer != "backbone" and isinstance(workers, int) \
@@ -129,7 +130,7 @@ def find_checkpoint(run: Run, folder: Path) -> Checkpoint | None:
     """The checkpoint to resume from as `resume` says, or None to begin anew.
 
     `auto` takes the newest whole checkpoint of a run of the same configuration and images, finished or not; damaged
-    ones are named and set aside. `never` takes none. Otherwise `resume` is the checkpoint itself.
+    ones are reported and set aside. `never` takes none. Otherwise `resume` is the checkpoint itself.
 
     Raises:
         UserError: the run cannot resume from the checkpoint that was named.

@@ -7,9 +7,9 @@ import pytest
 from conftest import config_for
 from mindspore import Tensor, nn, ops
 
-from src.cpu_kernels import accelerate, accelerate_optimizer, average_update
+from src.cpu_kernels import accelerate, accelerate_optimizer, ema_update
 from src.cpu_kernels.cells import Shape
-from src.cpu_kernels.optimizer import AcceleratedAverage, AcceleratedMomentum
+from src.cpu_kernels.optimizer import AcceleratedEmaUpdate, AcceleratedMomentum
 from src.mobilenetV2 import ConvBN, InvertedResidual, MobileNetV2, MobileNetV2Backbone, MobileNetV2Head
 from src.model_utils.config import Config
 from src.momentum import Momentum
@@ -279,11 +279,11 @@ class AveragedStep(Step):
             accelerate(network, "on")
         super().__init__(network)
         self.optimizer = build_optimizer(network, np.array([0.05, 0.04, 0.03, 0.02], np.float32), config)
-        self.average_update = average_update(network)
+        self.ema_update = ema_update(network)
         if not fast_update:
             accelerate(network, "on")
         assert isinstance(self.optimizer, AcceleratedMomentum) == fast_update
-        assert isinstance(self.average_update, AcceleratedAverage) == fast_update
+        assert isinstance(self.ema_update, AcceleratedEmaUpdate) == fast_update
         self.values = self.optimizer.parameters
         self.means = self.values.clone("mean")
 
@@ -291,8 +291,8 @@ class AveragedStep(Step):
         loss, gradients = self.gradients(images, labels)
         if ops.isfinite(loss):
             loss = ops.depend(loss, self.optimizer(gradients))
-            share = Tensor([0.5], ms.float32)
-            loss = ops.depend(loss, self.average_update(share, self.means, self.values))
+            one_minus_decay = Tensor([0.5], ms.float32)
+            loss = ops.depend(loss, self.ema_update(one_minus_decay, self.means, self.values))
         return loss
 
 

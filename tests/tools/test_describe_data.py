@@ -9,7 +9,7 @@ from conftest import Images, assert_one_clear_line, run_script
 from PIL import Image
 
 from src.data.image_folder import ImageFolder
-from src.data.stats import survey
+from src.data.stats import collect_stats
 from src.errors import UserError
 from src.reports.data_summary import draw_summary, short
 from tools.describe_data import main
@@ -110,7 +110,7 @@ def test_the_image(tmp_path: Path, classes: int) -> None:
         for n, name in enumerate(names):
             save(tmp_path / part / name / "a.jpg", (20 + n, 30))
             (tmp_path / part / name / "b.jpg").write_text("no image")
-    parts = {part: survey(ImageFolder.scan(tmp_path / part), decode=False) for part in ("train", "val")}
+    parts = {part: collect_stats(ImageFolder.scan(tmp_path / part), decode=False) for part in ("train", "val")}
     draw_summary(parts, tmp_path / "summary.png")
     with Image.open(tmp_path / "summary.png") as image:
         assert image.width == 1300

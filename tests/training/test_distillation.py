@@ -21,7 +21,7 @@ from src.dataset import Batch, ImageData
 from src.deployment.exporter import ExportOptions, deployable, describe, export, write_description
 from src.errors import UserError
 from src.models import CrossEntropyWithLabelSmooth, define_net
-from src.training.distillation import DistillationLoss, TaughtData, Teacher
+from src.training.distillation import DistillationDataset, DistillationLoss, Teacher
 from src.training.optimizer import build_optimizer
 from src.training.resume import Progress, Run
 from src.training.step import TrainStep
@@ -127,7 +127,7 @@ def test_every_kind_of_file_teaches_the_same(teachers: dict[str, Path]) -> None:
         for parameter in step.get_parameters():
             ops.assign(parameter, Tensor(start[parameter.name]))  # set_data does not reach a compiled optimizer
         teacher = Teacher(student("--kd_teacher", path), CLASSES)
-        batches = list(teacher.teach(lesson).epoch(0))
+        batches = list(DistillationDataset(lesson, teacher).epoch(0))
         targets[kind] = batches[0][1].asnumpy()
         losses[kind] = [float(loss.asnumpy()) for loss, _ in (step(*batch) for batch in batches)]
         ends[kind] = {parameter.name: parameter.asnumpy().copy() for parameter in network.trainable_params()}
@@ -148,7 +148,7 @@ def test_the_teacher_sees_the_mixed_images_and_keeps_their_shares(photos: Path, 
     config = student("--kd_teacher", teachers["ckpt"], "--mixup_alpha", 1)
     data = ImageData(ImageFolder.scan(photos / "train"), 32, 6, training=True, augmentation=Augmentation.of(config))
     teacher = Teacher(config, CLASSES)
-    batches = zip(data.epoch(0), teacher.teach(data).epoch(0), strict=True)
+    batches = zip(data.epoch(0), DistillationDataset(data, teacher).epoch(0), strict=True)
     for (images, shares), (same_images, targets) in batches:
         np.testing.assert_array_equal(same_images.asnumpy(), images.asnumpy())
         np.testing.assert_array_equal(targets.asnumpy()[:, :3], shares.asnumpy())
@@ -158,7 +158,7 @@ def test_the_teacher_sees_the_mixed_images_and_keeps_their_shares(photos: Path, 
 
 def refusal(config: Any, classes: tuple[str, ...] = CLASSES) -> str:  # noqa: ANN401 - a Config
     with pytest.raises(UserError) as error:
-        Teacher(config, classes).teach(Lesson((np.zeros((2, 3, 1, 1), np.float32), np.zeros(2, np.int32))))
+        Teacher(config, classes).prepare(batch_size=2)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -166,7 +166,7 @@ def refusal(config: Any, classes: tuple[str, ...] = CLASSES) -> str:  # noqa: AN
 def test_teachers_that_will_not_do(teachers: dict[str, Path], tmp_path: Path) -> None:
     assert refusal(student("--kd_teacher", "none.ckpt")) == "none.ckpt: no such checkpoint"
     frozen = student("--kd_teacher", TINY, "--freeze_layer", "backbone", "--pretrain_ckpt", "x.ckpt")
-    assert refusal(frozen).startswith("--kd_teacher looks at the images")
+    assert refusal(frozen).startswith("--kd_teacher needs the images of each step")
     text = refusal(student("--kd_teacher", teachers["ckpt"]), ("blue", "green", "pink"))
     assert text.startswith(f"{teachers['ckpt']} as a teacher: its classes are not the model's")
     text = refusal(student("--kd_teacher", TINY, "--image_size", 64))
@@ -180,12 +180,25 @@ def test_teachers_that_will_not_do(teachers: dict[str, Path], tmp_path: Path) ->
 
 # ---- what it is good for
 
+class LinearTeacher:
+    """A teacher whose logits are a product with a matrix of inputs x classes."""
+
+    def __init__(self, weights: np.ndarray) -> None:
+        self._weights, self.num_classes = weights, weights.shape[1]
+
+    def prepare(self, batch_size: int) -> None:
+        """There is nothing to load."""
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        return Tensor(inputs.asnumpy() @ self._weights)
+
+
 def test_a_student_of_noisy_labels_agrees_more_with_its_teacher_than_one_without() -> None:
     random = np.random.default_rng(2)
     wisdom = random.standard_normal((16, 4)).astype(np.float32)
     lesson = Lesson(*((random.standard_normal((32, 16)).astype(np.float32), random.integers(0, 4, 32, np.int32))
                       for _ in range(40)))
-    taught = TaughtData(lesson, lambda inputs: Tensor(inputs.asnumpy() @ wisdom), 4)  # type: ignore[arg-type]
+    taught = DistillationDataset(lesson, LinearTeacher(wisdom))  # type: ignore[arg-type]
     config = student("--kd_weight", 0.9)
     hard = CrossEntropyWithLabelSmooth(0.1)
     unseen = random.standard_normal((500, 16)).astype(np.float32)

@@ -129,7 +129,7 @@ def test_never_and_a_named_checkpoint(whole: tuple[Path, Checkpoint], given: tup
 
 def test_a_named_checkpoint_of_something_else_is_refused(given: tuple[object, ...], tmp_path: Path,
                                                          whole: tuple[Path, Checkpoint]) -> None:
-    with pytest.raises(UserError, match="cannot resume from this checkpoint: it is not of a training run"):
+    with pytest.raises(UserError, match="cannot resume from this checkpoint: no training run wrote it"):
         call_main(given, tmp_path / "a", "--resume", given[3])
     with pytest.raises(UserError, match="cannot resume from this checkpoint: label_smooth is 0.2 now and was 0.1"):
         call_main(given, tmp_path / "b", "--resume", whole[0] / "last.ckpt", "--label_smooth", 0.2)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from src.data.formats.tar_archive import compressed_members
 from src.errors import UserError, first_line
-from src.files import check_space, whole_folder
+from src.files import atomic_folder, check_space
 from src.safe_pickle import RefusedError, RestrictedUnpickler
 
 SIDE = 32  # pixels
@@ -59,7 +59,7 @@ def prepare_cifar(archive: Path, output: Path) -> dict[str, int]:
     classes, batches = read_cifar(archive)
     counts = {part: sum(len(labels) for _, labels in found) for part, found in batches.items()}
     check_space(output, [1] * sum(counts.values()), "CIFAR's images")
-    with whole_folder(output) as folder, tqdm(total=sum(counts.values()), unit="image", disable=None) as bar:
+    with atomic_folder(output) as folder, tqdm(total=sum(counts.values()), unit="image", disable=None) as bar:
         for part, found in batches.items():
             for name in classes:
                 (folder / part / name).mkdir(parents=True)

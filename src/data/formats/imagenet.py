@@ -25,7 +25,7 @@ from tqdm import tqdm
 from src.data.formats.tar_archive import Member, compressed_members, tar_members
 from src.data.image_folder import IMAGE_EXTENSIONS
 from src.errors import UserError, first_line
-from src.files import check_space, whole_file
+from src.files import atomic_write, check_space
 from src.json_records import KEY, make_record, to_json
 from src.names import escape_line
 
@@ -81,7 +81,7 @@ def prepare_imagenet(source: Path, output: Path, parts: Sequence[str], workers: 
                             if not record.is_finished(part, wnid, found.size)} for part in parts}
             sizes = [int(found.size * BLOCK_MARGIN) for wanted in to_do.values() for found in wanted.values()]
             check_space(output, sizes, "unpacking the images")
-            with whole_file(output / "classes.txt") as temporary:
+            with atomic_write(output / "classes.txt") as temporary:
                 temporary.write_text("".join(f"{wnid} {words}\n" for wnid, words in devkit.words.items()),
                                      encoding="utf-8")
             for part in parts:

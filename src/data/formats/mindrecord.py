@@ -14,7 +14,7 @@ import numpy as np
 from src.data.formats.mindrecord_header import check_header
 from src.data.image_folder import EVAL_FOLDERS, has_mindrecords, mindrecords
 from src.errors import UserError
-from src.files import check_space, whole_folder
+from src.files import atomic_folder, check_space
 
 IMAGE_COLUMNS = ("image", "data", "img")
 LABEL_COLUMNS = ("class_name", "label", "labels", "class", "target")
@@ -59,7 +59,7 @@ def unpack_mindrecord(source: Path, target: Path) -> Path:
     if not parts:
         raise UserError(f"{source}: no MindRecord files here; expected *.mindrecord with a .db beside each, in this "
                         "folder, or in train and val in it")
-    with whole_folder(target) as temporary:
+    with atomic_folder(target) as temporary:
         _check_space(parts, temporary)
         numbers: list[Path] = []
         for name, sets in parts.items():

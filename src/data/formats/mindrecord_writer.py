@@ -6,7 +6,7 @@ from tqdm import tqdm
 
 from src.data.image_folder import ImageFolder
 from src.errors import UserError, first_line
-from src.files import check_space, whole_folder
+from src.files import atomic_folder, check_space
 
 SCHEMA = {"file_name": {"type": "string"}, "class_name": {"type": "string"}, "label": {"type": "int32"},
           "data": {"type": "bytes"}}
@@ -42,7 +42,7 @@ def pack_mindrecord(parts: Mapping[str, ImageFolder], output: Path) -> dict[str,
     sizes = {part: [(folder.root / name).stat().st_size for name in folder.files] for part, folder in parts.items()}
     check_space(output, [size + CHUNK for of_part in sizes.values() for size in of_part]
                 + [2 * USUAL_PAGE] * len(parts), "MindRecord files")
-    with whole_folder(output) as temporary:
+    with atomic_folder(output) as temporary:
         return {part: _write_part(folder, sizes[part], classes, temporary / (part if len(parts) > 1 else ""),
                                   part if len(parts) > 1 else "pictures") for part, folder in parts.items()}
 
