@@ -14,6 +14,7 @@ import numpy as np
 
 from src.errors import UserError, run_command
 from src.files import read_names
+from src.metrics import top5
 from src.names import unescape_name
 
 LISTED = 5  # names that an error shows
@@ -30,8 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     labels = read_labels(options.label_path)
     logits = read_results(options.result_path, labels)
     truth = np.array(list(labels.values()))
-    order = np.argsort(-logits, axis=1, kind="stable")[:, :5]
-    right = (order == truth[:, None]) & np.isfinite(logits).all(axis=1, keepdims=True)
+    _, right = top5(logits, truth)
     print(f"{len(truth)} images, top-5 {right.any(axis=1).mean():.5f}")
     print(f"'Accuracy': {right[:, 0].mean():.5f}")
 

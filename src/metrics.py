@@ -37,13 +37,18 @@ class EvalResult:
         return str({"acc": self.top1, "top5": self.top5, "images": self.images})
 
 
-def judge(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Compare N x C logits with N labels; returns N `JUDGED`.
+def top5(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The five classes with the largest logits, and whether each is the label: N x 5 int64 and N x 5 bool.
 
     Among equal logits the lower class comes first. A row with NaN or infinity is never right.
     """
     order = np.argsort(-logits, axis=1, kind="stable")[:, :5]
-    right = (order == labels[:, None]) & np.isfinite(logits).all(axis=1, keepdims=True)
+    return order, (order == labels[:, None]) & np.isfinite(logits).all(axis=1, keepdims=True)
+
+
+def judge(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Compare N x C logits with N labels; returns N `JUDGED`. `top5` says which are right."""
+    order, right = top5(logits, labels)
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_sum = np.log(np.exp(shifted).sum(axis=1))
     judged = np.empty(len(labels), JUDGED)

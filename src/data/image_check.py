@@ -21,7 +21,7 @@ from src.cache_folder import cache_folder
 from src.data.image_folder import ImageFolder
 from src.distributed.collectives import any_over_ranks
 from src.distributed.world import World
-from src.errors import UserError, first_line
+from src.errors import UserError, first_line, list_some
 from src.files import atomic_write
 from src.json_records import read_json
 from src.model_utils.config import Config
@@ -78,12 +78,11 @@ def check_images(folder: ImageFolder, choice: str, training: bool) -> ImageFolde
     faults = {name: fault for name, fault in findings.items() if fault != ROTATED}
     if not faults:
         return folder
-    named = "; ".join(f"{escape_name(name)}: {fault}" for name, fault in list(faults.items())[:LISTED])
-    more = f" and {len(faults) - LISTED} more" if len(faults) > LISTED else ""
+    named = list_some([f"{escape_name(name)}: {fault}" for name, fault in faults.items()], LISTED, separator="; ")
     if choice == "error":
-        raise UserError(f"{folder.root}: {len(faults)} bad images: {named}{more}; remove or mend them, or use "
+        raise UserError(f"{folder.root}: {len(faults)} bad images: {named}; remove or mend them, or use "
                         "--bad_images skip")
-    print(f"warning: {folder.root}: {len(faults)} bad images left out: {named}{more}", file=sys.stderr)
+    print(f"warning: {folder.root}: {len(faults)} bad images left out: {named}", file=sys.stderr)
     return _without(folder, faults, replace=training and choice == "replace")
 
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from src.data.duplicates import find_duplicates
 from src.data.image_check import ROTATED, SUPPORTED_FORMATS, find_faults, image_fault
 from src.data.image_folder import ImageFolder
+from src.errors import list_some
 from src.names import escape_name
 
 LISTED = 10  # files, groups of files or classes that a text names of each kind
@@ -112,8 +113,8 @@ def _compare(train: DataStats, val: DataStats) -> list[str]:
     """Classes of one part alone, and images of both."""
     lines = []
     for one, other in ((train, val), (val, train)):
-        if only := [name for name in one.folder.classes if name not in other.folder.classes]:
-            lines.append(f"classes only in {one.folder.root.name}: {_some(only)}")
+        if only := [escape_name(name) for name in one.folder.classes if name not in other.folder.classes]:
+            lines.append(f"classes only in {one.folder.root.name}: {list_some(only, LISTED)}")
     paths = [part.folder.root / name for part in (train, val) for name in part.folder.files]
     both = [group for group in find_duplicates(paths)
             if len({path.is_relative_to(train.folder.root) for path in group}) > 1]
@@ -140,8 +141,3 @@ def _class_table(parts: Mapping[str, DataStats]) -> list[str]:
                                    "".join(f"  {of_part.get(name, 0):8}" for of_part in counts.values()))
               for name in shown]
     return [line.rstrip() for line in lines]
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(map(escape_name, names[:LISTED])) + more

@@ -4,7 +4,6 @@ The same command resumes the run where it stopped. On CPU the result has the sam
 momenta, moving averages and the counters of the schedule and of dropout come from the checkpoint. Data order and
 augmentation follow from (seed, epoch).
 """
-import fcntl
 import os
 import secrets
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from src.checkpoint.names import metadata_path, newest_first
 from src.checkpoint.record import CheckpointMetadata, History, TrainingMetadata, read_metadata
 from src.dataset import usable_workers
 from src.errors import UserError
+from src.files import lock
 from src.model_utils.config import Config
 
 # Keys that do not affect the result of a run: another value of one of them does not make it another run.
@@ -181,10 +181,11 @@ def lock_folder(folder: Path) -> int:
         raise UserError(f"{folder}: cannot keep checkpoints here: {error.strerror}; choose another "
                         "--save_checkpoint_path") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"{folder}: another run is writing its checkpoints here; wait for it, or choose another "
-                        "--save_checkpoint_path") from None
+        is_free = lock(descriptor)
     except OSError:
+        is_free = True
         print(f"{folder}: this file system has no locks; do not start two runs in one folder")
+    if not is_free:
+        raise UserError(f"{folder}: another run is writing its checkpoints here; wait for it, or choose another "
+                        "--save_checkpoint_path")
     return descriptor

@@ -406,7 +406,7 @@ def test_killed_while_unpacking_leaves_no_half(platform: Platform) -> None:
     archive = write_zip(platform.storage / "bucket/zipped/photos.zip",
                         (*IMAGES, *(f"train/cat/{number}.bmp" for number in range(20000))))
     options = platform.options(data_url="obs://bucket/zipped/photos.zip", train_url=OUT)
-    half = platform.machine / "data/.photos.unpacking"
+    half = platform.machine / "data/.photos.unfinished"
     process = platform.start(platform.program, *options)
     wait_for(half / "train/cat", process)
     kill(process)

@@ -5,12 +5,10 @@ archive is flat; the development kit tells the labels of its images, as numbers 
 whose order is not that of the wnids: https://image-net.org/challenges/LSVRC/2012/ and the kit's readme.txt.
 """
 import contextlib
-import fcntl
 import io
 import json
 import os
 import re
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -25,7 +23,7 @@ from tqdm import tqdm
 from src.data.formats.tar_archive import Member, compressed_members, tar_members
 from src.data.image_folder import IMAGE_EXTENSIONS
 from src.errors import UserError, first_line
-from src.files import atomic_write, check_space
+from src.files import atomic_write, check_space, lock, temporary_folder
 from src.json_records import KEY, make_record, to_json
 from src.names import escape_line
 
@@ -192,10 +190,8 @@ class _Record:
             raise UserError(f"{output}: already exists and was not made by this tool; name another folder")
         output.mkdir(parents=True, exist_ok=True)
         with (output / RECORD).open("a+b") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"{output}: another process is writing here; wait for it") from None
+            if not lock(file.fileno()):
+                raise UserError(f"{output}: another process is writing here; wait for it")
             file.seek(0)
             yield cls(output, file)
 
@@ -249,11 +245,7 @@ def _write_class(folder: Path, source: _ClassSource, record: _Record) -> None:
     if odd is not None or not members or len({member.name for member in members}) != len(members):
         raise UserError(f"{source.archive}: the images of {folder.name} in it are not all there once, or not "
                         f"images alone{f' ({odd})' if odd else ''}; download it anew")
-    temporary = folder.with_name(f".{folder.name}.unfinished")
-    if temporary.exists():  # of a run that was killed
-        shutil.rmtree(temporary)
-    temporary.mkdir()
-    try:
+    with temporary_folder(folder) as temporary:
         with source.archive.open("rb") as file:
             for member in members:
                 _write_image(file, member, temporary / member.name)
@@ -262,8 +254,6 @@ def _write_class(folder: Path, source: _ClassSource, record: _Record) -> None:
             raise UserError(f"{temporary}: not all that was written is there; start again")
         record.note(_Finished(folder.parent.name, folder.name, len(sizes), sum(sizes), source.size))
         temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_image(archive: BinaryIO, member: Member, path: Path) -> None:
