@@ -18,7 +18,7 @@ from src.deployment.exporter import (
     deployable,
     describe,
     export,
-    random_pictures,
+    random_images,
     write_description,
 )
 from src.deployment.runtime import load_exported, onnx_runtime_is_there
@@ -47,9 +47,9 @@ def main(config: Config) -> None:
                             config.export_softmax)
     network = deployable(checkpoint, config, options)
 
-    # ---- what it says to a random picture, before anything is written
-    pictures = random_pictures(options)
-    expected = network(Tensor(pictures)).asnumpy()
+    # ---- what it says to a random image, before anything is written
+    images = random_images(options)
+    expected = network(Tensor(images)).asnumpy()
 
     # ---- write
     ending = ENDINGS[config.file_format]
@@ -65,8 +65,8 @@ def main(config: Config) -> None:
     elif config.file_format == "ONNX" and not onnx_runtime_is_there():
         print("not verified: ONNX Runtime is not installed; pip install onnxruntime")
     else:
-        difference = float(np.abs(load_exported(path, config).run(pictures) - expected).max())
-        print(f"verified: loaded back, it differs from the checkpoint by {difference:.3g} on a random picture")
+        difference = float(np.abs(load_exported(path, config).run(images) - expected).max())
+        print(f"verified: loaded back, it differs from the checkpoint by {difference:.3g} on a random image")
         if not difference <= TOLERANCE * max(1.0, np.abs(expected).max()):
             path.unlink()
             raise UserError(f"{path}: would not compute what the checkpoint does; removed")

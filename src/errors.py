@@ -3,7 +3,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from src.names import ESCAPED, escape_line
@@ -25,6 +25,12 @@ def first_line(error: BaseException) -> str:
     Texts of libraries can be empty, and MindSpore's can begin with a line of dashes.
     """
     return next((line.strip() for line in str(error).splitlines() if any(map(str.isalnum, line))), type(error).__name__)
+
+
+def list_some(items: Sequence[str], limit: int, separator: str = ", ") -> str:
+    """The first `limit` items as one text, and how many more there are."""
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return separator.join(items[:limit]) + more
 
 
 def run_command(main: Callable[[], None]) -> NoReturn:

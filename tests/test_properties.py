@@ -223,7 +223,7 @@ def test_any_json_beside_a_checkpoint(checkpoint: Path, described: dict[str, obj
         assert found.classes is None or all(isinstance(name, str) for name in found.classes)
         if found.training and RUN.difference(found.metadata) is None:
             RUN.remarks(found.metadata)
-            CheckpointFolder(path.parent, Retention(1, 1, 1)).go_on_from(found)
+            CheckpointFolder(path.parent, Retention(1, 1, 1)).attach(found)
             assert 0 <= Progress.of(found.training).step <= RUN.total_steps
 
 

@@ -30,7 +30,7 @@ from typing import NoReturn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.data.image_folder import validation_root
 from src.errors import UserError, first_line, run_command
-from src.files import whole_file
+from src.files import atomic_write
 from src.json_records import read_record, to_json
 from src.model_utils.config import Config, get_config
 
@@ -145,7 +145,7 @@ def run(command: Sequence[str], folder: Path) -> Scores:
         last = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["nothing"])[-1]
         raise UserError(f"train.py ended with status {status}; {log} ends with: {last}")
     scores = _scores(folder / "curves.csv")
-    with whole_file(result) as temporary:
+    with atomic_write(result) as temporary:
         temporary.write_text(json.dumps(to_json(Result(scores.best, scores.last, arguments)), indent=1) + "\n",
                              encoding="utf-8")
     return scores
@@ -173,7 +173,7 @@ def _mean(shares: Sequence[float]) -> str:
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset_path", required=True, help="as of train.py; there must be pictures to validate on")
+    parser.add_argument("--dataset_path", required=True, help="as of train.py; there must be images to validate on")
     parser.add_argument("--output", required=True, type=Path, help="folder of all runs")
     parser.add_argument("--seeds", default="1,2,3", help="seeds of each variant's runs (default 1,2,3)")
     parser.add_argument("--recipe", default="", help="a recipe of default_config.yaml to take apart")

@@ -4,8 +4,8 @@
     python tools/compare_frameworks.py --peers torch,onnxruntime --batch_size 32 --mode train,eval --rounds 5
     python tools/compare_frameworks.py --instruction_set AVX2 > avx2.md
 
-The work is MobileNetV2 1.0 in float32 on pictures in memory. `train` is a step: forward, label-smoothed cross entropy,
-backward, SGD with momentum and weight decay. `eval` is a batch to logits, `latency` one picture from and to numpy.
+The work is MobileNetV2 1.0 in float32 on images in memory. `train` is a step: forward, label-smoothed cross entropy,
+backward, SGD with momentum and weight decay. `eval` is a batch to logits, `latency` one image from and to numpy.
 Every measurement is a process of its own. The frameworks take turns, `--rounds` times for each kind of work, every
 second time in the opposite order; the table has the medians. Before it is timed, a framework that can take this
 project's weights must give its logits or, in training, its first losses.
@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.cache_folder import cache_folder
 from src.cpu_kernels.threads import thread_count
 from src.errors import UserError, run_command
-from src.files import whole_folder
+from src.files import atomic_folder
 from src.reports.provenance import processor_name
 from tools.benchmark import positive
 from tools.peers.prepare import CHECKPOINT
@@ -99,9 +99,9 @@ class Case:
 
     def __str__(self) -> str:
         if self.mode == "latency":
-            return "latency of one picture, ms"
+            return "latency of one image, ms"
         kind = {"train": "training", "eval": "evaluation"}[self.mode]
-        return f"{kind}, {self.batch_size} picture{'s' if self.batch_size > 1 else ''}"
+        return f"{kind}, {self.batch_size} image{'s' if self.batch_size > 1 else ''}"
 
     def figure(self, images_per_second: float) -> float:
         """What stands in the table."""
@@ -169,7 +169,7 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--peers", type=lambda text: some_peers(text) if text else (), default=",".join(names),
                         help=f"of {', '.join(names)} (default all); an empty word for none")
     parser.add_argument("--batch_size", type=_list_of(positive), default="32,8,1",
-                        help="numbers of pictures, a row each (default 32,8,1)")
+                        help="numbers of images, a row each (default 32,8,1)")
     parser.add_argument("--image_size", type=positive, default=224, help="pixels a side (default 224)")
     parser.add_argument("--mode", type=_list_of({mode: mode for mode in MODES}.__getitem__), default=",".join(MODES),
                         help=f"of {', '.join(MODES)} (default all)")
@@ -262,7 +262,7 @@ def make_environment(requirements: Path | None, folder: Path) -> Path:
     path = folder / f"{requirements.stem}-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}"
     if not path.is_dir():
         say(f"{path}: installing {requirements.name} ...")
-        with whole_folder(path) as temporary:
+        with atomic_folder(path) as temporary:
             run_child([sys.executable, "-m", "venv", temporary])
             run_child([temporary / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check",
                        "--requirement", requirements])
@@ -363,7 +363,7 @@ def say(text: str) -> None:
 def table(cases: Sequence[Case], peers: Sequence[Peer], results: Results) -> str:
     """Markdown: a row for each case, a column for each peer, this project's first."""
     rows = [[str(case), *(cell(case, peer, results) for peer in peers)] for case in cases]
-    lines = [f"| {' | '.join(row)} |" for row in [["pictures a second", *map(str, peers)], *rows]]
+    lines = [f"| {' | '.join(row)} |" for row in [["images a second", *map(str, peers)], *rows]]
     return "\n".join([lines[0], f"|{'---|' * (1 + len(peers))}", *lines[1:]])
 
 

@@ -32,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--workers must be at least 1, not {options.workers}")
 
     parts = PARTS if options.part == "all" else (options.part,)
-    for part, pictures in prepare_imagenet(options.source, options.output, parts, options.workers).items():
-        print(f"{options.output / part}: {pictures} pictures")
+    for part, images in prepare_imagenet(options.source, options.output, parts, options.workers).items():
+        print(f"{options.output / part}: {images} images")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from mindspore.train.checkpoint_pb2 import Checkpoint as CheckpointProto
 from src.checkpoint.names import metadata_path
 from src.checkpoint.record import CheckpointMetadata, TrainingMetadata, read_metadata, write_metadata
 from src.errors import UserError, first_line
-from src.files import whole_file
+from src.files import atomic_write
 
 STATE_PREFIX = "state."
 ELEMENT_BYTES = {"Bool": 1, "Int8": 1, "UInt8": 1, "Int16": 2, "UInt16": 2, "Float16": 2, "BFloat16": 2, "Int32": 4,
@@ -102,7 +102,7 @@ def write_checkpoint(path: Path, network: Mapping[str, Tensor], state: Mapping[s
                      metadata: CheckpointMetadata) -> None:
     """Write a checkpoint, then its JSON with its digest, each whole or not at all."""
     values = {**network, **{STATE_PREFIX + name: value for name, value in state.items()}}
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         try:
             ms.save_checkpoint([{"name": name, "data": value} for name, value in values.items()], str(temporary))
         except RuntimeError as error:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from src.checkpoint.names import metadata_path
-from src.files import whole_file
+from src.files import atomic_write
 from src.json_records import KEY, make_record, read_json, to_json
 
 # A row per finished epoch: epoch (from 1), loss, lr and, where it was validated, these three.
@@ -79,5 +79,5 @@ def write_metadata(metadata: CheckpointMetadata, checkpoint: Path) -> None:
     values = to_json(metadata)
     if training := values.pop("training"):
         values |= to_json(training)
-    with whole_file(metadata_path(checkpoint)) as temporary:
+    with atomic_write(metadata_path(checkpoint)) as temporary:
         temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")

@@ -38,7 +38,7 @@ class CheckpointFolder:
         self._retention = retention
         self._written: list[tuple[Path, TrainingMetadata]] = []  # oldest first
 
-    def go_on_from(self, checkpoint: Checkpoint) -> None:
+    def attach(self, checkpoint: Checkpoint) -> None:
         """Take over the checkpoints of the run that this one is of; mend `best` and `last`, which are written last."""
         newest = checkpoint.training
         if newest is None:

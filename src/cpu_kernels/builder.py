@@ -1,7 +1,6 @@
 """Compiles the C++ kernels into a shared library, once per source, compiler and processor."""
 import contextlib
 import ctypes
-import fcntl
 import hashlib
 import os
 import signal
@@ -15,6 +14,7 @@ from pathlib import Path
 from src.cache_folder import cache_folder
 from src.cpu_kernels.compiler import Compiler, KernelsUnavailable, find_compiler, run_compiler
 from src.cpu_kernels.instructions import processor_flags
+from src.files import lock
 
 SOURCE_FOLDER = Path(__file__).parent / "native"
 SMOKE_RUN = Path(__file__).with_name("smoke_run.py")
@@ -111,11 +111,11 @@ def _try_out(library: Path, compiler: Compiler) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """For one process at a time, if the file system has locks."""
+    """Only one process at a time is in this block, if the file system has locks."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock(descriptor, wait=True)
         yield
     finally:
         os.close(descriptor)

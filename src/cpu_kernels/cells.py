@@ -45,7 +45,7 @@ class _Plan:
         self.complete = True
         self.pooled = isinstance(cell, MobileNetV2)
         self._add(cell)
-        # The kernels read plain pictures only at the start of a chain.
+        # The kernels read plain images only at the start of a chain.
         self.complete &= all(row[0] != DENSE for row in self.rows[1:])
 
     def _add(self, cell: nn.Cell) -> None:
@@ -74,7 +74,7 @@ class _Plan:
 class _Chain(nn.Cell):
     """The operators of one chain, for one kind of batch normalisation.
 
-    They are called with the pictures, the weights, gammas and betas of all layers, and their moving means and
+    They are called with the images, the weights, gammas and betas of all layers, and their moving means and
     variances. Forward operators write the new moving statistics into the parameters themselves; the framework orders
     them by `side_effect_mem`.
     """
@@ -89,12 +89,12 @@ class _Chain(nn.Cell):
         self.separate_images_gradient = plan.rows[0][0] == DENSE
 
         def features_and_stash(*shapes: Shape) -> tuple[list[int], list[int]]:
-            pictures, _, height, width = shapes[2]
+            images, _, height, width = shapes[2]
             out = (ctypes.c_int64 * 4)()
-            sizes = map(ctypes.c_int64, (len(numbers), pictures, height, width))
+            sizes = map(ctypes.c_int64, (len(numbers), images, height, width))
             if shapes_of(ctypes.c_void_p(numbers.ctypes.data), *sizes, out) != 0:
-                raise ValueError(f"the CPU kernels cannot take pictures of shape {list(shapes[2])}; stderr says why")
-            return [pictures, *out[:3]], [out[3]]
+                raise ValueError(f"the CPU kernels cannot take images of shape {list(shapes[2])}; stderr says why")
+            return [images, *out[:3]], [out[3]]
 
         def features(*shapes: Shape) -> list[int]:
             return features_and_stash(*shapes)[0]
@@ -119,7 +119,7 @@ class _Chain(nn.Cell):
     def gradients(self, images: Tensor, weights: tuple, statistics: tuple, stash: Tensor, gradient: Tensor) -> tuple:
         """The gradients of all inputs of `construct`.
 
-        The pictures' own gradient, which training does not use, is an operator of its own at the start of a network:
+        The images' own gradient, which training does not use, is an operator of its own at the start of a network:
         the framework then drops it. Statistics have none; the bprop must name something of their shape.
         """
         inputs = (self.plan, self.constants, images, *weights, *statistics, stash, gradient)

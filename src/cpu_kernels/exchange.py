@@ -61,13 +61,13 @@ def _join(library: str | None, floats: int, world: World) -> int | None:
     """
     native = ctypes.CDLL(library) if library else None
     told, file = np.zeros(3, np.int64), -1
-    if world.is_first and native:
+    if world.is_main_process and native:
         file = native.exchange_file(ctypes.c_int64(world.rank_size), ctypes.c_int64(floats))
     if file >= 0:
         told = np.array([os.getpid(), file, secrets.randbits(47)])
         os.pwrite(file, _mark(told), MARK_OFFSET)
     told = broadcast_counts(told, world)
-    if not world.is_first and native and told.any():
+    if not world.is_main_process and native and told.any():
         file = _open(told)
     handle = -1
     if native and file >= 0:

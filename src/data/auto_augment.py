@@ -1,7 +1,7 @@
-"""Drawn changes of colour and shape, from MindSpore's C++ operators on uint8 H x W x 3 pictures.
+"""Drawn changes of colour and shape, from MindSpore's C++ operators on uint8 H x W x 3 images.
 
-MindSpore's own AutoAugment is used as it is. Its RandAugment and TrivialAugmentWide (2.10) move a picture by a number
-of pixels where their operator wants a share of the picture: one picture in eight becomes a grey area. They are put
+MindSpore's own AutoAugment is used as it is. Its RandAugment and TrivialAugmentWide (2.10) move an image by a number
+of pixels where their operator wants a share of the image: one image in eight becomes a grey area. They are put
 together here from single operators.
 """
 import math
@@ -22,7 +22,7 @@ class Widest:
     """How far each kind of change goes at the highest level."""
 
     shear: float  # tangent of the angle
-    shift: float  # share of the picture's side
+    shift: float  # share of the image's side
     turn: float  # degrees
     factor: float  # brightness, saturation, contrast and sharpness change by 1 +- this
     bits: int  # of the 8 of a colour that posterising drops

@@ -1,4 +1,4 @@
-"""Files of the same content: a picture that is trained on and scored makes the score better than it is."""
+"""Files of the same content: an image that is trained on and scored makes the score better than it is."""
 import hashlib
 import os
 from collections import defaultdict

@@ -1,7 +1,7 @@
-"""A look at every picture before a run, so that a bad one is told by name and not by a crash hours later.
+"""A look at every image before a run, so that a bad one is told by name and not by a crash hours later.
 
-What was found is remembered by each file's size and time. Pillow decodes the pictures: MindSpore's own operator takes
-some cut pictures for whole, and leaves `abnormal_image.*` files behind for those that it refuses.
+What was found is remembered by each file's size and time. Pillow decodes the images: MindSpore's own operator takes
+some cut images for whole, and leaves `abnormal_image.*` files behind for those that it refuses.
 """
 import dataclasses
 import hashlib
@@ -19,31 +19,31 @@ from tqdm import tqdm
 
 from src.cache_folder import cache_folder
 from src.data.image_folder import ImageFolder
-from src.distributed.collectives import any_rank
+from src.distributed.collectives import any_over_ranks
 from src.distributed.world import World
-from src.errors import UserError, first_line
-from src.files import whole_file
+from src.errors import UserError, first_line, list_some
+from src.files import atomic_write
 from src.json_records import read_json
 from src.model_utils.config import Config
 from src.names import escape_name
 
 SUPPORTED_FORMATS = {"JPEG", "PNG", "BMP", "TIFF"}  # what MindSpore's Decode reads, whatever the file's ending
-LISTED = 5  # bad pictures that a message names
-ROTATED = "rotated"  # what is remembered of a picture whose EXIF data says to turn it
+LISTED = 5  # bad images that a message names
+ROTATED = "rotated"  # what is remembered of an image whose EXIF data says to turn it
 
 Findings = dict[str, str]  # file name to fault, or to ROTATED
 
 
 def scan_checked(root: Path, config: Config, world: World, training: bool) -> ImageFolder:
-    """List a folder and deal with its bad pictures as `bad_images` says. The other ranks wait for the first one's look
+    """List a folder and deal with its bad images as `bad_images` says. The other ranks wait for the first one's look
     and find it remembered.
     """
     folder = ImageFolder.scan(root)
     _check_names(folder)
-    if world.is_first:
-        folder = check_pictures(folder, config.bad_images, training)
-    any_rank(False, world)
-    return folder if world.is_first else check_pictures(folder, config.bad_images, training)
+    if world.is_main_process:
+        folder = check_images(folder, config.bad_images, training)
+    any_over_ranks(False, world)
+    return folder if world.is_main_process else check_images(folder, config.bad_images, training)
 
 
 def _check_names(folder: ImageFolder) -> None:
@@ -56,39 +56,38 @@ def _check_names(folder: ImageFolder) -> None:
                             + ("" if name == str(folder.root) else f" in {folder.root}")) from None
 
 
-def check_pictures(folder: ImageFolder, choice: str, training: bool) -> ImageFolder:
-    """The folder as it is to be used: whole, or without its bad pictures, or with others in their place.
+def check_images(folder: ImageFolder, choice: str, training: bool) -> ImageFolder:
+    """The folder as it is to be used: whole, or without its bad images, or with others in their place.
 
     Args:
-        folder: pictures to look at.
-        choice: `bad_images`: error, skip, replace (in training by the next picture of the class, so that the number of
+        folder: images to look at.
+        choice: `bad_images`: error, skip, replace (in training by the next image of the class, so that the number of
             steps stays; in evaluation that would be counting one twice, and is skip), or ignore for no look at all.
         training: whether the folder is trained on.
 
     Raises:
-        UserError: there are bad pictures and `choice` is error; or a class has no good one.
+        UserError: there are bad images and `choice` is error; or a class has no good one.
     """
     if choice == "ignore":
         return folder
     findings = find_faults(folder)
     rotated = sum(fault == ROTATED for fault in findings.values())
     if rotated:
-        print(f"warning: {folder.root}: {rotated} pictures are stored turned, with EXIF data that says so; they are "
+        print(f"warning: {folder.root}: {rotated} images are stored turned, with EXIF data that says so; they are "
               "used as they are stored", file=sys.stderr)
     faults = {name: fault for name, fault in findings.items() if fault != ROTATED}
     if not faults:
         return folder
-    named = "; ".join(f"{escape_name(name)}: {fault}" for name, fault in list(faults.items())[:LISTED])
-    more = f" and {len(faults) - LISTED} more" if len(faults) > LISTED else ""
+    named = list_some([f"{escape_name(name)}: {fault}" for name, fault in faults.items()], LISTED, separator="; ")
     if choice == "error":
-        raise UserError(f"{folder.root}: {len(faults)} bad pictures: {named}{more}; remove or mend them, or use "
+        raise UserError(f"{folder.root}: {len(faults)} bad images: {named}; remove or mend them, or use "
                         "--bad_images skip")
-    print(f"warning: {folder.root}: {len(faults)} bad pictures left out: {named}{more}", file=sys.stderr)
+    print(f"warning: {folder.root}: {len(faults)} bad images left out: {named}", file=sys.stderr)
     return _without(folder, faults, replace=training and choice == "replace")
 
 
 def find_faults(folder: ImageFolder) -> Findings:
-    """Bad and turned pictures of a folder; looks at those that are new or changed since the last time."""
+    """Bad and turned images of a folder; looks at those that are new or changed since the last time."""
     memory_path = cache_folder("pictures") / f"{hashlib.sha256(os.fsencode(folder.root)).hexdigest()[:32]}.json"
     memory = _remembered(memory_path)
     stamps = [_stamp(folder.root / name) for name in folder.files]
@@ -96,16 +95,16 @@ def find_faults(folder: ImageFolder) -> Findings:
                if memory.get(name, [None])[:1] != [stamp]]
     if unknown:
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            faults = tqdm(pool.map(lambda entry: picture_fault(folder.root / entry[0]), unknown), total=len(unknown),
-                          desc="checking pictures", disable=None, leave=False)
+            faults = tqdm(pool.map(lambda entry: image_fault(folder.root / entry[0]), unknown), total=len(unknown),
+                          desc="checking images", disable=None, leave=False)
             memory |= {name: [stamp, fault] for (name, stamp), fault in zip(unknown, faults, strict=True)}
-        with whole_file(memory_path) as temporary:
+        with atomic_write(memory_path) as temporary:
             temporary.write_text(json.dumps(memory), encoding="utf-8")
     return {name: memory[name][1] for name in folder.files if memory[name][1]}
 
 
-def picture_fault(path: Path) -> str:
-    """What is wrong with a picture, in words; ROTATED; or nothing."""
+def image_fault(path: Path) -> str:
+    """What is wrong with an image, in words; ROTATED; or nothing."""
     try:
         if path.stat().st_size == 0:
             return "empty"
@@ -118,7 +117,7 @@ def picture_fault(path: Path) -> str:
                 image.draft("RGB", (1, 1))  # JPEG: the coarsest scale tells as much and is faster
                 image.load()
     except Image.UnidentifiedImageError:
-        return "not a picture"
+        return "not an image"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return "too large"
     except Exception as error:  # decoders raise what they like at bad input
@@ -130,7 +129,7 @@ def _without(folder: ImageFolder, faults: Mapping[str, str], replace: bool) -> I
     good = np.array([name not in faults for name in folder.files])
     empty = set(range(len(folder.classes))) - set(folder.labels[good].tolist())
     if empty:
-        raise UserError(f"{folder.root}: class {folder.classes[min(empty)]} has no good picture; add some, or remove "
+        raise UserError(f"{folder.root}: class {folder.classes[min(empty)]} has no good image; add some, or remove "
                         "its folder")
     chosen = np.flatnonzero(good)
     if replace:

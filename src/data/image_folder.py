@@ -1,4 +1,4 @@
-"""Image folders: `root/<class>/<picture>`, and where training and validation pictures lie below a `dataset_path`."""
+"""Image folders: `root/<class>/<image>`, and where training and validation images lie below a `dataset_path`."""
 import hashlib
 import os
 import re
@@ -17,9 +17,9 @@ EVAL_FOLDERS = ("val", "validation_preprocess")  # the second is the ancestor's 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The pictures of a folder, sorted by class and name.
+    """The images of a folder, sorted by class and name.
 
-    A class is a visible folder that holds at least one picture; its index is its position among the sorted names.
+    A class is a visible folder that holds at least one image; its index is its position among the sorted names.
     Hidden files, other files and folders within a class are passed over.
     """
 
@@ -27,7 +27,7 @@ class ImageFolder:
     classes: tuple[str, ...]
     files: tuple[str, ...]  # relative to the root
     labels: np.ndarray  # class index of each file, int32
-    rows: np.ndarray  # position of each file in MindSpore's ImageFolderDataset, which also counts hidden pictures
+    rows: np.ndarray  # position of each file in MindSpore's ImageFolderDataset, which also counts hidden images
     extensions: tuple[str, ...]  # endings that occur, in their case
     times: tuple[int, ...]  # when the classes' folders last changed, in ns
 
@@ -39,23 +39,23 @@ class ImageFolder:
         """List a folder.
 
         Raises:
-            UserError: the folder does not exist, cannot be read, or has no class with a picture in it.
+            UserError: the folder does not exist, cannot be read, or has no class with an image in it.
         """
         if not root.is_dir():
             raise UserError(f"{root}: no such folder; --dataset_path needs a folder with one folder per class")
         try:
-            found = {entry.name: _pictures(entry.path) for entry in os.scandir(root)
+            found = {entry.name: _images(entry.path) for entry in os.scandir(root)
                      if entry.is_dir() and not _hidden(entry.name)}
         except OSError as error:
             raise UserError(f"{error.filename}: cannot read this folder: {error.strerror}") from None
-        classes = class_order(name for name, pictures in found.items() if not all(map(_hidden, pictures)))
+        classes = class_order(name for name, images in found.items() if not all(map(_hidden, images)))
         if not classes and any(map(has_mindrecords, (root, *(root / name for name in ("train", *EVAL_FOLDERS))))):
-            raise UserError(f"{root}: no pictures here, but MindRecord files; make an image folder of them with "
+            raise UserError(f"{root}: no images here, but MindRecord files; make an image folder of them with "
                             f"python tools/unpack_mindrecord.py --source {root} --output FOLDER")
         if not classes:
-            raise UserError(f"{root}: no pictures here; expected {root}/<class>/<picture>, "
+            raise UserError(f"{root}: no images here; expected {root}/<class>/<image>, "
                             f"with an ending of {' '.join(IMAGE_EXTENSIONS)}")
-        listed = [(f"{name}/{picture}", label) for label, name in enumerate(classes) for picture in found[name]]
+        listed = [(f"{name}/{image}", label) for label, name in enumerate(classes) for image in found[name]]
         rows = [row for row, (file, _) in enumerate(listed) if not _hidden(file.rpartition("/")[2])]
         return cls(
             root=root.resolve(),
@@ -68,10 +68,10 @@ class ImageFolder:
         )
 
     def check_unchanged(self) -> None:
-        """See that the pictures are still those that were listed: MindSpore lists the folder anew for every epoch.
+        """See that the images are still those that were listed: MindSpore lists the folder anew for every epoch.
 
         Raises:
-            UserError: pictures have come or gone.
+            UserError: images have come or gone.
         """
         try:
             if _times(self.root, self.classes) == self.times:
@@ -82,11 +82,11 @@ class ImageFolder:
             rows = {}
         moved = [file for file, row in zip(self.files, self.rows.tolist(), strict=True) if rows.get(file) != row]
         if moved:
-            raise UserError(f"{self.root}: pictures have come or gone since the run began, {moved[0]} or one before "
+            raise UserError(f"{self.root}: images have come or gone since the run began, {moved[0]} or one before "
                             "it; leave the folder alone while a run uses it, and start again")
 
     def digest(self) -> str:
-        """A hash of the list of files with their sizes and times: the same for the same pictures."""
+        """A hash of the list of files with their sizes and times: the same for the same images."""
         hasher = hashlib.sha256()
         for name in self.files:
             status = (self.root / name).stat()
@@ -113,12 +113,12 @@ def _hidden(name: str) -> bool:
     return name.startswith(".")
 
 
-def _pictures(folder: str) -> list[str]:
-    """Names with a picture's ending straight in a folder, hidden ones too, in MindSpore's order: that of the bytes."""
+def _images(folder: str) -> list[str]:
+    """Names with an image's ending straight in a folder, hidden ones too, in MindSpore's order: that of the bytes."""
     entries = [entry for entry in os.scandir(folder) if entry.name.lower().endswith(IMAGE_EXTENSIONS)]
     for entry in entries:
         if not entry.is_file():
-            raise UserError(f"{entry.path}: ends like a picture but is no file; rename or remove it")
+            raise UserError(f"{entry.path}: ends like an image but is no file; rename or remove it")
     return sorted((entry.name for entry in entries), key=os.fsencode)
 
 
@@ -132,7 +132,7 @@ def eval_root(dataset_path: str) -> Path:
     root = _given(dataset_path)
     child = _child(root, EVAL_FOLDERS)
     if child is None and _child(root, ("train",)):
-        raise UserError(f"{root}: has train/ but no val/; name the folder of pictures to score itself")
+        raise UserError(f"{root}: has train/ but no val/; name the folder of images to score itself")
     return child or root
 
 
@@ -146,7 +146,7 @@ def validation_root(dataset_path: str, eval_dataset_path: str) -> Path | None:
 
 def _given(path: str) -> Path:
     if not path:
-        raise UserError("no pictures named: give --dataset_path FOLDER")
+        raise UserError("no images named: give --dataset_path FOLDER")
     return Path(path)
 
 

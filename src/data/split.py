@@ -1,7 +1,7 @@
-"""A folder of pictures by class, split into a part to train and a part to validate on.
+"""A folder of images by class, split into a part to train and a part to validate on.
 
-Which pictures validate follows from their names and a seed alone, so that the split is the same on every machine, and
-a picture that is added changes little of it.
+Which images validate follows from their names and a seed alone, so that the split is the same on every machine, and
+an image that is added changes little of it.
 """
 import hashlib
 import json
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from src.data.duplicates import find_duplicates
 from src.data.image_folder import ImageFolder
 from src.errors import UserError
-from src.files import check_space, whole_folder
+from src.files import atomic_folder, check_space
 from src.json_records import read_json
 from src.names import escape_name, unescape_name
 
@@ -26,20 +26,20 @@ RECORD = ".split.json"  # in the folder that was made: what it was made of
 
 @dataclass(frozen=True)
 class Split:
-    """Which pictures validate, and which of them there are several times."""
+    """Which images validate, and which of them there are several times."""
 
     parts: Mapping[str, str]  # file, relative to the root, to "train" or "val"
     duplicates: Sequence[Sequence[str]]  # groups of files of the same content
 
 
 def plan_split(folder: ImageFolder, val_share: float, seed: int) -> Split:
-    """Choose the given share of each class, at least one picture and not all of them.
+    """Choose the given share of each class, at least one image and not all of them.
 
     Files of the same content go to one side together: those of one class to either, those of several classes, of which
     at least one is wrong, to train.
 
     Raises:
-        UserError: a class has too few different pictures.
+        UserError: a class has too few different images.
     """
     names = {folder.root / file: file for file in folder.files}
     duplicates = [[names[path] for path in group] for group in find_duplicates(names)]
@@ -57,7 +57,7 @@ def plan_split(folder: ImageFolder, val_share: float, seed: int) -> Split:
         free = sorted(of_class - in_several, key=lambda unit: hashlib.sha256(
             os.fsencode(f"{seed}\0{min(unit)}")).digest())
         if not free or len(of_class) < 2:
-            raise UserError(f"{folder.root}: class {name} has too few pictures to be split: it needs two that differ "
+            raise UserError(f"{folder.root}: class {name} has too few images to be split: it needs two that differ "
                             "and of which one is in no other class; add some, or leave the class out")
         wanted = min(round(val_share * counts[name]), counts[name] - 1)
         chosen = 0
@@ -76,7 +76,7 @@ def _class_of(file: str) -> str:
 
 
 def write_split(folder: ImageFolder, split: Split, output: Path, link: bool) -> bool:
-    """Copy (or link) the pictures to `output/{train,val}/<class>`, whole or not at all; the sources stay as they are.
+    """Copy (or link) the images to `output/{train,val}/<class>`, whole or not at all; the sources stay as they are.
 
     Returns whether anything was written: nothing is, if `output` holds this split already.
 
@@ -92,9 +92,9 @@ def write_split(folder: ImageFolder, split: Split, output: Path, link: bool) -> 
         _check_earlier(output, folder.root, split, sizes)
         return False
     if not link:
-        check_space(output, sizes.values(), "a copy of the pictures", "choose a disk with more room, or --link")
-    with whole_folder(output) as temporary:
-        for file in tqdm(folder.files, unit="picture", disable=None):
+        check_space(output, sizes.values(), "a copy of the images", "choose a disk with more room, or --link")
+    with atomic_folder(output) as temporary:
+        for file in tqdm(folder.files, unit="image", disable=None):
             target = temporary / split.parts[file] / file
             target.parent.mkdir(parents=True, exist_ok=True)
             if link:
@@ -120,7 +120,7 @@ def _check_earlier(output: Path, root: Path, split: Split, sizes: Mapping[str, i
     except UserError as error:
         raise UserError(f"{error}; name another folder") from None
     if not isinstance(earlier, dict) or {unescape_name(file): part for file, part in earlier.items()} != split.parts:
-        raise UserError(f"{output}: holds a split of other pictures, or with another share or seed; name another "
+        raise UserError(f"{output}: holds a split of other images, or with another share or seed; name another "
                         "folder, or remove it")
     for file, part in split.parts.items():
         copy = output / part / file

@@ -18,14 +18,14 @@ from src.checkpoint.file import Checkpoint, file_digest
 from src.data.transforms import MEAN, STD, resize_size
 from src.deployment.description import ANY_SIZE, description_path
 from src.errors import UserError, first_line
-from src.files import whole_file
+from src.files import atomic_write
 from src.mobilenetV2 import MobileNetV2
 from src.model_utils.config import Config
 from src.utils import class_count, load_weights
 
 ENDINGS = {"MINDIR": ".mindir", "ONNX": ".onnx", "AIR": ".air"}
 INPUT, OUTPUT = "images", "scores"
-DYNAMIC_TRIAL = 3  # pictures in the batch that a file of dynamic batch size is checked with
+DYNAMIC_TRIAL = 3  # images in the batch that a file of dynamic batch size is checked with
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class ExportOptions:
 
 
 class Deployable(nn.Cell):
-    """A network and what is wanted inside its graph: N x 3 x H x W pictures to N x C logits or probabilities."""
+    """A network and what is wanted inside its graph: N x 3 x H x W images to N x C logits or probabilities."""
 
     def __init__(self, network: nn.Cell, options: ExportOptions) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ def export(network: Deployable, options: ExportOptions, path: Path) -> None:
         UserError: MindSpore cannot write it; AIR needs Ascend.
     """
     images = Tensor(shape=(options.batch_size or None, 3, options.image_size, options.image_size), dtype=ms.float32)
-    with whole_file(path) as temporary, tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    with atomic_write(path) as temporary, tempfile.TemporaryDirectory(dir=path.parent) as folder:
         # In a folder of its own: MindSpore takes the folder that it writes to away from everybody but its owner.
         written = Path(folder) / path.name
         try:
@@ -93,7 +93,7 @@ def export(network: Deployable, options: ExportOptions, path: Path) -> None:
 
 def describe(path: Path, options: ExportOptions, classes: tuple[str, ...] | None, num_classes: int,
              about: Mapping[str, Any]) -> dict[str, Any]:
-    """What a deployed file is, and what pictures have to go through before they enter it."""
+    """What a deployed file is, and what images have to go through before they enter it."""
     return {
         "file": path.name,
         "sha256": file_digest(path),
@@ -117,11 +117,11 @@ def describe(path: Path, options: ExportOptions, classes: tuple[str, ...] | None
 
 def write_description(description: Mapping[str, Any], path: Path) -> None:
     """Write the JSON beside a deployed file."""
-    with whole_file(description_path(path)) as temporary:
+    with atomic_write(description_path(path)) as temporary:
         temporary.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
 
 
-def random_pictures(options: ExportOptions) -> np.ndarray:
+def random_images(options: ExportOptions) -> np.ndarray:
     """A batch of noise such as a graph with these options takes, float32."""
     shape = (options.batch_size or DYNAMIC_TRIAL, 3, options.image_size, options.image_size)
     generator = np.random.default_rng(0)

@@ -44,11 +44,11 @@ class ModelFile:
 
     @property
     def normalise(self) -> bool:
-        """Whether pictures must be normalised before they go in: not if the graph does that."""
+        """Whether images must be normalised before they go in: not if the graph does that."""
         return self.content.normalise if isinstance(self.content, ExportedNetwork) else True
 
     def network(self, num_classes: int = 0) -> Network:
-        """What maps N x 3 x H x W pictures to N x C logits; with `num_classes`, only if C is that.
+        """What maps N x 3 x H x W images to N x C logits; with `num_classes`, only if C is that.
 
         Raises:
             UserError: the file does not fit the configuration or the number of classes.
@@ -63,7 +63,7 @@ class ModelFile:
         return network.set_train(False)
 
     def predictor(self, batch_size: int, num_classes: int = 0) -> Callable[[np.ndarray], np.ndarray]:
-        """The same for arrays of up to `batch_size` pictures."""
+        """The same for arrays of up to `batch_size` images."""
         network = self.network(num_classes)
         if isinstance(network, ExportedNetwork):
             return network.logits

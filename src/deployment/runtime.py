@@ -15,7 +15,7 @@ from src.errors import UserError, first_line
 from src.model_utils.config import Config
 
 EXPORTED_ENDINGS = (ENDINGS["MINDIR"], ENDINGS["ONNX"])
-ONNX_BATCH_SIZE = 8  # activations of more than this many pictures do not stay in a CPU's cache
+ONNX_BATCH_SIZE = 8  # activations of more than this many images do not stay in a CPU's cache
 TINY = np.finfo(np.float32).tiny
 
 
@@ -31,7 +31,7 @@ class Engine(Protocol):
 
 
 class ExportedNetwork:
-    """An exported network, called as the network of a checkpoint is: N x 3 x H x W pictures to N x C logits.
+    """An exported network, called as the network of a checkpoint is: N x 3 x H x W images to N x C logits.
 
     Batches of any size go in: they are cut and filled up to what the file was made for.
 
@@ -62,17 +62,17 @@ class ExportedNetwork:
         return self
 
     def expect_classes(self, num_classes: int) -> None:
-        """Refuse to score pictures of another number of classes; 0 for any."""
+        """Refuse to score images of another number of classes; 0 for any."""
         self._num_classes = num_classes
 
     def __call__(self, images: Tensor) -> Tensor:
         return Tensor(self.logits(images.asnumpy()))
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """The same, without MindSpore's tensors: N x 3 x H x W float32 pictures to N x C float32 logits."""
+        """The same, without MindSpore's tensors: N x 3 x H x W float32 images to N x C float32 logits."""
         scores = self.run(images)
         if self._num_classes not in {0, scores.shape[1]}:
-            raise UserError(f"{self._path}: knows {scores.shape[1]} classes, but the pictures are of "
+            raise UserError(f"{self._path}: knows {scores.shape[1]} classes, but the images are of "
                             f"{self._num_classes}")
         return np.log(np.maximum(scores, TINY)) if self.softmax else scores
 
@@ -80,10 +80,10 @@ class ExportedNetwork:
         """What the file itself gives, logits or probabilities, N x C float32.
 
         Raises:
-            UserError: the pictures are not of the size that it was made for.
+            UserError: the images are not of the size that it was made for.
         """
         if self._side not in {None, images.shape[2]}:  # MindSpore would compute something
-            raise UserError(f"{self._path}: takes pictures of {self._side}x{self._side} pixels, not of "
+            raise UserError(f"{self._path}: takes images of {self._side}x{self._side} pixels, not of "
                             f"{images.shape[2]}x{images.shape[3]}")
         size = self.batch_size or len(images)
         scores = []
@@ -94,12 +94,12 @@ class ExportedNetwork:
                 filled = np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0)), mode="edge") if missing else batch
                 found = self._engine(filled)
             except Exception as error:  # each engine raises what it likes
-                raise UserError(f"{self._path}: does not take {size} pictures of {images.shape[2]}x{images.shape[3]} "
+                raise UserError(f"{self._path}: does not take {size} images of {images.shape[2]}x{images.shape[3]} "
                                 f"pixels ({first_line(error)})") from error
             if not (isinstance(found, np.ndarray) and found.dtype.kind == "f" and found.ndim == 2
                     and len(found) == size and found.shape[1]):
                 raise UserError(f"{self._path}: is no classifier: it does not give a row of numbers for each of {size} "
-                                "pictures")
+                                "images")
             scores.append(found[:len(batch)])
         return scores[0] if len(scores) == 1 else np.concatenate(scores)
 
@@ -160,7 +160,7 @@ class _OnnxEngine:
         except Exception as error:  # ONNX Runtime has a class of its own for each fault
             raise UserError(f"{path}: not an ONNX file, or a damaged one ({first_line(error)})") from error
         if len(inputs := self._session.get_inputs()) != 1:
-            raise UserError(f"{path}: is no classifier of pictures: it has {len(inputs)} inputs, not one")
+            raise UserError(f"{path}: is no classifier of images: it has {len(inputs)} inputs, not one")
         images = inputs[0]
         self._input = images.name
         self.batch_size = _number(images.shape, 0) or 0

@@ -15,7 +15,7 @@ DIGIT_BITS = 12  # the sum of 4096 ranks' digits still fits the 24 bits that a f
 DIGITS = 4
 
 
-def sum_floats(values: np.ndarray, world: World) -> np.ndarray:
+def all_reduce(values: np.ndarray, world: World) -> np.ndarray:
     """The sum over all ranks of arrays of one shape, as float32; the same on every rank, bit for bit."""
     if world.rank_size == 1:
         return values
@@ -28,7 +28,7 @@ def sum_counts(counts: np.ndarray, world: World) -> np.ndarray:
         return counts
     places = DIGIT_BITS * np.arange(DIGITS).reshape(-1, *[1] * counts.ndim)
     digits = counts[None] >> places & (1 << DIGIT_BITS) - 1
-    return (sum_floats(digits, world).astype(np.int64) << places).sum(axis=0)
+    return (all_reduce(digits, world).astype(np.int64) << places).sum(axis=0)
 
 
 def average_parameters(parameters: Iterable[Parameter], world: World) -> None:
@@ -36,7 +36,7 @@ def average_parameters(parameters: Iterable[Parameter], world: World) -> None:
     chosen = list(parameters)
     if world.rank_size == 1 or not chosen:
         return
-    set_values(chosen, sum_floats(values_of(chosen), world) / world.rank_size)
+    set_values(chosen, all_reduce(flatten(chosen), world) / world.rank_size)
 
 
 def broadcast_parameters(parameters: Iterable[Parameter], world: World) -> None:
@@ -46,7 +46,7 @@ def broadcast_parameters(parameters: Iterable[Parameter], world: World) -> None:
     if world.rank_size == 1 or not chosen:
         return
     if floats:
-        set_values(floats, ops.Broadcast(0)((Tensor(values_of(floats)),))[0].asnumpy())
+        set_values(floats, ops.Broadcast(0)((Tensor(flatten(floats)),))[0].asnumpy())
     for parameter in chosen:
         if parameter.dtype != ms.float32:
             counts = broadcast_counts(parameter.asnumpy().astype(np.int64), world)
@@ -55,28 +55,28 @@ def broadcast_parameters(parameters: Iterable[Parameter], world: World) -> None:
 
 def broadcast_counts(counts: np.ndarray, world: World) -> np.ndarray:
     """The int64 array that rank 0 has, of 0 to 2^48 - 1 each; the others' values do not matter."""
-    return sum_counts(counts if world.is_first else np.zeros_like(counts), world)
+    return sum_counts(counts if world.is_main_process else np.zeros_like(counts), world)
 
 
-def gather_rows(values: np.ndarray, world: World) -> np.ndarray:
+def all_gather(values: np.ndarray, world: World) -> np.ndarray:
     """R x n float32: each rank's n values, in the order of the ranks, on every rank."""
     rows = np.zeros((world.rank_size, len(values)), np.float32)
     rows[world.rank] = values
-    return sum_floats(rows, world)
+    return all_reduce(rows, world)
 
 
-def any_rank(condition: bool, world: World) -> bool:
+def any_over_ranks(condition: bool, world: World) -> bool:
     """Whether a condition holds on at least one rank."""
-    return bool(sum_floats(np.array([condition], np.float32), world)[0])
+    return bool(all_reduce(np.array([condition], np.float32), world)[0])
 
 
-def values_of(parameters: Sequence[Parameter]) -> np.ndarray:
+def flatten(parameters: Sequence[Parameter]) -> np.ndarray:
     """The values of float32 parameters in one array, one parameter after the other."""
     return np.concatenate([np.empty(0, np.float32), *(parameter.asnumpy().ravel() for parameter in parameters)])
 
 
 def set_values(parameters: Sequence[Parameter], values: np.ndarray) -> None:
-    """Give float32 parameters what `values_of` gave of others like them."""
+    """Give float32 parameters what `flatten` gave of others like them."""
     ends = np.cumsum([parameter.size for parameter in parameters])
     for parameter, part in zip(parameters, np.split(values, ends[:-1]), strict=True):
         # In place: `set_data` does not reach all of a step that is compiled.

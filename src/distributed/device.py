@@ -8,7 +8,7 @@ from mindspore import communication
 from src.distributed.world import ALONE, World
 from src.errors import UserError, first_line
 from src.model_utils.config import Config
-from src.model_utils.device_adapter import find_place
+from src.model_utils.device_adapter import find_process_environment
 
 LAUNCHERS = "bash scripts/run_train.sh, bash scripts/run_eval.sh, or msrun"
 
@@ -71,4 +71,4 @@ def _check_boost(config: Config) -> None:
 
 def _device_id(config: Config) -> int | None:
     """The card that the environment names, as a start from a rank table and ModelArts do."""
-    return find_place(config.enable_modelarts).device_id if config.platform != "CPU" else None
+    return find_process_environment(config.enable_modelarts).device_id if config.platform != "CPU" else None

@@ -9,7 +9,7 @@ DEVICE_VARIABLES = ("DEVICE_ID", "ASCEND_DEVICE_ID")
 
 
 @dataclass(frozen=True)
-class Place:
+class ProcessEnvironment:
     """Which of the processes of a job this is."""
 
     device_id: int | None  # number of the card; None where nobody chose one
@@ -34,13 +34,13 @@ class Place:
         return self.rank < self.ranks_per_machine
 
 
-def local_place() -> Place:
+def local_environment() -> ProcessEnvironment:
     """This process's place outside of ModelArts: one machine, no job.
 
     Raises:
         UserError: a variable of the environment is not a number.
     """
-    return Place(device_id=number_from(*DEVICE_VARIABLES), rank=number_from("RANK_ID") or 0,
+    return ProcessEnvironment(device_id=number_from(*DEVICE_VARIABLES), rank=number_from("RANK_ID") or 0,
                  rank_size=number_from("RANK_SIZE") or 1, machines=1, job_id="")
 
 

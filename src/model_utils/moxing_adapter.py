@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from src.errors import UserError, first_line
-from src.model_utils.local_adapter import Place, local_place, number_from
+from src.model_utils.local_adapter import ProcessEnvironment, local_environment, number_from
 
 REMOTE_SCHEMES = ("obs://", "s3://")
 NOTHING_THERE = "No files to copy"  # MoXing's words for a source without a file
@@ -24,14 +24,14 @@ NOTHING = object()  # what a copy of nothing returns
 SECRET = re.compile(r"(?i)((?:access|secret|signature|token|credential|password|auth)[\w.-]*[\"']?\s*[=:]\s*)\S+")
 
 
-def modelarts_place() -> Place:
+def modelarts_environment() -> ProcessEnvironment:
     """This process's place on ModelArts.
 
     Raises:
         UserError: a variable of the environment is not a number.
     """
     return dataclasses.replace(
-        local_place(), machines=number_from("MA_NUM_HOSTS", "VC_WORKER_NUM") or 1,
+        local_environment(), machines=number_from("MA_NUM_HOSTS", "VC_WORKER_NUM") or 1,
         job_id=next((os.environ[name] for name in JOB_VARIABLES if os.environ.get(name)), ""))
 
 

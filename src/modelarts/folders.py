@@ -1,5 +1,4 @@
 """A job's own folders on a machine that other jobs use, too: no other job gets in, and the next attempt finds them."""
-import fcntl
 import json
 import os
 import time
@@ -7,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
+from src.files import lock
 from src.json_records import read_json
 
 
@@ -29,14 +29,12 @@ class JobFolders:
         owner = self._owner_file(folder)
         make_folder(folder.parent)
         descriptor = os.open(owner, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock(descriptor):
             os.close(descriptor)
             if self._owner(folder).get("job") == self._job:
                 return False  # claimed in this same attempt
             raise UserError(f"{folder}: another job on this machine is using this folder; give this job one of its "
-                            "own (--data_path, --load_path, --output_path)") from None
+                            "own (--data_path, --load_path, --output_path)")
         self._held.append(descriptor)
         said = self._owner(folder)
         ours = said.get("job") == self._job
@@ -51,14 +49,14 @@ class JobFolders:
         make_folder(folder)
         whole = ours and bool(said.get("whole")) and any(folder.iterdir())
         self.set_owner(folder, whole)
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        lock(descriptor, shared=True, wait=True)
         return whole
 
     def keep(self, folder: Path) -> None:
         """Keep other jobs out of a folder that another process of this job has claimed."""
         if self._owner(folder).get("job") == self._job:
             descriptor = os.open(self._owner_file(folder), os.O_RDONLY)
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            lock(descriptor, shared=True, wait=True)
             self._held.append(descriptor)
 
     def _owner(self, folder: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from src.modelarts.folders import JobFolders
 
 MODEL_ENDINGS = (".ckpt", ".mindir", ".onnx")
 DATA_KEYS = ("dataset_path", "eval_dataset_path", "pictures")
-# The storage keeps no times, but a run goes on only with the pictures that it knows, times included.
+# The storage keeps no times, but a run goes on only with the images that it knows, times included.
 TIME_OF_COPIES = 946684800  # seconds since 1970: the year 2000
 
 
@@ -166,7 +166,7 @@ class Inputs:
             unpack_mindrecord(source, target)
 
     def paths(self) -> dict[str, str]:
-        """Where the pictures, the checkpoint and the teacher are."""
+        """Where the images, the checkpoint and the teacher are."""
         config, found = self._config, {}
         if self._data_url:
             places = [self._data_folder, Path(config.data_path)]

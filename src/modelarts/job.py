@@ -15,8 +15,8 @@ from typing import NoReturn
 
 from src.errors import UserError
 from src.model_utils.config import Config, get_config
-from src.model_utils.device_adapter import find_place
-from src.model_utils.local_adapter import Place
+from src.model_utils.device_adapter import find_process_environment
+from src.model_utils.local_adapter import ProcessEnvironment
 from src.model_utils.moxing_adapter import Storage, is_remote
 from src.modelarts.environment import await_rank_table
 from src.modelarts.folders import JobFolders, make_folder
@@ -46,7 +46,7 @@ def local_or_modelarts(main: Main | None = None, *, resumes: bool = False) -> Ca
         config = get_config()
         # msrun starts the script once more as the scheduler of its processes, which has no part in the work.
         if config.enable_modelarts and os.environ.get("MS_ROLE") != "MS_SCHED":
-            Job(config, find_place(config.enable_modelarts), resumes).run(run)
+            Job(config, find_process_environment(config.enable_modelarts), resumes).run(run)
         else:
             run(config)
 
@@ -62,15 +62,15 @@ class Job:
         resumes: whether to fetch what an earlier run left in `train_url`.
     """
 
-    def __init__(self, config: Config, place: Place, resumes: bool) -> None:
-        self.config, self._place = config, place
+    def __init__(self, config: Config, process: ProcessEnvironment, resumes: bool) -> None:
+        self.config, self._process = config, process
         data_url, self._train_url, checkpoint_url = (
             given or os.environ.get(name, "") for name, given in (
                 ("data_url", config.data_url), ("train_url", config.train_url),
                 ("checkpoint_url", config.checkpoint_url)))
         self._resumes = resumes and config.resume != "never"
         urls = (data_url, self._train_url, checkpoint_url, config.data_path, config.output_path)
-        self._name = place.job_id or hashlib.sha256("\0".join(urls).encode()).hexdigest()
+        self._name = process.job_id or hashlib.sha256("\0".join(urls).encode()).hexdigest()
         self._storage = Storage(config.copy_tries, config.copy_retry_seconds)
         self._lock = JobLock(self._name, config.copy_wait_seconds)
         self._output = Path(config.output_path if is_remote(self._train_url) or not self._train_url
@@ -108,7 +108,7 @@ class Job:
             self._is_member = True
             self._once("output", self._fetch_output)
             self._folders.keep(self._output)
-            log = Path(sys.argv[0]).stem + (f"-rank{self._place.rank}" if self._place.rank else "") + ".log"
+            log = Path(sys.argv[0]).stem + (f"-rank{self._process.rank}" if self._process.rank else "") + ".log"
             self._log.open(self._output / log)
             self._once("data", self._inputs.fetch_data)
             self._once("checkpoint", self._inputs.fetch_checkpoint)
@@ -139,7 +139,7 @@ class Job:
             return
         if self._folders.claim(self._output):
             print(f"{self._output}: going on with what this job left here")
-        elif self._resumes and self._place.is_on_first_machine and self._storage.exists(self._train_url):
+        elif self._resumes and self._process.is_on_first_machine and self._storage.exists(self._train_url):
             print(f"fetching earlier output from {self._train_url}")
             self._storage.copy_folder(self._train_url, str(self._output))
         self._folders.set_owner(self._output, whole=True)
@@ -167,17 +167,17 @@ class Job:
     def _finish(self) -> None:
         """Upload the output, if it is for this process to do that."""
         signal.signal(signal.SIGTERM, _keep_on)
-        if self._is_member and self._place.ranks_per_machine > 1:
+        if self._is_member and self._process.ranks_per_machine > 1:
             # Who still waits for the data has to hear from a living member that there are none.
             wait_until(lambda: not self._lock.is_awaited(), LEAVING_SECONDS)
-            if self._place.is_first_on_machine:
+            if self._process.is_first_on_machine:
                 wait_until(self._others_have_left, LEAVING_SECONDS)
         self._log.close()
         try:
             if self._is_member and is_remote(self._train_url):
                 with self._lock.gate("upload the output"):
                     # The others upload only in the place of a first process that was killed.
-                    if self._place.is_first_on_machine or (
+                    if self._process.is_first_on_machine or (
                             self._lock.is_alone() and self._lock.noted("uploaded") is None):
                         self._upload()
         finally:

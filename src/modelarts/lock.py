@@ -5,7 +5,6 @@ one process work at a time. Each process holds the membership file, shared, for 
 itself alone knows that no other process of the job is alive, and that what is noted was noted by an earlier job.
 A third file is held by who has not yet got through the gate for the first time.
 """
-import fcntl
 import hashlib
 import json
 import os
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from src.errors import UserError
+from src.files import lock, unlock
 
 POLL_SECONDS = 0.2
 
@@ -36,29 +36,25 @@ class JobLock:
         self._seconds, self._sleep = seconds, sleep
         self._gate, self._members, self._notes, self._queue = (
             self._open(kind) for kind in ("gate", "members", "notes", "queue"))
-        fcntl.flock(self._queue, fcntl.LOCK_SH)
+        lock(self._queue, shared=True, wait=True)
 
     def join(self) -> None:
         """Become a member; within the gate. Notes of a job without living members are forgotten."""
         if self.is_alone():
             os.ftruncate(self._notes, 0)
-        fcntl.flock(self._queue, fcntl.LOCK_UN)
+        unlock(self._queue)
 
     def is_awaited(self) -> bool:
         """Whether a process of the job is still on its way to `join`; to be asked by a member."""
-        awaited = not _try_lock(self._queue)
-        fcntl.flock(self._queue, fcntl.LOCK_UN)
+        awaited = not lock(self._queue)
+        unlock(self._queue)
         return awaited
 
     def is_alone(self) -> bool:
         """Whether no other process of the job is alive; to be asked within the gate. The membership stays."""
-        try:
-            fcntl.flock(self._members, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            fcntl.flock(self._members, fcntl.LOCK_SH)  # trying for more may have given up what there was
-            return False
-        fcntl.flock(self._members, fcntl.LOCK_SH)
-        return True
+        is_alone = lock(self._members)
+        lock(self._members, shared=True, wait=True)  # also after a failure, which may have freed the shared lock
+        return is_alone
 
     @contextmanager
     def gate(self, what: str) -> Iterator[None]:
@@ -70,13 +66,13 @@ class JobLock:
         Raises:
             UserError: another process stayed in it for too long.
         """
-        if not wait_until(lambda: _try_lock(self._gate), self._seconds, self._sleep):
+        if not wait_until(lambda: lock(self._gate), self._seconds, self._sleep):
             raise UserError(f"waited {self._seconds:g} seconds for another process of this job to {what}; look in its "
                             "log, or raise --copy_wait_seconds")
         try:
             yield
         finally:
-            fcntl.flock(self._gate, fcntl.LOCK_UN)
+            unlock(self._gate)
 
     def note(self, key: str, value: str) -> None:
         """Tell the other processes something; within the gate."""
@@ -115,12 +111,4 @@ def wait_until(condition: Callable[[], bool], seconds: float, sleep: Callable[[f
         if time.monotonic() >= end:
             return False
         sleep(POLL_SECONDS)
-    return True
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
     return True

@@ -1,1 +1,1 @@
-"""What a run shows a person: curves, tables, pictures."""
+"""What a run shows a person: curves, tables, figures."""

@@ -1,4 +1,4 @@
-"""Pictures and tables that a run leaves behind. matplotlib is loaded when one is drawn: it takes its time."""
+"""Figures and tables that a run leaves behind. matplotlib is loaded when one is drawn: it takes its time."""
 import csv
 import io
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from src.checkpoint.record import History
-from src.files import whole_file
+from src.files import atomic_write
 from src.names import escape_name
 from src.reports.lettering import names_as_they_are
 
-MOST_DOTS = 500  # of a confusion matrix as a picture, in a row
+MOST_DOTS = 500  # of a confusion matrix as an image, in a row
 MOST_MARKED = 60  # epochs of which each has its point on a curve
 INK = "#123456"  # no colour of a line: where it stands in an SVG, the reader's own colour of letters is put
 THEME = b"<style>svg{color:#333}@media(prefers-color-scheme:dark){svg{color:#ccc}}</style>"
@@ -21,14 +21,14 @@ THEME = b"<style>svg{color:#333}@media(prefers-color-scheme:dark){svg{color:#ccc
 def write_table(history: History, path: Path) -> None:
     """The curves as CSV, a row per epoch."""
     columns = list(dict.fromkeys(column for row in history for column in row))
-    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, columns)
         table.writeheader()
         table.writerows(history)
 
 
 def draw_curves(history: History, path: Path) -> None:
-    """Loss, learning rate and validation accuracy over the epochs, as a picture."""
+    """Loss, learning rate and validation accuracy over the epochs, in one figure."""
     figure, axes = _subplots(3, (13, 3.6))
     for place, plot in zip(axes, _CURVES.values(), strict=True):
         plot(place, history)
@@ -39,13 +39,13 @@ def curve_svgs(history: History) -> dict[str, bytes]:
     """The same as an SVG each, by name, with lines and letters in a colour that suits the reader's light or dark page.
     Those of which there is nothing to show are left out.
     """
-    pictures = {}
+    svgs = {}
     for name, plot in _CURVES.items():
         figure, (axes,) = _subplots(1, (5.2, 3.2))
         plot(axes, history)
         if axes.lines:
-            pictures[name] = _themed_svg(figure, axes)
-    return pictures
+            svgs[name] = _themed_svg(figure, axes)
+    return svgs
 
 
 def confusion_png(confusion: np.ndarray) -> bytes:
@@ -67,7 +67,7 @@ def confusion_png(confusion: np.ndarray) -> bytes:
 
 @names_as_they_are()
 def write_confusion(confusion: np.ndarray, classes: Sequence[str], path: Path) -> None:
-    """The confusion matrix as a picture: a row per true class, the share of its images taken for each class."""
+    """The confusion matrix as a figure: a row per true class, the share of its images taken for each class."""
     side = min(40.0, 3 + 0.32 * len(classes))
     figure, (axes,) = _subplots(1, (side, side))
     shares = _shares(confusion)
@@ -154,5 +154,5 @@ def _themed_svg(figure: Any, axes: Any) -> bytes:  # noqa: ANN401 - matplotlib's
 
 
 def _save(figure: Any, path: Path) -> None:  # noqa: ANN401 - matplotlib's own type
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110)

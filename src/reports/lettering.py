@@ -1,4 +1,4 @@
-"""Names of classes in pictures."""
+"""Names of classes in figures."""
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager

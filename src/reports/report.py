@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from src.checkpoint.record import History
-from src.files import whole_file
+from src.files import atomic_write
 from src.names import ESCAPED, escape_name
 from src.reports.figures import confusion_png, curve_svgs
 
-NAMED_CLASSES = 30  # a confusion matrix of more of them is a picture without names and numbers
+NAMED_CLASSES = 30  # a confusion matrix of more of them is an image without names and numbers
 MOST_PAIRS = 12  # of classes that were taken for each other
 THUMBNAIL = 128  # pixels
 JPEG_QUALITY = 80
@@ -71,7 +71,7 @@ def write_report(report: Report, path: Path, mark: str = "") -> None:
         report=report, columns=columns, mark=mark,
         curves={name: _data_url(svg, "image/svg+xml") for name, svg in curve_svgs(report.history).items()},
         **_of_evaluation(report.evaluated))
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8", errors=ESCAPED)
 
 
@@ -112,13 +112,13 @@ def _of_evaluation(evaluated: Evaluated | None) -> dict[str, Any]:
     weakest = np.lexsort((-support, scores[:, 2]))
     return {
         "matrix": matrix,
-        "matrix_picture": "" if matrix else _data_url(confusion_png(confusion), "image/png"),
+        "matrix_image": "" if matrix else _data_url(confusion_png(confusion), "image/png"),
         "support": support.tolist(),
         "class_rows": [(classes[i], *scores[i].tolist(), int(support[i])) for i in weakest],
         "mean_scores": scores.mean(axis=0).tolist(),
         "pairs": [(classes[i], classes[j], images, images / int(support[i]))
                   for i, j, images in confused_pairs(confusion)],
-        "mistakes": [{"picture": _thumbnail(evaluated.root / name), "name": escape_name(name),
+        "mistakes": [{"image": _thumbnail(evaluated.root / name), "name": escape_name(name),
                       "label": classes[mistake["label"]], "predicted": classes[mistake["predicted"]],
                       "probability": float(mistake["probability"])}
                      for mistake, name in zip(evaluated.mistakes, evaluated.files, strict=True)],
@@ -126,13 +126,13 @@ def _of_evaluation(evaluated: Evaluated | None) -> dict[str, Any]:
 
 
 def _thumbnail(path: Path) -> str:
-    """A picture, small, as a data URL; nothing where it has gone or cannot be read."""
+    """An image, small, as a data URL; nothing where it has gone or cannot be read."""
     from PIL import Image
     content = io.BytesIO()
     try:
-        with Image.open(path) as picture:
-            picture.thumbnail((THUMBNAIL, THUMBNAIL))
-            picture.convert("RGB").save(content, "JPEG", quality=JPEG_QUALITY)
+        with Image.open(path) as image:
+            image.thumbnail((THUMBNAIL, THUMBNAIL))
+            image.convert("RGB").save(content, "JPEG", quality=JPEG_QUALITY)
     except Exception:  # noqa: BLE001 - decoders raise what they like at bad input
         return ""
     return _data_url(content.getvalue(), "image/jpeg")

@@ -8,21 +8,22 @@ from typing import Any
 from src.data.image_folder import ImageFolder
 from src.deployment.model_file import ModelFile
 from src.distributed.world import World
-from src.metrics import Score
+from src.metrics import EvalResult
 from src.model_utils.config import BOOLEANS, Config
 from src.reports.best_evaluation import mistaken_files
 from src.reports.provenance import changed_settings, environment, repeating_command
 from src.reports.report import Evaluated, Report
 
 
-def evaluation_report(model: ModelFile, folder: ImageFolder, score: Score, network: object, world: World) -> Report:
-    """Of the score of a file on a folder."""
+def evaluation_report(model: ModelFile, folder: ImageFolder, result: EvalResult, network: object,
+                      world: World) -> Report:
+    """The report of how a model file did on a folder."""
     config = model.config
-    facts = {"top-1": f"{score.top1:.2%}", "top-5": f"{score.top5:.2%}", "mean cross entropy": f"{score.loss:.4f}",
-             "pictures": f"{score.images:,}", "classes": f"{len(folder.classes):,}",
-             "picture size": f"{config.image_size} pixels"}
-    evaluated = Evaluated(str(model.path), folder.classes, score.confusion, score.mistakes, folder.root,
-                          mistaken_files(score, folder))
+    facts = {"top-1": f"{result.top1:.2%}", "top-5": f"{result.top5:.2%}", "mean cross entropy": f"{result.loss:.4f}",
+             "images": f"{result.images:,}", "classes": f"{len(folder.classes):,}",
+             "image size": f"{config.image_size} pixels"}
+    evaluated = Evaluated(str(model.path), folder.classes, result.confusion, result.mistakes, folder.root,
+                          mistaken_files(result, folder))
     return Report(title=f"{model.path.name} on {data_name(config)}", state=dated(f"Score of {model.path}"), facts=facts,
                   evaluated=evaluated, **origin(config, network, world))
 

@@ -8,21 +8,21 @@ from tqdm import tqdm
 
 from src.cache_folder import cache_folder
 from src.data.image_folder import ImageFolder
-from src.data.transforms import CROP_SHARE, MEAN, STD
-from src.dataset import PADDING, ImageData
-from src.distributed.collectives import sum_counts, sum_floats
+from src.data.transforms import CROP_PCT, MEAN, STD
+from src.dataset import IGNORE_INDEX, ImageData
+from src.distributed.collectives import all_reduce, sum_counts
 from src.distributed.world import World
-from src.files import whole_file
+from src.files import atomic_write
 from src.utils import network_parameters
 
-EXCHANGED = 4096  # pictures whose features the ranks exchange at a time
+EXCHANGED = 4096  # images whose features the ranks exchange at a time
 
 
 def pooled_features(backbone: nn.Cell, folder: ImageFolder, image_size: int, batch_size: int,
                     num_workers: int, world: World) -> np.ndarray:
-    """N x C x 1 x 1 float32: the backbone's output for each picture of a folder, in its order, averaged over the map.
+    """N x C x 1 x 1 float32: the backbone's output for each image of a folder, in its order, averaged over the map.
 
-    Pictures go through the evaluation transform. The cache is keyed by the weights, the transform and the pictures.
+    Images go through the evaluation transform. The cache is keyed by the weights, the transform and the images.
     Each rank computes its share of them, and all ranks get them all.
     """
     path = cache_folder("features") / f"{_key(backbone, folder, image_size)}.npy"
@@ -37,15 +37,15 @@ def pooled_features(backbone: nn.Cell, folder: ImageFolder, image_size: int, bat
     result = np.zeros(shape, np.float32)
     done = 0
     for images, labels in tqdm(data.epoch(), total=data.steps_per_epoch, desc="features", leave=False,
-                               disable=None if world.is_first else True):
-        pooled = backbone(images).asnumpy().mean(axis=(2, 3), keepdims=True)[labels.asnumpy() != PADDING]
+                               disable=None if world.is_main_process else True):
+        pooled = backbone(images).asnumpy().mean(axis=(2, 3), keepdims=True)[labels.asnumpy() != IGNORE_INDEX]
         rows = world.rank + world.rank_size * np.arange(done, done + len(pooled))
         result[rows] = pooled
         done += len(pooled)
     for rows in np.array_split(np.arange(len(result)), -(-len(result) // EXCHANGED)):
-        result[rows] = sum_floats(result[rows], world)  # the other ranks' are zero here
+        result[rows] = all_reduce(result[rows], world)  # the other ranks' are zero here
     if cached is None:
-        with whole_file(path) as temporary, temporary.open("wb") as file:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
             np.save(file, result, allow_pickle=False)
     return result
 
@@ -61,7 +61,7 @@ def _cached(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def _key(backbone: nn.Cell, folder: ImageFolder, image_size: int) -> str:
-    hasher = hashlib.sha256(repr((folder.root, folder.digest(), image_size, CROP_SHARE, MEAN, STD)).encode())
+    hasher = hashlib.sha256(repr((folder.root, folder.digest(), image_size, CROP_PCT, MEAN, STD)).encode())
     for name, parameter in sorted(network_parameters(backbone).items()):
         hasher.update(name.encode())
         hasher.update(parameter.asnumpy().tobytes())

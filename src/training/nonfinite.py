@@ -10,7 +10,7 @@ ROLLBACKS = 3  # to one checkpoint; a run that comes no further than that is los
 OVERFLOWS = 100  # in a row; a loss scale that adapts has come from its largest value to 1 by then
 
 
-class Divergence:
+class NonFiniteGuard:
     """Does as `on_nan` says: stop, skip the step, or roll back to the last checkpoint.
 
     Under float16 such a step is an overflow, to be expected now and then, and skipped whatever `on_nan` says, unless

@@ -17,7 +17,7 @@ from mindspore import profiler as ms_profiler
 
 from src.dataset import Batch
 from src.distributed.world import World
-from src.files import whole_file
+from src.files import atomic_write
 from src.model_utils.config import Config
 from src.training.timing import DATA, Timing
 
@@ -42,7 +42,7 @@ class StepProfiler:
 
     def __init__(self, config: Config, timing: Timing, world: World) -> None:
         self._config, self._timing = config, timing
-        self._wanted = config.enable_profiling and world.is_first
+        self._wanted = config.enable_profiling and world.is_main_process
         self._compiled = False
         self._folder = Path(config.save_checkpoint_path) / "profile"
 
@@ -80,7 +80,7 @@ class StepProfiler:
 
     def _tell(self, steps: int, seconds: float, waited: float) -> None:
         text = summary(self._folder, steps, seconds, waited)
-        with whole_file(self._folder / "summary.txt") as temporary:
+        with atomic_write(self._folder / "summary.txt") as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
         print(f"{text}\nprofile: {self._folder}")
 

@@ -19,12 +19,12 @@ def training_report(run: Run, progress: Progress, best: BestEvaluation | None, e
     if best:
         facts |= {"top-1, best epoch": f"{best.top1:.2%}",
                   "top-5, the same epoch": f"{progress.history[best.epoch - 1]['top5']:.2%}",
-                  "validation pictures": f"{best.confusion.sum():,}", "best epoch": str(best.epoch)}
+                  "validation images": f"{best.confusion.sum():,}", "best epoch": str(best.epoch)}
     facts |= {"epochs": f"{len(progress.history)} of {config.epoch_size}", "classes": f"{len(run.classes):,}",
-              "picture size": f"{config.image_size} pixels"}
+              "image size": f"{config.image_size} pixels"}
     seconds = timing.seconds[STEPS] + timing.seconds[DATA]
-    if timing.pictures:
-        facts["training pictures a second"] = f"{timing.pictures * world.rank_size / seconds:,.1f}"
+    if timing.images:
+        facts["training images a second"] = f"{timing.images * world.rank_size / seconds:,.1f}"
     evaluated = Evaluated(f"the weights of epoch {best.epoch}, the best one", run.classes, best.confusion,
                           best.mistakes, eval_folder.root, best.files) if best and eval_folder else None
     return Report(title=f"MobileNetV2 on {data_name(config)}", state=dated(state), facts=facts,

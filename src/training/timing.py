@@ -18,7 +18,7 @@ class Timing:
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys((DATA, FIRST_STEP, STEPS, EVALUATION, CHECKPOINTS), 0.0)
-        self.pictures = 0  # trained on, those of the first step, which is compiled, left out
+        self.images = 0  # trained on, those of the first step, which is compiled, left out
         self._measured = 0.0
         self._compiled = False
 
@@ -43,7 +43,7 @@ class Timing:
                 return
             part = STEPS if self._compiled else FIRST_STEP
             if self._compiled:
-                self.pictures += batch[0].shape[0]
+                self.images += batch[0].shape[0]
             self._compiled = True
             with self.measure(part):
                 yield batch

@@ -123,7 +123,7 @@ def test_functions_for_ctypes_refuse_what_cannot_be(library: ctypes.CDLL, capfd:
     assert list(out)[:3] == [8, 3, 5]
 
 
-def test_a_cell_refuses_pictures_of_other_channels() -> None:
+def test_a_cell_refuses_images_of_other_channels() -> None:
     cell = ConvBN(4, 8)
     accelerate(cell, "on")
     with pytest.raises(RuntimeError):

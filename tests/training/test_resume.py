@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, Pictures, config_for, make_pictures
+from conftest import ROOT, Images, config_for, make_images
 from mindspore import Tensor
 
 import train
@@ -34,9 +34,9 @@ OPTIONS = ("--platform", "CPU", "--image_size", "32", "--width_mult", "0.35", "-
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
-    """Pictures and a backbone."""
+    """Images and a backbone."""
     folder = tmp_path_factory.mktemp("given")
-    make_pictures(folder / "photos", {"train/ape": 7, "train/zebra": 7, "val/ape": 2, "val/zebra": 2})
+    make_images(folder / "photos", {"train/ape": 7, "train/zebra": 7, "val/ape": 2, "val/zebra": 2})
     write_checkpoint(folder / "k.ckpt", network_parameters(define_net(config_for("--width_mult", 0.35), 5)), {},
                      CheckpointMetadata())
     return "--dataset_path", folder / "photos", "--pretrain_ckpt", folder / "k.ckpt"
@@ -129,7 +129,7 @@ def test_never_and_a_named_checkpoint(whole: tuple[Path, Checkpoint], given: tup
 
 def test_a_named_checkpoint_of_something_else_is_refused(given: tuple[object, ...], tmp_path: Path,
                                                          whole: tuple[Path, Checkpoint]) -> None:
-    with pytest.raises(UserError, match="cannot resume from this checkpoint: it is not of a training run"):
+    with pytest.raises(UserError, match="cannot resume from this checkpoint: no training run wrote it"):
         call_main(given, tmp_path / "a", "--resume", given[3])
     with pytest.raises(UserError, match="cannot resume from this checkpoint: label_smooth is 0.2 now and was 0.1"):
         call_main(given, tmp_path / "b", "--resume", whole[0] / "last.ckpt", "--label_smooth", 0.2)
@@ -262,7 +262,7 @@ def test_without_validation_the_weights_are_the_same(whole: tuple[Path, Checkpoi
                                                      tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = cut(whole, tmp_path / "cut", "mobilenetv2_head-1_3")
     found = call_main(given, folder, "--run_eval", False)
-    assert "note: the validation pictures have changed" in capsys.readouterr().out
+    assert "note: the validation images have changed" in capsys.readouterr().out
     for name, value in whole[1].network.items():
         np.testing.assert_array_equal(found.network[name].asnumpy(), value.asnumpy(), err_msg=name)
 
@@ -358,11 +358,11 @@ def test_two_runs_cannot_write_to_one_folder(given: tuple[object, ...], tmp_path
         call_main(given, tmp_path / "run")
 
 
-def test_the_whole_network_goes_on_bit_for_bit_within_an_epoch(pictures: Pictures, tmp_path: Path) -> None:
-    """On MindSpore's own cells, as on Ascend and GPU; random crops, mixed and erased pictures, batch norm statistics
+def test_the_whole_network_goes_on_bit_for_bit_within_an_epoch(images: Images, tmp_path: Path) -> None:
+    """On MindSpore's own cells, as on Ascend and GPU; random crops, mixed and erased images, batch norm statistics
     and dropout included.
     """
-    photos = pictures({"train/ape": 5, "train/zebra": 5})
+    photos = images({"train/ape": 5, "train/zebra": 5})
     whole = tmp_path / "whole"
 
     def run(folder: Path) -> Checkpoint:

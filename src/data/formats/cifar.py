@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from src.data.formats.tar_archive import compressed_members
 from src.errors import UserError, first_line
-from src.files import check_space, whole_folder
+from src.files import atomic_folder, check_space
 from src.safe_pickle import RefusedError, RestrictedUnpickler
 
 SIDE = 32  # pixels
@@ -49,25 +49,25 @@ LAYOUTS = (
 
 
 def prepare_cifar(archive: Path, output: Path) -> dict[str, int]:
-    """Write `output/{train,val}/<class>/<number>.png`, whole or not at all; returns the number of pictures of each.
+    """Write `output/{train,val}/<class>/<number>.png`, whole or not at all; returns the number of images of each.
 
-    The test batch becomes val. Pictures have the numbers of their order in the archive, the same in both versions.
+    The test batch becomes val. Images have the numbers of their order in the archive, the same in both versions.
 
     Raises:
         UserError: the archive is missing, damaged, not CIFAR or calls for code; or `output` holds something.
     """
     classes, batches = read_cifar(archive)
     counts = {part: sum(len(labels) for _, labels in found) for part, found in batches.items()}
-    check_space(output, [1] * sum(counts.values()), "CIFAR's pictures")
-    with whole_folder(output) as folder, tqdm(total=sum(counts.values()), unit="picture", disable=None) as bar:
+    check_space(output, [1] * sum(counts.values()), "CIFAR's images")
+    with atomic_folder(output) as folder, tqdm(total=sum(counts.values()), unit="image", disable=None) as bar:
         for part, found in batches.items():
             for name in classes:
                 (folder / part / name).mkdir(parents=True)
             number = 0
             for pixels, labels in found:
                 for row, label in zip(pixels.reshape(-1, 3, SIDE, SIDE), labels, strict=True):
-                    picture = Image.fromarray(np.ascontiguousarray(row.transpose(1, 2, 0)))
-                    picture.save(folder / part / classes[label] / f"{number:05d}.png")
+                    image = Image.fromarray(np.ascontiguousarray(row.transpose(1, 2, 0)))
+                    image.save(folder / part / classes[label] / f"{number:05d}.png")
                     number += 1
                     bar.update()
     return counts
@@ -89,7 +89,7 @@ def read_cifar(archive: Path) -> tuple[list[str], dict[str, list[Batch]]]:
         for name in names:
             pixels, labels = _parsed(archive, name, _batch, layout, files[name])
             if labels.ndim != 1 or not len(labels) or labels.min() < 0 or labels.max() >= len(classes):
-                raise UserError(f"{archive}: {name} in it has labels of no class, or no pictures; download it anew")
+                raise UserError(f"{archive}: {name} in it has labels of no class, or no images; download it anew")
             batches[part].append((pixels, labels))
     return classes, batches
 

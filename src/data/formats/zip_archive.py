@@ -2,7 +2,6 @@
 import calendar
 import contextlib
 import os
-import shutil
 import stat
 import zipfile
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from src.data.image_folder import EVAL_FOLDERS, IMAGE_EXTENSIONS
 from src.errors import UserError, first_line
-from src.files import check_space
+from src.files import check_space, temporary_folder
 
 DATASET_FOLDERS = ("train", *EVAL_FOLDERS)
 LITTER = ("__MACOSX", ".DS_Store")  # what a Mac adds
@@ -27,19 +26,15 @@ def unpack(archive: Path, target: Path) -> Path:
         UserError: the archive is damaged or encrypted, or has names that leave the folder, links, or more in it than
             the disk has room for; nothing is written then. Or the disk turned out to be full.
     """
-    temporary = target.with_name(f".{target.name}.unpacking")
     try:
         with zipfile.ZipFile(archive) as opened:
             members = _checked(archive, opened.infolist())
             check_space(target.parent, (member.file_size for member in members), f"unpacking {archive.name}",
                         "choose another --data_path")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if temporary.exists():
-                shutil.rmtree(temporary)
-            temporary.mkdir()
-            for member in members:
-                _extract(opened, member, temporary)
-        _root(temporary).rename(target)
+            with temporary_folder(target) as temporary:
+                for member in members:
+                    _extract(opened, member, temporary)
+                _root(temporary).rename(target)
     except UserError:
         raise
     except OSError as error:
@@ -47,9 +42,6 @@ def unpack(archive: Path, target: Path) -> Path:
                         f"{error.strerror or error}") from error
     except Exception as error:  # zipfile and the decompressors raise what the bytes lead them to
         raise UserError(f"{archive}: not a whole zip file ({first_line(error)}); make it anew") from error
-    finally:
-        with contextlib.suppress(OSError):  # it was renamed, or never made
-            shutil.rmtree(temporary)
     return target
 
 
@@ -91,5 +83,5 @@ def _root(folder: Path) -> Path:
     entries = list(folder.iterdir())
     if len(entries) != 1 or not entries[0].is_dir() or entries[0].name in DATASET_FOLDERS:
         return folder
-    holds_pictures = any(file.name.lower().endswith(IMAGE_EXTENSIONS) for file in entries[0].iterdir())
-    return folder if holds_pictures else entries[0]
+    holds_images = any(file.name.lower().endswith(IMAGE_EXTENSIONS) for file in entries[0].iterdir())
+    return folder if holds_images else entries[0]
