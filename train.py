@@ -35,10 +35,12 @@ from src.training.features import pooled_features
 from src.training.monitor import Monitor
 from src.training.nonfinite import NonFiniteGuard
 from src.training.optimizer import build_optimizer
+from src.training.profiler import StepProfiler
+from src.training.reporter import Reporter
 from src.training.resume import Run
 from src.training.signals import StopRequest
 from src.training.step import TrainStep, batch_norm_statistics, count_steps
-from src.training.timing import EVALUATION
+from src.training.timing import EVALUATION, Timing
 from src.utils import check_classes, load_weights
 
 
@@ -94,47 +96,55 @@ def main(config: Config) -> None:
               teacher=teacher.digest if teacher else "",
               eval_images=eval_folder.digest() if eval_folder else "",
               pretrained=pretrained.digest if pretrained else "")
-    checkpointer = Checkpointer(run, train_step, network, ema, world, eval_folder)
-    checkpointer.restore()
-    progress = checkpointer.progress
-    guard = NonFiniteGuard(config, batch_norm_statistics(train_step), checkpointer.roll_back)
+    timing = Timing()
+    reporter = Reporter(run, network, eval_folder, timing, world)
+    checkpointer = Checkpointer(run, train_step, network, ema, timing, world)
+    state = checkpointer.restore()
+    reporter.start(state)
 
     # ---- the loop
-    bar = tqdm(total=run.total_steps, initial=progress.step, unit="step", dynamic_ncols=True,
+    bar = tqdm(total=run.total_steps, initial=state.step, unit="step", dynamic_ncols=True,
                disable=None if world.is_main_process else True)
-    monitor = Monitor(lr, config, steps, write=bar.write, on_line=checkpointer.log_step)
+    monitor = Monitor(state, lr, config, steps, write=bar.write, on_line=reporter.log_step)
+    guard = NonFiniteGuard(config, batch_norm_statistics(train_step), checkpointer.roll_back)
+    profiler = StepProfiler(config, timing, world)
+    stopping = False
     with StopRequest() as stop, bar:
-        while progress.step < run.total_steps:
-            epoch, first_step = divmod(progress.step, steps)
-            monitor.epoch_begin(epoch, progress.losses)
-            batches = train_data.epoch(epoch, first_step * config.accumulate_steps)
-            for step, (loss, applied) in enumerate(train_step.over(checkpointer.watch(batches)), first_step):
-                monitor.step_end(step, loss, applied)
-                guard.check(monitor.bad_steps,
-                                 f"step {step} of epoch {epoch}, learning rate {lr[progress.step]:g}")
-                progress.step += 1
+        while state.step < run.total_steps and not stopping:
+            epoch, first_step = divmod(state.step, steps)
+            monitor.epoch_begin(epoch)
+            batches = profiler.watch(timing.batches(train_data.epoch(epoch, first_step * config.accumulate_steps)))
+            for step, (loss, applied) in enumerate(train_step.over(batches), first_step):
+                bad_steps = monitor.step_end(step, loss, applied)
+                guard.check(bad_steps, f"step {step} of epoch {epoch}, learning rate {lr[state.step]:g}")
+                state.step += 1
                 bar.update()
                 if step + 1 == steps:
                     break
                 stopping = monitor.is_fetched and any_over_ranks(stop.is_wanted, world)
-                if stopping or (config.save_checkpoint_steps and (step + 1) % config.save_checkpoint_steps == 0):
-                    checkpointer.save_within_epoch(monitor)
+                if stopping or checkpointer.is_due(state):
+                    checkpointer.save(state)
                 if stopping:
-                    checkpointer.finalize()
-                    sys.exit(stop.exit_status)
+                    break
+            if stopping:
+                break
 
-            row = {"epoch": epoch + 1, "loss": monitor.epoch_end(), "lr": float(lr[progress.step - 1])}
+            mean_loss = monitor.epoch_end()
             average_parameters(batch_norm_statistics(train_step), world)
-            with checkpointer.timing.measure(EVALUATION):
+            with timing.measure(EVALUATION):
                 result = evaluate(eval_net, eval_data, world) if eval_data else None
+            state.finish_epoch(mean_loss, float(lr[state.step - 1]), result)
+            reporter.log_epoch(result)
             stopping = any_over_ranks(stop.is_wanted, world)
-            saved = checkpointer.save_epoch(row, result, always=stopping)
+            saved = checkpointer.save(state) if checkpointer.is_due(state) or stopping else None
             if result and world.is_main_process:
                 bar.write(f"result: {result} ckpt={saved or 'none'}")
-            if stopping and progress.step < run.total_steps:
-                checkpointer.finalize()
-                sys.exit(stop.exit_status)
+
+    # ---- the end, or a stop before it
+    reporter.finalize(is_saved=checkpointer.is_saved(state))
     checkpointer.finalize()
+    if state.step < run.total_steps:
+        sys.exit(stop.exit_status)
 
 
 def load_pretrained(config: Config) -> Checkpoint | None:

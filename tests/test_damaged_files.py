@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, config_for, training_metadata
+from conftest import ROOT, config_for
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mindspore import Parameter, Tensor
@@ -210,11 +210,10 @@ def image(form: str, mode: str) -> Kind:
 
 def best_evaluation() -> Kind:
     row = {"epoch": 1, "loss": 1.0, "lr": 0.1, "val_loss": 2.0, "top1": 0.5, "top5": 1.0}
-    training = training_metadata(1, best_top1=0.5, history=[row])
-    best = BestEvaluation(training.run_id, 1, 0.5, np.eye(2, dtype=np.int64), np.zeros(2, MISTAKE), ("a/0.jpg", "b"))
+    best = BestEvaluation("run", 1, 0.5, np.eye(2, dtype=np.int64), np.zeros(2, MISTAKE), ("a/0.jpg", "b"))
 
     def read(path: Path) -> None:
-        if found := BestEvaluation.load(path, training, 2):
+        if found := BestEvaluation.load(path, "run", [row], 2):
             evaluated = Evaluated("a test", "ab", found.confusion, found.mistakes, path.parent, found.files)
             write_report(Report("", "", {}, {}, {}, "", {}, evaluated=evaluated), path.with_suffix(".html"))
 

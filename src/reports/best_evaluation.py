@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from src.checkpoint.record import TrainingMetadata
+from src.checkpoint.record import History
 from src.data.image_folder import ImageFolder
 from src.files import atomic_write
 from src.metrics import MISTAKE, EvalResult
@@ -48,7 +48,7 @@ class BestEvaluation:
             temporary.write_bytes(content.getvalue())
 
     @classmethod
-    def load(cls, path: Path, training: TrainingMetadata, num_classes: int) -> "BestEvaluation | None":
+    def load(cls, path: Path, run_id: str, history: History, num_classes: int) -> "BestEvaluation | None":
         """Read the file.
 
         Returns None if the file is missing, damaged or of another run. Also if its epoch is later than the checkpoint
@@ -61,11 +61,12 @@ class BestEvaluation:
                         values["mistakes"], tuple(map(str, values["files"])))
         except Exception:  # numpy raises many types of error; the report works without this file
             return None
-        return found if found._is_of(training) and found._is_sound(num_classes) else None
+        return found if found._is_of(run_id, history) and found._is_sound(num_classes) else None
 
-    def _is_of(self, training: TrainingMetadata) -> bool:
-        return self.run_id == training.run_id and 1 <= self.epoch <= training.epoch and \
-            training.history[self.epoch - 1].get("top1") == self.top1 == training.best_top1
+    def _is_of(self, run_id: str, history: History) -> bool:
+        top1 = [row.get("top1") for row in history]
+        return self.run_id == run_id and 1 <= self.epoch <= len(top1) and self.top1 == top1[self.epoch - 1] == max(
+            score for score in top1 if score is not None)
 
     def _is_sound(self, num_classes: int) -> bool:
         confusion, mistakes = self.confusion, self.mistakes

@@ -27,20 +27,22 @@ class NonFiniteGuard:
         self._choice = config.on_nan if config.amp_level == "O0" else "overflow"
         self._statistics = statistics
         self._roll_back = roll_back
-        self._seen = self._steps = self._overflows = 0
+        self._steps = self._overflows = 0
         self._rollbacks: list[int | None] = []  # to which step each led
         self._good_statistics = self._copy()
 
     def check(self, bad_steps: int, where: str) -> None:
-        """Act on steps that were left out, so many of the run so far; `where` describes the latest for people. To be
-        called after each step.
+        """Act on the steps that were left out, if any. To be called after each step.
+
+        Args:
+            bad_steps: how many steps were left out since the last call.
+            where: the latest step, for people.
 
         Raises:
             UserError: the run is to stop, or cannot be rolled back.
         """
-        new, self._seen = bad_steps - self._seen, bad_steps
         self._steps += 1
-        if not new:
+        if not bad_steps:
             self._good_statistics = self._copy()
         elif self._choice == "stop":
             raise UserError(f"the loss or its gradients are not finite at {where}; lower --lr_max, or see "
@@ -58,7 +60,7 @@ class NonFiniteGuard:
                                 + "; lower --lr_max")
         else:
             # Values come from the device several steps at a time: bad ones, and the steps since there last were any.
-            self._overflows, self._steps = new + (self._overflows if new == self._steps else 0), 0
+            self._overflows, self._steps = bad_steps + (self._overflows if bad_steps == self._steps else 0), 0
             if self._overflows >= OVERFLOWS:
                 raise UserError(f"{self._overflows} steps in a row overflowed float16, the last at {where}; lower "
                                 "--lr_max or --loss_scale, or set --loss_scale_window")

@@ -5,17 +5,17 @@ momenta, moving averages and the counters of the schedule and of dropout come fr
 augmentation follow from (seed, epoch).
 """
 import os
-import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from src.checkpoint.file import Checkpoint, read_checkpoint
 from src.checkpoint.names import metadata_path, newest_first
-from src.checkpoint.record import CheckpointMetadata, History, TrainingMetadata, read_metadata
+from src.checkpoint.record import CheckpointMetadata, TrainingMetadata, read_metadata
 from src.dataset import usable_workers
 from src.errors import UserError
 from src.files import lock
 from src.model_utils.config import Config
+from src.training.state import TrainingState
 
 # Keys that do not affect the result of a run: another value of one of them does not make it another run.
 FREE_KEYS = frozenset({
@@ -44,22 +44,6 @@ FREE_KEYS = frozenset({
 DAMAGED_SUFFIX = ".damaged"
 
 
-@dataclass
-class Progress:
-    """How far a run has come."""
-
-    step: int = 0  # optimisation steps done, over all epochs
-    best_top1: float = -1.0
-    losses: list[float] = field(default_factory=list)  # of the steps of the unfinished epoch
-    history: History = field(default_factory=list)  # a row per finished epoch
-    run_id: str = field(default_factory=lambda: secrets.token_hex(4))  # tells this run's checkpoints from others'
-
-    @classmethod
-    def of(cls, training: TrainingMetadata) -> "Progress":
-        """The progress of the run that wrote a checkpoint."""
-        return cls(training.step, training.best_top1, list(training.losses), list(training.history), training.run_id)
-
-
 @dataclass(frozen=True)
 class Run:
     """What makes two runs the same: the configuration, the classes, the images, and the files that it begins with."""
@@ -78,13 +62,14 @@ class Run:
         """Optimisation steps from the beginning to the end."""
         return self.config.epoch_size * self.steps_per_epoch
 
-    def metadata(self, progress: Progress, metrics: dict[str, int | float], whole_epoch: bool,
-                 is_best: bool) -> CheckpointMetadata:
-        """The metadata of a checkpoint of this run."""
+    def metadata(self, state: TrainingState) -> CheckpointMetadata:
+        """The metadata of a checkpoint of this run in a state: within an epoch, or with the epoch's row."""
+        epoch, step = divmod(state.step, self.steps_per_epoch)
+        is_whole = step == 0 and bool(state.history)
         training = TrainingMetadata(
-            run_id=progress.run_id, step=progress.step, epoch=progress.step // self.steps_per_epoch,
-            whole_epoch=whole_epoch, losses=progress.losses, history=progress.history, metrics=metrics,
-            best_top1=progress.best_top1, is_best=is_best, ranks=self.ranks, train_images=self.train_images,
+            run_id=state.run_id, step=state.step, epoch=epoch, whole_epoch=is_whole, losses=state.losses,
+            history=state.history, metrics=state.history[-1] if is_whole else {}, best_top1=state.best_top1,
+            is_best=is_whole and state.is_best, ranks=self.ranks, train_images=self.train_images,
             eval_images=self.eval_images, pretrained=self.pretrained, teacher=self.teacher)
         return CheckpointMetadata(config=self.config.as_dict(), classes=self.classes, training=training)
 

@@ -75,7 +75,7 @@ WRONG: dict[str, tuple[int, np.ndarray, str]] = {
     "type": (IMAGES, np.ones((2, 4, 3, 5), np.float16), "is of float16, not of float32"),
     "weight": (WEIGHT, np.ones((8, 4, 3, 3), np.float32), "(weight) is of shape [8, 4, 3, 3], not [8, 4, 1, 1]"),
     "output": (FEATURES, np.ones((2, 8, 3, 4), np.float32), "(features) is of shape [2, 8, 3, 4], not [2, 8, 3, 5]"),
-    "plan's length": (0, np.array([0, 0, 2, 0, 1, 1, -1, 4, 8], np.int32), "9 numbers, which are not those of 2 layers"),
+    "plan's length": (0, np.array([0, 0, 2, 0, 1, 1, -1, 4, 8], np.int32), "9 numbers, which are not those of 2 lay"),
     "stride": (0, np.array([0, 0, 1, 0, 2, 1, -1, 4, 8], np.int32), "layer 0 of the plan has the stride 2"),
     "no channels": (0, np.array([0, 0, 1, 0, 1, 1, -1, 4, 0], np.int32), "layer 0 of the plan has 0 channels"),
     "shortcut": (0, np.array([0, 0, 1, 0, 1, 1, 1, 4, 8], np.int32), "layer 0 of the plan has the shortcut 1"),

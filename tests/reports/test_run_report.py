@@ -179,7 +179,7 @@ def test_it_needs_nothing_but_itself_and_says_what_its_images_show(run: Run) -> 
 
 
 def test_the_matrix_and_the_classes_are_those_of_the_best_epoch(run: Run) -> None:
-    best = BestEvaluation.load(run.folder / "best.npz", run.training, len(CLASSES))
+    best = BestEvaluation.load(run.folder / "best.npz", run.training.run_id, run.training.history, len(CLASSES))
     assert best
     assert np.trace(best.confusion) / best.confusion.sum() == run.training.best_top1
     assert best.confusion.sum() == 5 * len(CLASSES)
@@ -226,20 +226,21 @@ def test_a_report_that_cannot_be_written_costs_no_run(run: Run, tmp_path: Path, 
     def full(report: Report, path: Path, mark: str) -> None:
         raise UserError(f"{path}: no space left")
 
-    monkeypatch.setattr("src.training.checkpointer.write_report", full)
+    monkeypatch.setattr("src.training.reporter.write_report", full)
     run.train("--run_eval", False, "--save_checkpoint_path", tmp_path, epochs=1)
     assert "warning: the run is saved, but not its report" in capsys.readouterr().err
     assert (tmp_path / "last.ckpt").is_file()
 
 
 def test_what_is_kept_of_the_best_epoch_must_be_this_runs(run: Run, tmp_path: Path) -> None:
-    path, training = run.folder / "best.npz", run.training
-    for another in {"run_id": "another"}, {"best_top1": 2.0}:
-        assert BestEvaluation.load(path, dataclasses.replace(training, **another), len(CLASSES)) is None
-    assert BestEvaluation.load(path, training, len(CLASSES) + 1) is None
+    path, run_id, history = run.folder / "best.npz", run.training.run_id, run.training.history
+    better = [*history, {**history[-1], "top1": 2.0}]
+    for other in ("another", history), (run_id, []), (run_id, better):
+        assert BestEvaluation.load(path, *other, len(CLASSES)) is None
+    assert BestEvaluation.load(path, run_id, history, len(CLASSES) + 1) is None
     (tmp_path / "cut.npz").write_bytes(path.read_bytes()[:200])
     for damaged in "cut.npz", "missing.npz":
-        assert BestEvaluation.load(tmp_path / damaged, training, len(CLASSES)) is None
+        assert BestEvaluation.load(tmp_path / damaged, run_id, history, len(CLASSES)) is None
 
 
 # ---- the report of an evaluation

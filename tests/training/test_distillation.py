@@ -23,7 +23,8 @@ from src.errors import UserError
 from src.models import CrossEntropyWithLabelSmooth, define_net
 from src.training.distillation import DistillationDataset, DistillationLoss, Teacher
 from src.training.optimizer import build_optimizer
-from src.training.resume import Progress, Run
+from src.training.resume import Run
+from src.training.state import TrainingState
 from src.training.step import TrainStep
 from src.utils import network_parameters
 
@@ -249,7 +250,7 @@ def test_another_teacher_is_another_run() -> None:
         return Run(student("--kd_teacher", path), CLASSES, "pictures", 1, 3, digest)
 
     def metadata(run: Run) -> CheckpointMetadata:
-        return run.metadata(Progress(), {}, whole_epoch=True, is_best=False)
+        return run.metadata(TrainingState())
 
     earlier = metadata(run("a", "one.onnx"))
     assert run("a", "elsewhere/one.onnx").difference(earlier) is None

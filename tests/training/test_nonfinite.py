@@ -17,6 +17,7 @@ from src.training.nonfinite import OVERFLOWS, ROLLBACKS, NonFiniteGuard
 from src.training.optimizer import build_optimizer
 from src.training.resume import Run
 from src.training.step import TrainStep, batch_norm_statistics
+from src.training.timing import Timing
 
 STEPS = 50
 LABELS = Tensor(np.array([0, 1, 1, 0], np.int32))
@@ -30,7 +31,7 @@ def batch(value: float | None = None) -> Tensor:
 
 
 class Training:
-    """A real network, step and recorder; whether kernels are on is the machine's."""
+    """A real network, step and checkpointer; whether kernels are on is the machine's."""
 
     def __init__(self, folder: Path) -> None:
         self.config = config_for("--width_mult", 0.35, "--save_checkpoint_path", folder, "--lr_max", 0.01,
@@ -41,21 +42,20 @@ class Training:
         self.step = TrainStep(self.network, CrossEntropyWithLabelSmooth(0.1), optimizer, self.config)
         self.step.set_train()
         run = Run(self.config, ("a", "b"), "digest", 1, STEPS)
-        self.checkpointer = Checkpointer(run, self.step, self.network, None, World())
-        self.checkpointer.restore()
-        self.monitor = Monitor(lr, self.config, STEPS, write=lambda line: None)
+        self.checkpointer = Checkpointer(run, self.step, self.network, None, Timing(), World())
+        self.state = self.checkpointer.restore()
+        self.monitor = Monitor(self.state, lr, self.config, STEPS, write=lambda line: None)
         self.monitor.epoch_begin(0)
-        self.done = 0
 
     def values(self, statistics: bool) -> list[np.ndarray]:
         chosen = batch_norm_statistics(self.network) if statistics else self.network.trainable_params()
         return [parameter.asnumpy().copy() for parameter in chosen]
 
-    def take(self, pixels: Tensor, guard: NonFiniteGuard) -> None:
-        self.monitor.step_end(self.done, *self.step(pixels, LABELS))
-        self.done += 1
-        self.checkpointer.progress.step += 1
-        guard.check(self.monitor.bad_steps, f"step {self.done}")
+    def take(self, pixels: Tensor, guard: NonFiniteGuard) -> int:
+        bad_steps = self.monitor.step_end(self.state.step, *self.step(pixels, LABELS))
+        self.state.step += 1
+        guard.check(bad_steps, f"step {self.state.step}")
+        return bad_steps
 
 
 def options(config: Config, choice: str) -> Config:
@@ -68,7 +68,6 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Training:
 
 
 def guard_of(training: Training, choice: str) -> NonFiniteGuard:
-    training.monitor.bad_steps = 0
     training.monitor.epoch_begin(0)
     return NonFiniteGuard(options(training.config, choice), batch_norm_statistics(training.step),
                           training.checkpointer.roll_back)
@@ -84,7 +83,7 @@ def test_stop_names_the_place_and_keeps_the_weights(training: Training, value: f
     guard = guard_of(training, "stop")
     training.take(batch(), guard)
     before = training.values(statistics=False)
-    with pytest.raises(UserError, match=f"not finite at step {training.done + 1}; lower --lr_max"):
+    with pytest.raises(UserError, match=f"not finite at step {training.state.step + 1}; lower --lr_max"):
         training.take(batch(value), guard)
     for old, new in zip(before, training.values(statistics=False), strict=True):
         np.testing.assert_array_equal(old, new)
@@ -92,7 +91,7 @@ def test_stop_names_the_place_and_keeps_the_weights(training: Training, value: f
 
 def test_skip_leaves_weights_and_statistics_as_they_were(training: Training) -> None:
     guard = guard_of(training, "skip")
-    training.checkpointer.save_within_epoch(training.monitor)
+    training.checkpointer.save(training.state)
     training.checkpointer.roll_back()
     training.take(batch(), guard)
     before = training.values(statistics=False) + training.values(statistics=True)
@@ -105,13 +104,13 @@ def test_skip_leaves_weights_and_statistics_as_they_were(training: Training) -> 
     for old, new in zip(before, training.values(statistics=False) + training.values(statistics=True), strict=True):
         np.testing.assert_array_equal(old, new)
     training.take(batch(), guard)
-    assert np.isfinite(training.monitor.losses[-1])
+    assert np.isfinite(training.state.losses[-1])
 
 
 def test_rollback_goes_to_the_last_checkpoint_and_gives_up_in_the_end(training: Training) -> None:
     guard = guard_of(training, "rollback")
     training.take(batch(), guard)
-    training.checkpointer.save_within_epoch(training.monitor)
+    training.checkpointer.save(training.state)
     saved = read_checkpoint(training.checkpointer.folder / "last.ckpt").network
     training.take(batch(), guard)
     counted = int(training.step.optimizer.global_step.asnumpy()[0])
@@ -129,7 +128,7 @@ def test_with_a_new_checkpoint_rolling_back_is_tried_anew(training: Training) ->
     guard = guard_of(training, "rollback")
     for _ in range(2):
         training.take(batch(), guard)
-        training.checkpointer.save_within_epoch(training.monitor)
+        training.checkpointer.save(training.state)
         for _ in range(ROLLBACKS):
             training.take(batch(np.nan), guard)
     with pytest.raises(UserError, match="did not help"):
@@ -140,21 +139,16 @@ def test_under_float16_it_is_an_overflow_and_skipped(training: Training) -> None
     training.monitor.epoch_begin(0)
     config = Config({**training.config.as_dict(), "on_nan": "stop", "amp_level": "O2"})
     guard = NonFiniteGuard(config, [], training.checkpointer.roll_back)
-    before = training.monitor.bad_steps
-    training.take(batch(np.nan), guard)
-    assert training.monitor.bad_steps == before + 1
+    assert training.take(batch(np.nan), guard) == 1
 
 
 @pytest.mark.parametrize("fetched", [1, 7])  # steps at a time
 def test_nothing_but_overflows_end_the_run(fetched: int) -> None:
     guard = NonFiniteGuard(config_for("--amp_level", "O2"), [], lambda: None)
-    bad = 0
 
     def take(steps: int, good: int) -> None:
-        nonlocal bad
         for step in range(1, steps + 1):
-            bad += steps - good if step == steps else 0
-            guard.check(bad, "step 8")
+            guard.check(steps - good if step == steps else 0, "step 8")
 
     for _ in range(2):
         for _ in range((OVERFLOWS - 2) // fetched):
@@ -180,7 +174,7 @@ def test_after_a_rollback_the_step_goes_on_from_the_checkpoint(training: Trainin
     """The compiled step itself, momenta included; and what it counts reaches the next checkpoint."""
     guard = guard_of(training, "rollback")
     training.take(batch(), guard)
-    training.checkpointer.save_within_epoch(training.monitor)
+    training.checkpointer.save(training.state)
     ends, counts = [], []
     for _ in range(2):
         training.take(batch(), guard)
