@@ -1,4 +1,4 @@
-"""The log of a training: losses and times."""
+"""The log lines of a training: losses and times."""
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -10,12 +10,11 @@ from src.model_utils.config import Config
 
 
 class Monitor:
-    """Losses and times of a run, as the log lines that users of MindSpore's model zoo know.
+    """Writes losses and times of a run in the form of MindSpore's model zoo.
 
-    Losses are fetched from the device at a log line and before a checkpoint only, so that an accelerator is not made to
-    wait for the host; on CPU, and where bad steps are made good one by one, after every step. A step is bad if its
-    update was left out because the gradients were not finite. `on_line` gets loss and learning rate of the steps that
-    have a line.
+    Losses are fetched from the device only for a log line and before a checkpoint, so that an accelerator does not wait
+    for the host. On CPU and with `on_nan=skip` they are fetched after every step. A step is bad if its gradients were
+    not finite, so that its update was left out. `on_line` is called with the loss and learning rate of logged steps.
     """
 
     def __init__(self, lr: np.ndarray, config: Config, steps_per_epoch: int,
@@ -25,18 +24,18 @@ class Monitor:
         self._log_steps, self._write, self._on_line = config.log_steps, write, on_line
         each_step = config.platform == "CPU" or config.on_nan == "skip"
         self._fetch_steps = (1,) if each_step else (config.log_steps, config.save_checkpoint_steps or config.log_steps)
-        self.losses: list[float] = []  # of the epoch's steps that were fetched
-        self.bad_steps = 0  # of all steps that were fetched, those whose update was left out
+        self.losses: list[float] = []  # of the fetched steps of the epoch
+        self.bad_steps = 0  # number of fetched steps whose update was left out
         self._pending: list[tuple[Tensor, Tensor]] = []
 
     def epoch_begin(self, epoch: int, losses: Sequence[float] = ()) -> None:
-        """Start the clock of an epoch (from 0), of which a resumed run may have done some steps."""
+        """Start the clock of an epoch (from 0). `losses` are of the steps that a resumed run has done before."""
         self._epoch, self.losses, self._pending = epoch, list(losses), []
         self._begin = self._line_begin = time.perf_counter()
         self._steps_before, self._bad_before = len(self.losses), self.bad_steps
 
     def step_end(self, step: int, loss: Tensor, applied: Tensor) -> None:
-        """Take what a step (from 0) returned; write a line every `log_steps` and at the end of the epoch."""
+        """Take the result of a step (from 0). Write a line every `log_steps` and at the end of the epoch."""
         self._pending.append((loss, applied))
         done = step + 1
         if done == self._steps or any(done % steps == 0 for steps in self._fetch_steps):
@@ -54,11 +53,11 @@ class Monitor:
 
     @property
     def is_fetched(self) -> bool:
-        """Whether the values of all steps so far are here, so that asking for more costs no waiting."""
+        """Whether the values of all steps so far have been fetched."""
         return not self._pending
 
     def epoch_end(self) -> float:
-        """Write the epoch's line; returns the mean loss of all its steps."""
+        """Write the line of the epoch. Returns the mean loss of its steps."""
         milliseconds = 1000 * (time.perf_counter() - self._begin)
         loss = float(np.mean([loss for loss in self.losses if math.isfinite(loss)] or [math.nan]))
         self._write(f"epoch time: {milliseconds:5.3f}, "
