@@ -1,10 +1,10 @@
-"""Write a checkpoint as a file for deployment, load it back and compare.
+"""Export a checkpoint for deployment, load the file again and compare.
 
     python export.py --platform CPU --ckpt_file checkpoint/best.ckpt --file_format MINDIR --file_name mobilenetv2
     python export.py --platform CPU --ckpt_file checkpoint/best.ckpt --file_format ONNX --export_batch_size 0
 
 Beside mobilenetv2.mindir it writes mobilenetv2.mindir.json: classes, preprocessing, digest. Image size and width are
-those that the checkpoint was trained with, unless options say otherwise.
+those of the checkpoint, unless options set them.
 """
 from pathlib import Path
 
