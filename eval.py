@@ -1,9 +1,9 @@
-"""Score a checkpoint, a MINDIR or an ONNX file on a folder of images, each exactly once.
+"""Evaluate a checkpoint, a MINDIR or an ONNX file on a folder of images, each exactly once.
 
     python eval.py --platform CPU --dataset_path pictures --pretrain_ckpt checkpoint/best.ckpt
     python eval.py --platform CPU --dataset_path pictures --pretrain_ckpt mobilenetv2.onnx --report report.html
 
-Image size and width are those that the file was made with, unless options say otherwise.
+Image size and width are those of the file, unless options set them.
 """
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from src.utils import check_classes
 
 @local_or_modelarts
 def main(config: Config) -> None:
-    """Score as the command line says."""
+    """Evaluate as the command line says."""
     world = setup_device(config)
 
     # ---- the model, and images of its classes
@@ -33,7 +33,7 @@ def main(config: Config) -> None:
     folder = scan_checked(eval_root(config.dataset_path), config, world, training=False)
     check_classes(model.classes, folder.classes, folder.root)
 
-    # ---- score
+    # ---- evaluate
     network = model.network(config.num_classes or len(folder.classes))
     data = ImageData(folder, config.image_size, config.batch_size, training=False, num_workers=config.num_workers,
                      rank=world.rank, rank_size=world.rank_size, normalise=model.normalise)

@@ -1,10 +1,10 @@
-"""Write a checkpoint as a file for deployment, load it back and compare.
+"""Export a checkpoint for deployment, load the file again and compare.
 
     python export.py --platform CPU --ckpt_file checkpoint/best.ckpt --file_format MINDIR --file_name mobilenetv2
     python export.py --platform CPU --ckpt_file checkpoint/best.ckpt --file_format ONNX --export_batch_size 0
 
 Beside mobilenetv2.mindir it writes mobilenetv2.mindir.json: classes, preprocessing, digest. Image size and width are
-those that the checkpoint was trained with, unless options say otherwise.
+those of the checkpoint, unless options set them.
 """
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from src.errors import UserError, run_command
 from src.model_utils.config import Config
 from src.modelarts.job import local_or_modelarts
 
-TOLERANCE = 1e-4  # relative to the largest score: rounding; MindSpore's own MINDIR differs by nothing
+TOLERANCE = 1e-4  # relative to the largest output; for rounding in ONNX Runtime
 
 
 @local_or_modelarts
@@ -47,7 +47,7 @@ def main(config: Config) -> None:
                             config.export_softmax)
     network = deployable(checkpoint, config, options)
 
-    # ---- what it says to a random image, before anything is written
+    # ---- its output for a random image, to compare with
     images = random_images(options)
     expected = network(Tensor(images)).asnumpy()
 
@@ -73,9 +73,9 @@ def main(config: Config) -> None:
 
     # ---- how to use it
     training = checkpoint.training
-    about = {"checkpoint": Path(config.pretrain_ckpt).name, "epoch": training.epoch if training else None,
-             "width_mult": config.width_mult}
-    write_description(describe(path, options, checkpoint.classes, expected.shape[1], about), path)
+    metadata = {"checkpoint": Path(config.pretrain_ckpt).name, "epoch": training.epoch if training else None,
+                "width_mult": config.width_mult}
+    write_description(describe(path, options, checkpoint.classes, expected.shape[1], metadata), path)
 
 
 if __name__ == "__main__":

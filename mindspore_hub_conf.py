@@ -1,4 +1,4 @@
-"""What MindSpore Hub calls to get this network: `mshub.load("mindspore/.../mobilenetv2_...", num_classes=1000)`.
+"""MindSpore Hub calls this file to get the network: `mshub.load("mindspore/.../mobilenetv2_...", num_classes=1000)`.
 
 The loader puts this folder on `sys.path`, loads this file by its path and calls `create_network` with the name in small
 letters and the caller's further arguments: https://gitee.com/mindspore/hub/blob/master/mindspore_hub/load.py

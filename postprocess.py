@@ -1,10 +1,10 @@
-"""Accuracy of what the Ascend 310 program computed. Needs numpy alone.
+"""Computes the accuracy of the results of the Ascend 310 program. Needs numpy alone.
 
     python postprocess.py --result_path result_Files --label_path label.txt
 
-label.txt (tools/make_label_file.py writes it) has lines `folder/image.jpg:class index`, names that are not UTF-8 with
-escapes (src/names.py); the result of that image is result_Files/folder/image.jpg.bin, its float32 logits. Every
-image counts, or nothing is printed.
+tools/make_label_file.py writes label.txt. Its lines are `folder/image.jpg:class index`; names that are not UTF-8 have
+escapes (src/names.py). The result of that image is result_Files/folder/image.jpg.bin with its float32 logits. If one
+result is missing or bad, no accuracy is printed.
 """
 import argparse
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def read_labels(path: Path) -> dict[str, int]:
     """Class index of each file.
 
     Raises:
-        UserError: the file cannot be read, has no line, a malformed one, or names an image twice.
+        UserError: the file cannot be read, has no line, a malformed one, or labels an image twice.
     """
     labels: dict[str, int] = {}
     for number, line in enumerate(read_names(path), 1):
@@ -62,8 +62,8 @@ def read_results(folder: Path, labels: dict[str, int]) -> np.ndarray:
     """N x C float32 logits, in the order of the labels.
 
     Raises:
-        UserError: results are missing, of no labelled image, or of a length that is not the others' or has no place
-            for a label; the text lists them.
+        UserError: results are missing, have no label or another length than most, or a label is too large for them. The
+            text lists them.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of results")

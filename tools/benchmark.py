@@ -1,17 +1,16 @@
-"""How fast this machine trains, evaluates, reads images, and comes to its first step.
+"""Measures how fast this machine trains, evaluates, reads images, and reaches the first step.
 
     python tools/benchmark.py --batch_size 32 --image_size 224 --steps 8 [--mode train|eval|data|startup]
     python tools/benchmark.py --cpu_kernels off --steps 2
     python tools/benchmark.py --mode infer --model mobilenetv2.onnx --steps 50
     python tools/benchmark.py --mode mindrecord --steps 20
 
-Without --mode the first four are measured. Speeds come from the median of single steps, after two that warm up; the
-batch is random, except that `data` decodes and augments JPEG images of 500x375 pixels, and `startup` runs train.py on
-them up to the log line of its first step. `infer` runs an ONNX file, as it takes batches: what infer.py does with such
-images from file to logits, and beside it ONNX Runtime alone on one batch in memory; medians of `ROUNDS` turns each.
-`mindrecord` decodes and augments images from a MindRecord file, and compares the speed with that of the same from an
-image folder. Peak memory is that of training. The last line is one JSON object; what was not measured is null in it.
-Compare figures only within one run of one machine.
+Without --mode the first four are measured. Speeds are the median of single steps, after two steps of warm-up, on a
+random batch. `data` decodes and augments JPEG images of 500x375 pixels. `startup` runs train.py on them up to the log
+line of its first step. `infer` runs an ONNX file in two ways: infer.py's loop from image file to logits, and ONNX
+Runtime alone on a batch in memory; medians of `ROUNDS` turns each. `mindrecord` decodes and augments images from a
+MindRecord file, and compares the speed with the same images in a folder. Peak memory is that of training. The last line
+is a JSON object; a value that was not measured is null. Compare figures only within one run on one machine.
 """
 import argparse
 import json
@@ -150,7 +149,7 @@ def data_speed(root: Path, config: Config, steps: int) -> float:
 
 
 def startup_seconds(root: Path, config: Config) -> float:
-    """From starting train.py to the log line of its first step, the kernels being built."""
+    """Seconds from the start of train.py to the log line of its first step. The kernels are built before."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-u", ROOT / "train.py", "--platform", "CPU", "--dataset_path", root,
                    "--batch_size", str(config.batch_size), "--image_size", str(config.image_size), "--epoch_size", "1",
@@ -195,14 +194,14 @@ def measure_inference(model_path: str, steps: int) -> dict[str, float]:
 
 
 def measure_mindrecord(batch_size: int, image_size: int, steps: int) -> dict[str, object]:
-    """Decoding and augmenting images from one MindRecord file, as a share of the speed from files; medians of turns.
+    """The speed of decoding and augmenting from a MindRecord file, relative to image files; medians of turns.
 
-    `cpu_ratio` compares the time that the processor worked, which other programs on the machine disturb less.
+    `cpu_ratio` compares processor time, which other programs on the machine disturb less.
     """
     config = get_config(["--platform", "CPU", "--batch_size", str(batch_size), "--image_size", str(image_size)])
     workers = usable_workers(config.num_workers)
-    with tempfile.TemporaryDirectory() as place:
-        root, packed = Path(place) / "pictures", Path(place) / "mindrecord"
+    with tempfile.TemporaryDirectory() as folder_name:
+        root, packed = Path(folder_name) / "pictures", Path(folder_name) / "mindrecord"
         write_images(root, batch_size * (WARM_UP + steps))
         folder = ImageFolder.scan(root)
         pack_mindrecord({"train": folder}, packed)
@@ -226,7 +225,7 @@ def measure_mindrecord(batch_size: int, image_size: int, steps: int) -> dict[str
 
 
 def epoch_seconds(batches: Iterator) -> tuple[float, float]:
-    """How long an epoch takes after its first batches: by the clock, and of this process's processor time."""
+    """Seconds of an epoch after its first batches: by the clock, and of processor time."""
     for _ in range(WARM_UP):
         next(batches)
     start, cpu_start = time.perf_counter(), time.process_time()

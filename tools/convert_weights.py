@@ -1,4 +1,4 @@
-"""Weights of a PyTorch MobileNetV2 to a checkpoint of this project.
+"""Converts weights of a PyTorch MobileNetV2 to a checkpoint of this project.
 
     python tools/convert_weights.py --source mobilenet_v2.pth --output mobilenetv2.ckpt
 
@@ -97,14 +97,14 @@ def convert(source: Mapping[str, np.ndarray], where: object) -> tuple[float, dic
 
 
 def nearest_width(channels: Mapping[str, int]) -> float:
-    """The width multiplier under which most layers have these output channels; a published one where several do."""
+    """The width multiplier with which most layers have these output channels; preferably a published one."""
     candidates = [*PUBLISHED_WIDTHS, *(hundredths / 100 for hundredths in range(35, 141))]
     return max(candidates, key=lambda width: sum(wanted == channels.get(layer)
                                                  for layer, wanted in output_channels(width)))
 
 
 def output_channels(width_mult: float) -> Iterator[tuple[str, int]]:
-    """Stem, last layer and every block's projection with their output channels."""
+    """The output channels of the stem, the last layer and the projection of every block."""
     yield "backbone.stem", make_divisible(STEM_CHANNELS * width_mult)
     yield "backbone.last", make_divisible(LAST_CHANNELS * max(1.0, width_mult))
     stages = (c for _, c, repetitions, _ in INVERTED_RESIDUALS for _ in range(repetitions))

@@ -1,10 +1,10 @@
-"""What a data set is made of, before anything is trained on it.
+"""Describes a data set before training.
 
     python tools/describe_data.py --dataset_path photos --output photos.png
 
-Tells for train and val (or for the one folder of classes): images per class, their sizes, formats and colours, files
-that are bad, and images that are in both parts. Only headers are read; --check decodes every image, as train.py
-does before it begins, and remembers what it found. The output is an image of all that, with samples of each class.
+It prints for train and val (or for one folder of classes): images per class, their sizes, formats and colours, bad
+files, and images that are in both parts. It reads only headers; --check decodes every image, as train.py does before
+it begins, and remembers the results. The output file is a figure of all that, with samples of each class.
 """
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""A real data set from an installed package: scikit-learn's handwritten digits as an image folder.
+"""Makes a real data set from an installed package: scikit-learn's handwritten digits as an image folder.
 
     python tools/make_digits.py --output digits
 
@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.errors import run_command
 from src.files import atomic_folder
 
-SIZE = 32  # pixels; what the network's stride of 32 needs at least
+SIZE = 32  # pixels; the smallest size for the network's stride of 32
 VALIDATION_SHARE = 0.2
 SPLIT_SEED = 0
 

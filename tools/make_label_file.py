@@ -1,4 +1,4 @@
-"""The label file of an image folder, for scripts/run_infer_310.sh and postprocess.py.
+"""Writes the label file of an image folder, for scripts/run_infer_310.sh and postprocess.py.
 
     python tools/make_label_file.py --dataset_path imagenet/val --output label.txt --model mobilenetv2.mindir
 

@@ -1,9 +1,9 @@
-"""An image folder as MindRecord files, with the same classes and the same indices.
+"""Packs an image folder into MindRecord files, with the same classes and class indices.
 
     python tools/pack_mindrecord.py --dataset_path photos --output photos_mindrecord
 
 Images stay as they are, byte for byte, in files of about 1 GB: train/train.mindrecord and val/val.mindrecord with an
-index beside each, or pictures.mindrecord for a folder of classes alone. tools/unpack_mindrecord.py turns them back.
+index beside each, or pictures.mindrecord for a folder of classes alone. tools/unpack_mindrecord.py reverses this.
 """
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""Images by class, photos/<class>/*.jpg, as a data set with a part to train and a part to validate on.
+"""Splits a folder of images by class, photos/<class>/*.jpg, into a training and a validation part.
 
     python tools/split_pictures.py --source photos --output fruit --val_share 0.2
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def report_duplicates(groups: Sequence[Sequence[str]]) -> None:
-    """Tell which files are alike, those in several classes first: one of their classes is wrong."""
+    """Print groups of identical files, first those in several classes: one of their classes is wrong."""
     in_several = [group for group in groups if len({file.partition("/")[0] for file in group}) > 1]
     for group in [*in_several, *(group for group in groups if group not in in_several)][:LISTED]:
         what = "the same image in several classes, kept to train on" if group in in_several else "the same image"

@@ -1,7 +1,7 @@
-"""A look at every image before a run, so that a bad one is told by name and not by a crash hours later.
+"""Checks every image before a run, so that a bad image is named at once and does not end the run hours later.
 
-What was found is remembered by each file's size and time. Pillow decodes the images: MindSpore's own operator takes
-some cut images for whole, and leaves `abnormal_image.*` files behind for those that it refuses.
+The results are remembered with each file's size and time. Pillow decodes the images: MindSpore's own operator accepts
+some truncated images, and leaves `abnormal_image.*` files behind for those that it refuses.
 """
 import dataclasses
 import hashlib
@@ -27,16 +27,17 @@ from src.json_records import read_json
 from src.model_utils.config import Config
 from src.names import escape_name
 
-SUPPORTED_FORMATS = {"JPEG", "PNG", "BMP", "TIFF"}  # what MindSpore's Decode reads, whatever the file's ending
+SUPPORTED_FORMATS = {"JPEG", "PNG", "BMP", "TIFF"}  # formats that MindSpore's Decode reads, whatever the file's ending
 LISTED = 5  # bad images that a message names
-ROTATED = "rotated"  # what is remembered of an image whose EXIF data says to turn it
+ROTATED = "rotated"  # remembered for an image whose EXIF data says to rotate it
 
 Findings = dict[str, str]  # file name to fault, or to ROTATED
 
 
 def scan_checked(root: Path, config: Config, world: World, training: bool) -> ImageFolder:
-    """List a folder and deal with its bad images as `bad_images` says. The other ranks wait for the first one's look
-    and find it remembered.
+    """List a folder and treat its bad images as `bad_images` says.
+
+    Rank 0 checks first. The other ranks wait for it and read the remembered results.
     """
     folder = ImageFolder.scan(root)
     _check_names(folder)
@@ -47,7 +48,7 @@ def scan_checked(root: Path, config: Config, world: World, training: bool) -> Im
 
 
 def _check_names(folder: ImageFolder) -> None:
-    """MindSpore's reader takes the names of folders as UTF-8 alone; for those of files it does not ask."""
+    """Refuse folder names that are not UTF-8: MindSpore's reader does not read them. File names may be any bytes."""
     for name in (str(folder.root), *folder.classes):
         try:
             name.encode()
@@ -57,16 +58,17 @@ def _check_names(folder: ImageFolder) -> None:
 
 
 def check_images(folder: ImageFolder, choice: str, training: bool) -> ImageFolder:
-    """The folder as it is to be used: whole, or without its bad images, or with others in their place.
+    """The folder to use: complete, without its bad images, or with other images in their place.
 
     Args:
-        folder: images to look at.
-        choice: `bad_images`: error, skip, replace (in training by the next image of the class, so that the number of
-            steps stays; in evaluation that would be counting one twice, and is skip), or ignore for no look at all.
-        training: whether the folder is trained on.
+        folder: the images to check.
+        choice: `bad_images`. "error" stops. "skip" leaves bad images out. "ignore" does not check. "replace" takes the
+            next image of the class in training, so that the number of steps stays; in evaluation it is "skip", so
+            that no image counts twice.
+        training: whether the folder is for training.
 
     Raises:
-        UserError: there are bad images and `choice` is error; or a class has no good one.
+        UserError: there are bad images and `choice` is "error"; or a class has no good image.
     """
     if choice == "ignore":
         return folder
@@ -87,7 +89,7 @@ def check_images(folder: ImageFolder, choice: str, training: bool) -> ImageFolde
 
 
 def find_faults(folder: ImageFolder) -> Findings:
-    """Bad and turned images of a folder; looks at those that are new or changed since the last time."""
+    """The bad and rotated images of a folder. Checks only those that are new or changed since the last check."""
     memory_path = cache_folder("pictures") / f"{hashlib.sha256(os.fsencode(folder.root)).hexdigest()[:32]}.json"
     memory = _remembered(memory_path)
     stamps = [_stamp(folder.root / name) for name in folder.files]
@@ -104,7 +106,7 @@ def find_faults(folder: ImageFolder) -> Findings:
 
 
 def image_fault(path: Path) -> str:
-    """What is wrong with an image, in words; ROTATED; or nothing."""
+    """A text that says what is wrong with an image; ROTATED; or an empty text."""
     try:
         if path.stat().st_size == 0:
             return "empty"
@@ -114,13 +116,13 @@ def image_fault(path: Path) -> str:
                 if image.format not in SUPPORTED_FORMATS:
                     return f"{image.format}, which MindSpore does not read"
                 turned = image.getexif().get(ExifTags.Base.Orientation, 1) not in {0, 1}
-                image.draft("RGB", (1, 1))  # JPEG: the coarsest scale tells as much and is faster
+                image.draft("RGB", (1, 1))  # JPEG: the coarsest scale finds the same faults and is faster
                 image.load()
     except Image.UnidentifiedImageError:
         return "not an image"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return "too large"
-    except Exception as error:  # decoders raise what they like at bad input
+    except Exception as error:  # decoders raise many types of error
         return f"cannot be read ({first_line(error)})"
     return ROTATED if turned else ""
 
@@ -146,7 +148,7 @@ def _stamp(path: Path) -> str:
 
 
 def _remembered(path: Path) -> dict[str, list[str]]:
-    """What was found before; nothing if that cannot be read, which costs only time."""
+    """The remembered results; none if the file cannot be read, so that all images are checked again."""
     try:
         memory = read_json(path)
     except UserError:

@@ -1,4 +1,4 @@
-"""Image folders: `root/<class>/<image>`, and where training and validation images lie below a `dataset_path`."""
+"""Image folders, `root/<class>/<image>`, and the training and validation folders in a `dataset_path`."""
 import hashlib
 import os
 import re
@@ -19,8 +19,8 @@ EVAL_FOLDERS = ("val", "validation_preprocess")  # the second is the ancestor's 
 class ImageFolder:
     """The images of a folder, sorted by class and name.
 
-    A class is a visible folder that holds at least one image; its index is its position among the sorted names.
-    Hidden files, other files and folders within a class are passed over.
+    A class is a visible folder with at least one image. Its index is its position in the sorted class names. Hidden
+    files, other files and folders inside a class are ignored.
     """
 
     root: Path
@@ -28,8 +28,8 @@ class ImageFolder:
     files: tuple[str, ...]  # relative to the root
     labels: np.ndarray  # class index of each file, int32
     rows: np.ndarray  # position of each file in MindSpore's ImageFolderDataset, which also counts hidden images
-    extensions: tuple[str, ...]  # endings that occur, in their case
-    times: tuple[int, ...]  # when the classes' folders last changed, in ns
+    extensions: tuple[str, ...]  # endings that occur, in upper or lower case as they are
+    times: tuple[int, ...]  # last change of each class folder, in ns
 
     def __len__(self) -> int:
         return len(self.files)
@@ -68,10 +68,10 @@ class ImageFolder:
         )
 
     def check_unchanged(self) -> None:
-        """See that the images are still those that were listed: MindSpore lists the folder anew for every epoch.
+        """Check that the images are still the listed ones: MindSpore lists the folder again for every epoch.
 
         Raises:
-            UserError: images have come or gone.
+            UserError: images were added or removed.
         """
         try:
             if _times(self.root, self.classes) == self.times:
@@ -86,7 +86,7 @@ class ImageFolder:
                             "it; leave the folder alone while a run uses it, and start again")
 
     def digest(self) -> str:
-        """A hash of the list of files with their sizes and times: the same for the same images."""
+        """A hash of the names, sizes and times of all files."""
         hasher = hashlib.sha256()
         for name in self.files:
             status = (self.root / name).stat()
@@ -99,13 +99,13 @@ def _times(root: Path, classes: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def mindrecords(folder: Path) -> list[Path]:
-    """The MindRecord files straight in a folder, without their indices; shards end in a number."""
+    """The MindRecord files directly in a folder, without their index files. The names of shards end in a number."""
     return sorted(path for path in folder.iterdir() if re.search(r"\.mindrecord\d*$", path.name) and path.is_file()
                   and not _hidden(path.name))
 
 
 def has_mindrecords(folder: Path) -> bool:
-    """Whether there is such a folder with a MindRecord file in it."""
+    """Whether the folder exists and has a MindRecord file in it."""
     return folder.is_dir() and bool(mindrecords(folder))
 
 
@@ -114,7 +114,7 @@ def _hidden(name: str) -> bool:
 
 
 def _images(folder: str) -> list[str]:
-    """Names with an image's ending straight in a folder, hidden ones too, in MindSpore's order: that of the bytes."""
+    """Names of the images directly in a folder, also hidden ones, sorted by their bytes as MindSpore does."""
     entries = [entry for entry in os.scandir(folder) if entry.name.lower().endswith(IMAGE_EXTENSIONS)]
     for entry in entries:
         if not entry.is_file():
@@ -128,7 +128,7 @@ def train_root(dataset_path: str) -> Path:
 
 
 def eval_root(dataset_path: str) -> Path:
-    """The folder of classes to score: `dataset_path/val` if there is one, else `dataset_path` itself."""
+    """The folder to evaluate: `dataset_path/val` if there is one, else `dataset_path` itself."""
     root = _given(dataset_path)
     child = _child(root, EVAL_FOLDERS)
     if child is None and _child(root, ("train",)):
@@ -137,7 +137,7 @@ def eval_root(dataset_path: str) -> Path:
 
 
 def validation_root(dataset_path: str, eval_dataset_path: str) -> Path | None:
-    """The folder to validate on during training: the one named, else `val` beside the training folder, else None."""
+    """The validation folder: `eval_dataset_path`, else `val` beside the training folder, else None."""
     if eval_dataset_path:
         return eval_root(eval_dataset_path)
     train = train_root(dataset_path)

@@ -1,7 +1,6 @@
-"""A folder of images by class, split into a part to train and a part to validate on.
+"""Splits an image folder into a training and a validation part.
 
-Which images validate follows from their names and a seed alone, so that the split is the same on every machine, and
-an image that is added changes little of it.
+The split depends only on the file names and a seed. So it is the same on every machine, and a new image changes little.
 """
 import hashlib
 import json
@@ -21,22 +20,22 @@ from src.files import atomic_folder, check_space
 from src.json_records import read_json
 from src.names import escape_name, unescape_name
 
-RECORD = ".split.json"  # in the folder that was made: what it was made of
+RECORD = ".split.json"  # in the output folder: the file and part of each image
 
 
 @dataclass(frozen=True)
 class Split:
-    """Which images validate, and which of them there are several times."""
+    """The part of each image, and the images that exist several times."""
 
     parts: Mapping[str, str]  # file, relative to the root, to "train" or "val"
     duplicates: Sequence[Sequence[str]]  # groups of files of the same content
 
 
 def plan_split(folder: ImageFolder, val_share: float, seed: int) -> Split:
-    """Choose the given share of each class, at least one image and not all of them.
+    """Choose `val_share` of each class for validation: at least one image, never all.
 
-    Files of the same content go to one side together: those of one class to either, those of several classes, of which
-    at least one is wrong, to train.
+    Files with the same content go to the same part. If they are in several classes, at least one class is wrong, and
+    they go to train.
 
     Raises:
         UserError: a class has too few different images.
@@ -76,13 +75,13 @@ def _class_of(file: str) -> str:
 
 
 def write_split(folder: ImageFolder, split: Split, output: Path, link: bool) -> bool:
-    """Copy (or link) the images to `output/{train,val}/<class>`, whole or not at all; the sources stay as they are.
+    """Copy or link the images to `output/{train,val}/<class>`, whole or not at all. The source is not changed.
 
-    Returns whether anything was written: nothing is, if `output` holds this split already.
+    Returns False if `output` already has this split, so that nothing was written.
 
     Raises:
-        UserError: `output` holds something else, or an earlier split that differs or of which files are missing; or
-            there is no room, or no link can be made.
+        UserError: `output` has other files, another split, or a split with missing files; or there is not enough room,
+            or links cannot be made.
     """
     output = output.absolute()
     if output.is_relative_to(folder.root):
@@ -100,7 +99,7 @@ def write_split(folder: ImageFolder, split: Split, output: Path, link: bool) -> 
             if link:
                 _link(folder.root / file, target)
             else:
-                shutil.copy2(folder.root / file, target)  # with its time
+                shutil.copy2(folder.root / file, target)  # keeps the time
         record = {escape_name(file): part for file, part in split.parts.items()}
         (temporary / RECORD).write_text(json.dumps(record), encoding="utf-8")
     return True

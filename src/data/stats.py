@@ -1,4 +1,4 @@
-"""What a folder of images is made of, by the headers of its files: sizes, formats, colours, and what is wrong."""
+"""Statistics of an image folder, from the headers of its files: sizes, formats, colours and faults."""
 import os
 import warnings
 from collections import Counter
@@ -17,36 +17,36 @@ from src.data.image_folder import ImageFolder
 from src.errors import list_some
 from src.names import escape_name
 
-LISTED = 10  # files, groups of files or classes that a text names of each kind
-ALL_LISTED = 60  # classes that a text names all
+LISTED = 10  # most files, groups or classes that a text names of each kind
+ALL_LISTED = 60  # most classes for which a text names them all
 
 
 @dataclass(frozen=True)
 class DataStats:
-    """A folder and what was found in it."""
+    """The statistics of one folder."""
 
     folder: ImageFolder
     sizes: np.ndarray  # pixels, as stored: a row of width and height for each file, 0 where they cannot be read
     formats: Counter[str]
-    modes: Counter[str]  # what a pixel holds, by Pillow's names
-    turned: int  # files with EXIF data that says to turn them
-    faults: Mapping[str, str]  # of bad files: what is wrong
+    modes: Counter[str]  # colour modes, by Pillow's names
+    turned: int  # files with EXIF data that says to rotate them
+    faults: Mapping[str, str]  # bad files, and what is wrong with them
 
     @property
     def counts(self) -> np.ndarray:
-        """Files of each class."""
+        """Number of files of each class."""
         return np.bincount(self.folder.labels, minlength=len(self.folder.classes))
 
     @property
     def known_sizes(self) -> np.ndarray:
-        """Widths and heights of the files that tell them."""
+        """Widths and heights, without unreadable files."""
         return self.sizes[self.sizes[:, 0] > 0]
 
 
 def collect_stats(folder: ImageFolder, decode: bool) -> DataStats:
-    """Look at every file: at its header or, with `decode`, at all of it, as a run does before it begins."""
+    """Read the header of every file; with `decode` the whole file, as a run does before it begins."""
     with warnings.catch_warnings(), ThreadPoolExecutor(2 * len(os.sched_getaffinity(0))) as pool:
-        warnings.simplefilter("ignore")  # what is wrong with a file is told below
+        warnings.simplefilter("ignore")  # faults are found below
         looks = list(tqdm(pool.map(_header, (folder.root / name for name in folder.files)), total=len(folder),
                           desc=f"reading {folder.root.name}", disable=None, leave=False))
     headers = [look for look in looks if look is not None]
@@ -59,24 +59,24 @@ def collect_stats(folder: ImageFolder, decode: bool) -> DataStats:
 
 
 def _header(path: Path) -> tuple[tuple[int, int], str, str, bool] | None:
-    """Size, format, mode, and whether it is to be turned; None if that cannot be read."""
+    """Size, format, mode, and whether EXIF says to rotate it; None if the header cannot be read."""
     try:
         with Image.open(path) as image:
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) not in {0, 1}
             return image.size, str(image.format), image.mode, turned
-    except Exception:  # decoders raise what they like at bad input
+    except Exception:  # decoders raise many types of error
         return None
 
 
 def _faults(folder: ImageFolder, suspects: Sequence[str] | None) -> dict[str, str]:
-    """What is wrong with the suspects, or with all files of a folder."""
+    """The faults of the suspects, or of all files of a folder."""
     found = find_faults(folder) if suspects is None \
         else {name: image_fault(folder.root / name) for name in suspects}
     return {name: fault for name, fault in found.items() if fault not in {"", ROTATED}}
 
 
 def describe(parts: Mapping[str, DataStats], decoded: bool) -> str:
-    """All that was found, as a text of lines; `parts` are named train, val, or by the folder."""
+    """A text of all statistics. The keys of `parts` are train and val, or the name of the folder."""
     lines = []
     for name, part in parts.items():
         lines += [f"{name}: {len(part.folder)} images of {len(part.folder.classes)} classes in {part.folder.root}",
@@ -110,7 +110,7 @@ def _describe_part(part: DataStats, decoded: bool) -> list[str]:
 
 
 def _compare(train: DataStats, val: DataStats) -> list[str]:
-    """Classes of one part alone, and images of both."""
+    """Classes that only one part has, and images that are in both."""
     lines = []
     for one, other in ((train, val), (val, train)):
         if only := [escape_name(name) for name in one.folder.classes if name not in other.folder.classes]:
@@ -126,7 +126,7 @@ def _compare(train: DataStats, val: DataStats) -> list[str]:
 
 
 def _class_table(parts: Mapping[str, DataStats]) -> list[str]:
-    """A line per class with its images in each part; the largest and smallest, where there are many."""
+    """A line per class with its number of images in each part; of many classes only the largest and smallest."""
     counts = {name: dict(zip(part.folder.classes, part.counts.tolist(), strict=True)) for name, part in parts.items()}
     totals = Counter[str]()
     for of_part in counts.values():

@@ -1,4 +1,4 @@
-"""A contact sheet: the first images of a prediction, each with its class and probability below."""
+"""Draws a contact sheet: the first predicted images with class and probability."""
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +15,7 @@ PAPER, INK, WARNING = (255, 255, 255), (30, 30, 30), (190, 30, 30)
 
 
 def draw_contact_sheet(predictions: Sequence[Prediction], path: Path) -> None:
-    """Draw up to `MOST` images, in their order, as a PNG; a bad image is an empty frame with its fault below."""
+    """Draw up to `MOST` images, in their order, as a PNG; a bad image is an empty frame with its fault."""
     shown = predictions[:MOST]
     columns = min(COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
@@ -39,10 +39,10 @@ def draw_contact_sheet(predictions: Sequence[Prediction], path: Path) -> None:
 
 
 def _thumbnail(path: Path) -> Image.Image:
-    """A small view of an image; grey for one that Pillow cannot show, though MindSpore could, or that has gone."""
+    """A small version of an image; a grey one if Pillow cannot read the image."""
     try:
         with Image.open(path) as image:
             image.thumbnail((SIDE, SIDE))
             return image.convert("RGB")
-    except Exception:  # decoders raise what they like at bad input
+    except Exception:  # decoders raise many types of error
         return Image.new("RGB", (SIDE, SIDE), "lightgrey")

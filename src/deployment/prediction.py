@@ -1,4 +1,4 @@
-"""Classifying images that nobody has labelled: which there are, how they come to the network, what is written."""
+"""Classifies images without labels: lists them, reads them in batches, and writes the predictions."""
 import csv
 import io
 import json
@@ -23,7 +23,7 @@ from src.names import escape_name, unescape_name
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of an image: its likeliest classes, or why there are none."""
+    """The likeliest classes of an image, or why there are none."""
 
     path: Path
     classes: tuple[str, ...] = ()  # likeliest first
@@ -32,12 +32,12 @@ class Prediction:
 
 
 def list_images(source: str) -> list[Path]:
-    """The images of a folder (with the folders in it, sorted), of a text file with one path a line, or an image.
+    """List images: `source` is an image, a folder (searched with its subfolders), or a text file with a path a line.
 
-    Paths in a list are relative to the list, and may have escapes (src/names.py). Hidden files are passed over.
+    Paths in a text file are relative to that file, and may have escapes (src/names.py). Hidden files are ignored.
 
     Raises:
-        UserError: nothing is there, or no image.
+        UserError: `source` does not exist or has no image.
     """
     if not source:
         raise UserError("no images named: give --pictures with an image, a folder, or a text file that lists some")
@@ -63,16 +63,16 @@ def list_images(source: str) -> list[Path]:
 
 
 def decoding_workers(num_workers: int, computing_threads: int) -> int:
-    """Of `num_workers` threads as many as have a core beside those that compute (0: all of them do), at least one."""
+    """`num_workers`, limited to the cores that the computing threads leave free (0 threads: no limit); at least 1."""
     cores = usable_workers(num_workers + computing_threads)
     return max(1, cores - computing_threads) if computing_threads else num_workers
 
 
 @dataclass
 class ImageStream:
-    """Images in batches, read and decoded ahead by threads of their own while the caller computes.
+    """Images in batches. Threads read and decode them in advance while the caller computes.
 
-    An image that cannot be read is left out and noted in `faults`, by its position.
+    An image that cannot be read is left out, and `faults` has the reason by its position.
     """
 
     paths: Sequence[Path]
@@ -83,7 +83,7 @@ class ImageStream:
     faults: dict[int, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Positions in `paths` (n) and images (n x 3 x size x size float32); n is `batch_size` but in the last."""
+        """Yield positions in `paths` (n) and images (n x 3 x size x size float32). n is at most `batch_size`."""
         before = ds.config.get_error_samples_mode()
         ds.config.set_error_samples_mode(ErrorSamplesMode.SKIP)
         given: set[int] = set()
@@ -107,7 +107,7 @@ class ImageStream:
 
 
 class _Encoded:
-    """The content of image files; in place of a bad one a black dot, which keeps MindSpore's decoder out of it."""
+    """The content of image files. A bad one is replaced by a black dot, so that MindSpore does not decode it."""
 
     def __init__(self, paths: Sequence[Path], faults: dict[int, str]) -> None:
         self._paths, self._faults = paths, faults
@@ -135,7 +135,7 @@ def likeliest(path: Path, logits: np.ndarray, classes: Sequence[str], top_k: int
 
 
 def write_csv(predictions: Sequence[Prediction], path: Path) -> None:
-    """A row per image: file, class and probability of each rank, and what was wrong with a bad one."""
+    """A row per image: file, class and probability of each rank, and the fault of a bad image."""
     ranks = max(len(prediction.classes) for prediction in predictions)
     columns = [f"{name}_{rank}" if rank > 1 else name for rank in range(1, ranks + 1)
                for name in ("class", "probability")]

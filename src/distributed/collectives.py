@@ -1,7 +1,7 @@
-"""What the ranks of a run tell each other. With one rank everything here leaves its arguments as they are.
+"""Communication between the ranks of a run. With one rank all functions return their arguments.
 
-MindSpore's collectives on CPU know sums of float32 but no integers and no barrier; what is here needs no more,
-to be the same on every platform.
+On CPU MindSpore's collectives can sum float32, but have no integers and no barrier. The functions here need only that
+sum, so that they work in the same way on every platform.
 """
 from collections.abc import Iterable, Sequence
 
@@ -11,7 +11,7 @@ from mindspore import Parameter, Tensor, ops
 
 from src.distributed.world import World
 
-DIGIT_BITS = 12  # the sum of 4096 ranks' digits still fits the 24 bits that a float32 holds exactly
+DIGIT_BITS = 12  # the sum over 4096 ranks still fits the 24 bits that float32 holds exactly
 DIGITS = 4
 
 
@@ -32,7 +32,7 @@ def sum_counts(counts: np.ndarray, world: World) -> np.ndarray:
 
 
 def average_parameters(parameters: Iterable[Parameter], world: World) -> None:
-    """Set float32 parameters to their mean over the ranks: batch norm statistics, which each rank gathers alone."""
+    """Set float32 parameters to their mean over the ranks; for batch norm statistics, which differ between ranks."""
     chosen = list(parameters)
     if world.rank_size == 1 or not chosen:
         return
@@ -40,7 +40,7 @@ def average_parameters(parameters: Iterable[Parameter], world: World) -> None:
 
 
 def broadcast_parameters(parameters: Iterable[Parameter], world: World) -> None:
-    """Give every rank the values that rank 0 has of parameters of float32 or of counts."""
+    """Give every rank the values of rank 0, for parameters of float32 or of counts."""
     chosen = list(parameters)
     floats = [parameter for parameter in chosen if parameter.dtype == ms.float32]
     if world.rank_size == 1 or not chosen:
@@ -54,7 +54,7 @@ def broadcast_parameters(parameters: Iterable[Parameter], world: World) -> None:
 
 
 def broadcast_counts(counts: np.ndarray, world: World) -> np.ndarray:
-    """The int64 array that rank 0 has, of 0 to 2^48 - 1 each; the others' values do not matter."""
+    """The int64 array of rank 0, with values of 0 to 2^48 - 1. The values of other ranks do not matter."""
     return sum_counts(counts if world.is_main_process else np.zeros_like(counts), world)
 
 
@@ -76,8 +76,8 @@ def flatten(parameters: Sequence[Parameter]) -> np.ndarray:
 
 
 def set_values(parameters: Sequence[Parameter], values: np.ndarray) -> None:
-    """Give float32 parameters what `flatten` gave of others like them."""
+    """Set float32 parameters from an array that `flatten` made. The reverse of `flatten`."""
     ends = np.cumsum([parameter.size for parameter in parameters])
     for parameter, part in zip(parameters, np.split(values, ends[:-1]), strict=True):
-        # In place: `set_data` does not reach all of a step that is compiled.
+        # In place: `set_data` does not change all of a compiled step.
         ops.assign(parameter, Tensor(part.reshape(parameter.shape).astype(np.float32)))

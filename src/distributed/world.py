@@ -1,4 +1,4 @@
-"""A process's place among the processes of a run."""
+"""The rank of this process, and the number of ranks."""
 from dataclasses import dataclass
 
 

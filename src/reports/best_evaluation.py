@@ -1,4 +1,4 @@
-"""The evaluation of a run's best epoch, kept beside `best.ckpt` so that a resumed run can still report it."""
+"""The evaluation of a run's best epoch. Its file beside `best.ckpt` lets a resumed run report it."""
 import io
 from dataclasses import dataclass
 from pathlib import Path

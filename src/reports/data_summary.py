@@ -1,4 +1,4 @@
-"""A data set in one figure: how many images each class has, how large they are, and some of them."""
+"""Draws a data set in one figure: the number of images of each class, their sizes, and samples."""
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,16 @@ from src.files import atomic_write
 from src.names import escape_name
 from src.reports.lettering import names_as_they_are
 
-NAMED = 40  # classes that get a bar with their name; more become a line
+NAMED = 40  # with more classes the bars with names become a line
 SHOWN, ACROSS, SAMPLES, SIDE = 24, 3, 5, 96  # classes with samples, beside each other, images of each, pixels
-BAR_LETTERS, STRIP_LETTERS = 28, 48  # of a class's name, beside its bar and above its samples
+BAR_LETTERS, STRIP_LETTERS = 28, 48  # letters of a class name beside its bar and above its samples
 COLOURS = ("tab:blue", "tab:orange")  # of train and of val
 WIDTH, BAR, STRIP = 13.0, 0.24, 1.12  # inches: of all; height of a class's bar and of its samples
 
 
 @names_as_they_are()
 def draw_summary(parts: Mapping[str, DataStats], path: Path) -> None:
-    """Draw as a PNG. The samples are of the first part."""
+    """Draw the summary as a PNG. The samples are from the first part."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -45,12 +45,12 @@ def draw_summary(parts: Mapping[str, DataStats], path: Path) -> None:
 
 
 def _spread(count: int, most: int) -> list[int]:
-    """Up to `most` of `count` positions, evenly apart."""
+    """Up to `most` of `count` positions, evenly spaced."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
 
 
 def short(name: str, letters: int) -> str:
-    """A name of at most so many letters, with its beginning and its end: long names often differ there."""
+    """A name cut to `letters` letters. It keeps its beginning and its end, where long names often differ."""
     name = escape_name(name)
     if len(name) <= letters:
         return name
@@ -94,9 +94,9 @@ def _draw_sizes(size: Any, shape: Any, parts: Mapping[str, DataStats]) -> None: 
 
 
 def _bins(values: np.ndarray) -> np.ndarray:
-    """Edges of up to 30 bins, also where all values are one."""
+    """Edges of 30 bins, also if all values are the same."""
     low, high = float(values.min()), float(values.max())
-    if high - low < 0.1 * high:  # a bin would be narrower than what it tells
+    if high - low < 0.1 * high:  # else the bins would be too narrow
         middle = (low + high) / 2
         low, high = 0.85 * middle, 1.15 * middle
     return np.linspace(low, high, 31)
@@ -114,7 +114,7 @@ def _draw_samples(figure: Any, part: DataStats, shown: list[str]) -> None:  # no
 
 
 def _strip(part: DataStats, name: str) -> Image.Image:
-    """Some images of a class beside each other, cut to squares; a crossed field for one that cannot be read."""
+    """Some images of a class side by side, cropped to squares; a crossed box for one that cannot be read."""
     label = part.folder.classes.index(name)
     files = [part.folder.files[i] for i in np.flatnonzero(part.folder.labels == label)]
     strip = Image.new("RGB", (SAMPLES * (SIDE + 4) - 4, SIDE), "white")
@@ -128,7 +128,7 @@ def _sample(path: Path) -> Image.Image:
         with Image.open(path) as image:
             image.draft("RGB", (2 * SIDE, 2 * SIDE))  # JPEG: decodes at a coarse scale
             return ImageOps.fit(image.convert("RGB"), (SIDE, SIDE))
-    except Exception:  # decoders raise what they like at bad input
+    except Exception:  # decoders raise many types of error
         field = Image.new("RGB", (SIDE, SIDE), "lightgrey")
         draw = ImageDraw.Draw(field)
         draw.line((0, 0, SIDE, SIDE), "red", 2)

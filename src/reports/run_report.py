@@ -1,4 +1,4 @@
-"""What a report tells of an evaluation, and of where any result came from."""
+"""The report of an evaluation, and the parts that all reports share."""
 import sys
 import time
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ def evaluation_report(model: ModelFile, folder: ImageFolder, result: EvalResult,
 
 
 def report_path(config: Config) -> Path | None:
-    """Where eval.py's report goes, if one is wanted: `report` is a file's name, or True for `report.html`."""
+    """The file of eval.py's report; None if there is none. `report` is a file name, or True for `report.html`."""
     path = Path(config.report)
     wanted = BOOLEANS.get(path.name.lower(), bool(config.report))
     if not wanted:
@@ -38,7 +38,7 @@ def report_path(config: Config) -> Path | None:
 
 
 def origin(config: Config, network: object, world: World) -> Mapping[str, Any]:
-    """The parts of a `Report` that say what it came from."""
+    """The parts of a `Report` that say where the result came from."""
     return {"settings": config.as_dict(), "changed": changed_settings(config),
             "command": repeating_command(config, Path(sys.argv[0])),
             "environment": environment(network, world.rank_size)}
@@ -50,5 +50,5 @@ def data_name(config: Config) -> str:
 
 
 def dated(state: str) -> str:
-    """A state with the present time."""
+    """A sentence with the present time."""
     return f"{state}. {time.strftime('%Y-%m-%d %H:%M %Z')}."

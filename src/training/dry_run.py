@@ -1,4 +1,4 @@
-"""What a training run would do, without doing it: nothing is computed and nothing written."""
+"""Describes a training run without training: nothing is computed and nothing is written."""
 from pathlib import Path
 
 from mindspore import nn
@@ -17,7 +17,7 @@ FLOAT32, FLOAT16 = 4, 2  # bytes
 
 
 def describe_run(config: Config, world: World, train_folder: ImageFolder, eval_folder: ImageFolder | None) -> str:
-    """A table of a run: where, on what, which network, which schedule, how much memory, which files."""
+    """A table of a run: platform, data, network, schedule, memory and files."""
     if config.pretrain_ckpt:
         checkpoint = read_checkpoint(Path(config.pretrain_ckpt))
         config = config.adopt(checkpoint.config, "width_mult", where=checkpoint.path)
@@ -56,7 +56,7 @@ def describe_run(config: Config, world: World, train_folder: ImageFolder, eval_f
 
 
 def multiply_adds(network: MobileNetV2, image_size: int) -> int:
-    """Multiplications with an addition that one image takes: the paper's MAdds, of convolutions and classifier."""
+    """Multiply-adds for one image, as the paper counts them: of the convolutions and the classifier."""
     classifier = network.head.classifier
     return classifier.in_channels * classifier.out_channels + sum(
         pixels * conv.out_channels * conv.in_channels // conv.group * conv.kernel_size[0] * conv.kernel_size[1]
@@ -78,8 +78,10 @@ def _count(cell: nn.Cell) -> int:
 
 
 def _memory(config: Config, network: MobileNetV2, images: int, batch_size: int, image_size: int) -> int:
-    """Bytes. A frozen backbone's features stay in memory; else each convolution's output does, before and after its
-    batch norm. The device's own needs come on top.
+    """Estimated memory in bytes, without what the device itself needs.
+
+    The backward pass needs the output of each convolution, before and after its batch norm. With a frozen backbone only
+    its features stay in memory.
     """
     weights = _count(network) * FLOAT32 * (1 + (config.ema_decay > 0))
     copies = 2 + (config.accumulate_steps > 1)  # gradients, momenta, sums of gradients

@@ -1,4 +1,4 @@
-"""The log of a training: losses and times."""
+"""The log lines of a training: losses and times."""
 import math
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from src.training.state import TrainingState
 
 
 class Monitor:
-    """Losses and times of a run, as the log lines that users of MindSpore's model zoo know.
+    """Writes losses and times of a run in the form of MindSpore's model zoo.
 
     Losses are fetched from the device at a log line and before a checkpoint only, so that an accelerator does not wait
     for the host. On CPU, and with `on_nan` skip, they are fetched after every step. A step is bad if its update was

@@ -1,4 +1,4 @@
-"""What a report tells of a training run."""
+"""The report of a training run."""
 from src.data.image_folder import ImageFolder
 from src.distributed.world import World
 from src.reports.best_evaluation import BestEvaluation
@@ -11,7 +11,7 @@ from src.training.timing import DATA, STEPS, Timing
 
 def training_report(run: Run, state: TrainingState, best: BestEvaluation | None, eval_folder: ImageFolder | None,
                     timing: Timing, network: object, world: World, is_saved: bool) -> Report:
-    """Of a run as far as it is; `is_saved`: whether there is a checkpoint of this step."""
+    """The report of a run at its present step. `is_saved`: whether there is a checkpoint of this step."""
     config, done = run.config, state.step
     status = f"Finished after {done} steps" if done == run.total_steps else \
         f"Stopped after {done} of {run.total_steps} steps; " + (

@@ -209,8 +209,8 @@ def test_an_exported_file_of_other_classes_or_size_is_refused(models: dict[str, 
 @pytest.mark.parametrize(("kind", "values", "says"), [
     ("checkpoint", {"config": {"width_mult": "wide"}}, "its configuration: width_mult must be a number, not 'wide'"),
     ("checkpoint", {"config": {"image_size": 33}}, "its configuration: image_size must be a multiple of 32, not 33"),
-    ("checkpoint", {"classes": ["blue", "red"]}, "tells 3 classes apart, but the JSON beside it names 2"),
-    ("MINDIR", {"classes": ["blue", "red"]}, "tells 3 classes apart, but the JSON beside it names 2"),
+    ("checkpoint", {"classes": ["blue", "red"]}, "has 3 classes, but the JSON beside it names 2"),
+    ("MINDIR", {"classes": ["blue", "red"]}, "has 3 classes, but the JSON beside it names 2"),
     ("MINDIR", {"input": {"batch_size": -4}}, "input: batch_size must be 1 to 65536, or 'any'"),
 ])
 def test_a_json_that_contradicts_its_file_is_one_line(kind: str, values: dict[str, object], says: str,

@@ -87,7 +87,7 @@ def test_decoding_finds_what_headers_hide(mixed: Path, capsys: pytest.CaptureFix
 def test_one_folder_of_classes(images: Images, capsys: pytest.CaptureFixture[str]) -> None:
     root = images({"cat": 3, "dog": 2})
     out = described(capsys, "--dataset_path", root)
-    assert out.startswith(f"images: 5 images of 2 classes in {root}\n")
+    assert out.startswith(f"pictures: 5 images of 2 classes in {root}\n")
     assert "both" not in out
 
 

@@ -120,7 +120,7 @@ def test_rollback_goes_to_the_last_checkpoint_and_gives_up_in_the_end(training: 
             if name in saved:
                 np.testing.assert_array_equal(value.asnumpy(), saved[name].asnumpy())
     assert int(training.step.optimizer.global_step.asnumpy()[0]) >= counted  # the schedule goes on
-    with pytest.raises(UserError, match=f"{ROLLBACKS} returns to the last checkpoint did not help"):
+    with pytest.raises(UserError, match=f"{ROLLBACKS} rollbacks to the last checkpoint did not help"):
         training.take(batch(np.nan), guard)
 
 

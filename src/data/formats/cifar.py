@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 as image folders, out of the archives of https://www.cs.toronto.edu/~kriz/cifar.html.
 
 That page describes both versions: the binary one, of records of one label byte (CIFAR-100: a coarse one and the label)
-and 3 x 32 x 32 bytes of pixels; and the one for Python, of pickles, which are read without running anything in them.
+and 3 x 32 x 32 bytes of pixels; and the one for Python, of pickles. The pickles are read without running their code.
 """
 import io
 import re
@@ -29,7 +29,7 @@ Batch = tuple[np.ndarray, np.ndarray]  # N x 3072 uint8, all red before all gree
 
 @dataclass(frozen=True)
 class Layout:
-    """How one of the archives is made up."""
+    """The files of one of the archives."""
 
     train: tuple[str, ...]  # files
     test: str
@@ -49,12 +49,12 @@ LAYOUTS = (
 
 
 def prepare_cifar(archive: Path, output: Path) -> dict[str, int]:
-    """Write `output/{train,val}/<class>/<number>.png`, whole or not at all; returns the number of images of each.
+    """Write `output/{train,val}/<class>/<number>.png`, whole or not at all; returns the number of images of each part.
 
-    The test batch becomes val. Images have the numbers of their order in the archive, the same in both versions.
+    The test batch becomes val. Images are numbered in the order of the archive, which is the same in both versions.
 
     Raises:
-        UserError: the archive is missing, damaged, not CIFAR or calls for code; or `output` holds something.
+        UserError: the archive is missing, damaged, not CIFAR or calls for code; or `output` exists and is not empty.
     """
     classes, batches = read_cifar(archive)
     counts = {part: sum(len(labels) for _, labels in found) for part, found in batches.items()}
@@ -100,7 +100,7 @@ def _parsed(archive: Path, name: str, parse: Callable[[Layout, bytes], Parsed], 
         return parse(layout, content)
     except RefusedError as error:
         raise UserError(f"{archive}: {name} in it {error}; take the binary version of the archive") from None
-    except Exception as error:  # a damaged pickle raises whatever the bytes happen to ask for
+    except Exception as error:  # a damaged pickle raises many types of error
         raise UserError(f"{archive}: {name} in it is damaged ({type(error).__name__}: {first_line(error)}); download "
                         "it anew") from error
 

@@ -1,8 +1,8 @@
 """ImageNet (ILSVRC2012) as an image folder, out of the archives that image-net.org gives.
 
-The training archive is a tar file of a tar file per class, named by the class's WordNet number (wnid). The validation
-archive is flat; the development kit tells the labels of its images, as numbers 1 to 1000 of its own (ILSVRC2012_ID),
-whose order is not that of the wnids: https://image-net.org/challenges/LSVRC/2012/ and the kit's readme.txt.
+The training archive has a tar file for each class, named by the class's WordNet number (wnid). The validation archive
+is flat. The development kit has the labels of its images, as numbers from 1 to 1000 (ILSVRC2012_ID) in another order
+than that of the wnids: https://image-net.org/challenges/LSVRC/2012/ and the kit's readme.txt.
 """
 import contextlib
 import io
@@ -39,7 +39,7 @@ BLOCK_MARGIN = 1.02  # files of 110 KB take a little more on a disk than in a ta
 
 @dataclass(frozen=True)
 class Devkit:
-    """What the development kit tells."""
+    """The classes and labels of the development kit."""
 
     words: Mapping[str, str]  # of each wnid, sorted by wnid, so that a class's index is its position
     val_labels: tuple[str, ...]  # wnid of each validation image
@@ -47,7 +47,7 @@ class Devkit:
 
 @dataclass(frozen=True)
 class _ClassSource:
-    """Where the images of a class lie."""
+    """Where the images of a class are."""
 
     archive: Path
     size: int  # bytes of the archive that belong to the class
@@ -57,8 +57,8 @@ class _ClassSource:
 def prepare_imagenet(source: Path, output: Path, parts: Sequence[str], workers: int) -> dict[str, int]:
     """Write `output/<part>/<wnid>/*.JPEG` and `output/classes.txt`; returns the number of images of each part.
 
-    A class's folder takes its name when all of its images are in it, so an interrupted run goes on with the next
-    class. Folders that are there are counted again. The archives stay.
+    A class folder gets its name when all of its images are in it, so an interrupted run continues with the next class.
+    Existing folders are counted again. The archives are not changed.
 
     Args:
         source: folder of the archives.
@@ -104,7 +104,7 @@ def read_devkit(path: Path) -> Devkit:
             raise UserError(f"{path}: has no data/{name} in it; it is not the kit of tasks 1 and 2 of ILSVRC2012")
     try:
         synsets = _synsets(files[META])
-    except Exception as error:  # the reader raises what it likes at bad input
+    except Exception as error:  # the reader raises many types of error
         raise UserError(f"{path}: cannot read data/{META} in it ({type(error).__name__}: "
                         f"{first_line(error)}); download it anew") from error
     wnids = {number: wnid for number, wnid, _ in synsets}
@@ -121,7 +121,7 @@ def read_devkit(path: Path) -> Devkit:
 
 def _synsets(content: bytes) -> list[tuple[int, str, str]]:
     """Number, wnid and words of each class in meta.mat."""
-    from scipy.io import loadmat  # a third of a second that other errors should not wait for
+    from scipy.io import loadmat  # imported here: it takes a third of a second
 
     table = np.atleast_1d(loadmat(io.BytesIO(content), squeeze_me=True, variable_names=["synsets"])["synsets"])
     return [(int(row["ILSVRC2012_ID"]), str(row["WNID"]), escape_line(str(row["words"]))) for row in table
@@ -162,7 +162,7 @@ def _val_sources(source: Path, devkit: Devkit) -> dict[str, _ClassSource]:
 
 @dataclass(frozen=True)
 class _Finished:
-    """A class that is written."""
+    """The record of a class that is written."""
 
     part: str
     wnid: str = field(metadata={KEY: "class"})
@@ -172,13 +172,13 @@ class _Finished:
 
 
 class _Record:
-    """The finished classes of an image folder, each noted before its folder takes its name."""
+    """The finished classes of an image folder. A class is noted before its folder gets its name."""
 
     def __init__(self, output: Path, file: BinaryIO) -> None:
         self._output, self._file, self._lock = output, file, threading.Lock()
         self._noted: dict[tuple[str, str], _Finished] = {}
         for line in file:
-            with contextlib.suppress(ValueError, RecursionError, UserError):  # the last line, if the power went
+            with contextlib.suppress(ValueError, RecursionError, UserError):  # an incomplete line after a power failure
                 entry = make_record(_Finished, json.loads(line), f"{output / RECORD}: no finished class")
                 self._noted[entry.part, entry.wnid] = entry
 
@@ -196,7 +196,7 @@ class _Record:
             yield cls(output, file)
 
     def is_finished(self, part: str, wnid: str, archive_bytes: int) -> bool:
-        """Whether a class's folder is there; it must then hold what was written."""
+        """Whether the folder of a class exists. It must then have the files that were written."""
         folder = self._output / part / wnid
         if not folder.exists():
             return False
@@ -212,10 +212,10 @@ class _Record:
         return True
 
     def note(self, entry: _Finished) -> None:
-        """Keep that a class is finished, on the disk; any thread."""
+        """Write to the disk that a class is finished. Safe to call from any thread."""
         with self._lock:
             self._noted[entry.part, entry.wnid] = entry
-            # The line before may have been cut.
+            # The line before may be incomplete.
             self._file.write(f"\n{json.dumps(to_json(entry))}\n".encode())
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -235,7 +235,7 @@ def _write_classes(folder: Path, sources: Mapping[str, _ClassSource], total: int
                                unit="class", disable=None):
                 future.result()
         except BaseException:
-            pool.shutdown(cancel_futures=True)  # the classes in hand come to their end, and count
+            pool.shutdown(cancel_futures=True)  # classes that have begun are finished, and count
             raise
 
 
@@ -261,11 +261,11 @@ def _write_image(archive: BinaryIO, member: Member, path: Path) -> None:
     if len(content) != member.size:
         raise UserError(f"{archive.name}: ends within {member.name}; download it anew")
     path.write_bytes(content)
-    os.utime(path, (member.time, member.time))  # a second unpacking gives the same data set
+    os.utime(path, (member.time, member.time))  # so that unpacking again gives the same data set
 
 
 def _total(source: Path, part: str, record: _Record, classes: int) -> int:
-    """The number of images of a part; for the 1000 classes it must be that of ImageNet."""
+    """The number of images of a part. With all 1000 classes it must be the number of ImageNet."""
     images = record.images(part)
     if classes == CLASSES and images != IMAGES[part]:
         archive = source / {"train": TRAIN, "val": VAL}[part]

@@ -1,4 +1,4 @@
-"""Image folders as MindRecord files: few large files instead of many small ones, for storage that wants that."""
+"""Writes image folders as MindRecord files: few large files instead of many small ones."""
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from src.files import atomic_folder, check_space
 
 SCHEMA = {"file_name": {"type": "string"}, "class_name": {"type": "string"}, "label": {"type": "int32"},
           "data": {"type": "bytes"}}
-SHARD_BYTES = 2 ** 30  # of images; more make one file more
-MOST_SHARDS = 1000  # that MindRecord takes
+SHARD_BYTES = 2 ** 30  # of images in one file
+MOST_SHARDS = 1000  # limit of MindRecord
 LARGEST_PAGE = 2 ** 28  # bytes; an image must fit into a page
 USUAL_PAGE = 2 ** 25
 CHUNK = 64  # images in memory
@@ -48,7 +48,7 @@ def pack_mindrecord(parts: Mapping[str, ImageFolder], output: Path) -> dict[str,
 
 
 def _write_part(folder: ImageFolder, sizes: list[int], classes: tuple[str, ...], target: Path, name: str) -> int:
-    # MindSpore takes seconds to load, which other errors should not wait for.
+    # Imported here: MindSpore takes seconds to load, and other errors should come at once.
     from mindspore.mindrecord import FileWriter
     from mindspore.mindrecord.common.exceptions import MindRecordException
 
@@ -71,7 +71,7 @@ def _write_part(folder: ImageFolder, sizes: list[int], classes: tuple[str, ...],
     except (RuntimeError, MindRecordException) as error:
         raise UserError(f"{target}: MindSpore cannot write MindRecord files here: {first_line(error)}") from error
     for path in target.iterdir():
-        path.chmod(0o644)  # MindSpore lets only their owner read them
+        path.chmod(0o644)  # MindSpore makes them readable for their owner only
     return shards
 
 

@@ -1,4 +1,4 @@
-"""Data sets in zip files: checked before a byte is written, and unpacked whole or not at all."""
+"""Unpacks data sets from zip files, whole or not at all. The archive is checked before anything is written."""
 import calendar
 import contextlib
 import os
@@ -12,19 +12,19 @@ from src.errors import UserError, first_line
 from src.files import check_space, temporary_folder
 
 DATASET_FOLDERS = ("train", *EVAL_FOLDERS)
-LITTER = ("__MACOSX", ".DS_Store")  # what a Mac adds
+LITTER = ("__MACOSX", ".DS_Store")  # macOS adds these
 
 
 def unpack(archive: Path, target: Path) -> Path:
-    """Unpack a zip file into the new folder `target`, which is there whole or not at all; returns it.
+    """Unpack a zip file into the new folder `target`, whole or not at all; returns `target`.
 
-    A folder that holds everything else in the archive is left out, unless it is a part of the data set itself. Files
-    keep the times that the archive tells, so that a second unpacking gives the same data set. What an earlier attempt
-    left, which was killed, is replaced.
+    If all files are in one outer folder, that folder is left out, unless it is a part of the data set such as train.
+    Files get the times in the archive, so that unpacking again gives the same data set. What a killed process left is
+    replaced.
 
     Raises:
-        UserError: the archive is damaged or encrypted, or has names that leave the folder, links, or more in it than
-            the disk has room for; nothing is written then. Or the disk turned out to be full.
+        UserError: the archive is damaged or encrypted, has links or names that leave the folder, or needs more room
+            than the disk has; nothing is written then. Or the disk became full.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -40,16 +40,16 @@ def unpack(archive: Path, target: Path) -> Path:
     except OSError as error:
         raise UserError(f"{error.filename or archive}: cannot unpack {archive.name}: "
                         f"{error.strerror or error}") from error
-    except Exception as error:  # zipfile and the decompressors raise what the bytes lead them to
+    except Exception as error:  # zipfile and the decompressors raise many types of error
         raise UserError(f"{archive}: not a whole zip file ({first_line(error)}); make it anew") from error
     return target
 
 
 def check_member(archive: Path, name: str, is_link: bool) -> None:
-    """See that a file of any kind of archive stays in the folder that the archive is unpacked to.
+    """Check that a member of an archive stays inside the target folder.
 
     Raises:
-        UserError: its name leads elsewhere, or it is a link.
+        UserError: its name leads outside, or it is a link.
     """
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
@@ -71,7 +71,7 @@ def _checked(archive: Path, members: Sequence[zipfile.ZipInfo]) -> list[zipfile.
 
 
 def _extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> None:
-    """Unpack one file or folder. Reading it to its end compares its checksum."""
+    """Unpack one file or folder. zipfile checks the checksum."""
     path = Path(opened.extract(member, folder))
     with contextlib.suppress(ValueError, OverflowError):  # a date that does not exist
         seconds = calendar.timegm((*member.date_time, 0, 0, 0))
@@ -79,7 +79,7 @@ def _extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> 
 
 
 def _root(folder: Path) -> Path:
-    """`folder`, or the one folder in it that is there only to hold the rest."""
+    """`folder`, or the one outer folder in it that holds everything else."""
     entries = list(folder.iterdir())
     if len(entries) != 1 or not entries[0].is_dir() or entries[0].name in DATASET_FOLDERS:
         return folder
