@@ -71,7 +71,7 @@ class Run:
     """A classifier on a frozen backbone: stopped by a signal after the second epoch, then gone on with to the end."""
 
     def __init__(self, folder: Path) -> None:
-        self.images = make_images(folder / "pictures", {
+        self.images = make_images(folder / "images", {
             **{f"train/{name}": 5 for name in CLASSES}, **{f"val/{name}": 4 for name in CLASSES}})
         for name in CLASSES:  # one image in all classes: wrong in all but one
             shutil.copy(self.images / "val" / CLASSES[0] / "000.jpg", self.images / "val" / name / "the same.jpg")
