@@ -1,9 +1,9 @@
-"""Score a checkpoint, a MINDIR or an ONNX file on a folder of pictures, each exactly once.
+"""Evaluate a checkpoint, a MINDIR or an ONNX file on a folder of images, each exactly once.
 
     python eval.py --platform CPU --dataset_path pictures --pretrain_ckpt checkpoint/best.ckpt
     python eval.py --platform CPU --dataset_path pictures --pretrain_ckpt mobilenetv2.onnx --report report.html
 
-Image size and width are those that the file was made with, unless options say otherwise.
+Image size and width are those of the file, unless options set them.
 """
 from pathlib import Path
 
@@ -24,27 +24,27 @@ from src.utils import check_classes
 
 @local_or_modelarts
 def main(config: Config) -> None:
-    """Score as the command line says."""
+    """Evaluate as the command line says."""
     world = setup_device(config)
 
-    # ---- the model, and pictures of its classes
+    # ---- the model, and images of its classes
     model = open_model(config)
     config = model.config
     folder = scan_checked(eval_root(config.dataset_path), config, world, training=False)
     check_classes(model.classes, folder.classes, folder.root)
 
-    # ---- score
+    # ---- evaluate
     network = model.network(config.num_classes or len(folder.classes))
     data = ImageData(folder, config.image_size, config.batch_size, training=False, num_workers=config.num_workers,
                      rank=world.rank, rank_size=world.rank_size, normalise=model.normalise)
-    score = evaluate(network, data, world)
-    if not world.is_first:
+    result = evaluate(network, data, world)
+    if not world.is_main_process:
         return
-    print(f"result: {score} ckpt={config.pretrain_ckpt}")
+    print(f"result: {result} ckpt={config.pretrain_ckpt}")
     if config.confusion_matrix:
-        write_confusion(score.confusion, folder.classes, Path(config.confusion_matrix))
+        write_confusion(result.confusion, folder.classes, Path(config.confusion_matrix))
     if path := report_path(config):
-        write_report(evaluation_report(model, folder, score, network, world), path)
+        write_report(evaluation_report(model, folder, result, network, world), path)
         print(f"report: {path}")
 
 

@@ -1,10 +1,10 @@
-"""Write a checkpoint as a file for deployment, load it back and compare.
+"""Export a checkpoint for deployment, load the file again and compare.
 
     python export.py --platform CPU --ckpt_file checkpoint/best.ckpt --file_format MINDIR --file_name mobilenetv2
     python export.py --platform CPU --ckpt_file checkpoint/best.ckpt --file_format ONNX --export_batch_size 0
 
 Beside mobilenetv2.mindir it writes mobilenetv2.mindir.json: classes, preprocessing, digest. Image size and width are
-those that the checkpoint was trained with, unless options say otherwise.
+those of the checkpoint, unless options set them.
 """
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from src.deployment.exporter import (
     deployable,
     describe,
     export,
-    random_pictures,
+    random_images,
     write_description,
 )
 from src.deployment.runtime import load_exported, onnx_runtime_is_there
@@ -27,7 +27,7 @@ from src.errors import UserError, run_command
 from src.model_utils.config import Config
 from src.modelarts.job import local_or_modelarts
 
-TOLERANCE = 1e-4  # relative to the largest score: rounding; MindSpore's own MINDIR differs by nothing
+TOLERANCE = 1e-4  # relative to the largest output; for rounding in ONNX Runtime
 
 
 @local_or_modelarts
@@ -47,9 +47,9 @@ def main(config: Config) -> None:
                             config.export_softmax)
     network = deployable(checkpoint, config, options)
 
-    # ---- what it says to a random picture, before anything is written
-    pictures = random_pictures(options)
-    expected = network(Tensor(pictures)).asnumpy()
+    # ---- its output for a random image, to compare with
+    images = random_images(options)
+    expected = network(Tensor(images)).asnumpy()
 
     # ---- write
     ending = ENDINGS[config.file_format]
@@ -65,17 +65,17 @@ def main(config: Config) -> None:
     elif config.file_format == "ONNX" and not onnx_runtime_is_there():
         print("not verified: ONNX Runtime is not installed; pip install onnxruntime")
     else:
-        difference = float(np.abs(load_exported(path, config).run(pictures) - expected).max())
-        print(f"verified: loaded back, it differs from the checkpoint by {difference:.3g} on a random picture")
+        difference = float(np.abs(load_exported(path, config).run(images) - expected).max())
+        print(f"verified: loaded back, it differs from the checkpoint by {difference:.3g} on a random image")
         if not difference <= TOLERANCE * max(1.0, np.abs(expected).max()):
             path.unlink()
             raise UserError(f"{path}: would not compute what the checkpoint does; removed")
 
     # ---- how to use it
     training = checkpoint.training
-    about = {"checkpoint": Path(config.pretrain_ckpt).name, "epoch": training.epoch if training else None,
-             "width_mult": config.width_mult}
-    write_description(describe(path, options, checkpoint.classes, expected.shape[1], about), path)
+    metadata = {"checkpoint": Path(config.pretrain_ckpt).name, "epoch": training.epoch if training else None,
+                "width_mult": config.width_mult}
+    write_description(describe(path, options, checkpoint.classes, expected.shape[1], metadata), path)
 
 
 if __name__ == "__main__":

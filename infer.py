@@ -1,10 +1,10 @@
-"""Classify pictures with a checkpoint, a MINDIR or an ONNX file; ONNX is by far the fastest on CPU.
+"""Classify images with a checkpoint, a MINDIR or an ONNX file; ONNX is by far the fastest on CPU.
 
     python infer.py --platform CPU --model mobilenetv2.onnx --images holiday/ --predictions out
 
-Pictures are a picture, a folder or a text file that lists some. Writes out/predictions.csv, .json and .png (a contact
-sheet of the first ones). A picture that cannot be read is named and left out; the exit status is then 1. Names that are
-not UTF-8 are written with escapes (src/names.py), and may stand so in a list.
+--images names an image, a folder, or a text file that lists images. The command writes out/predictions.csv, .json and
+.png (a contact sheet of the first images). It names an image that it cannot read, leaves it out, and ends with exit
+status 1. Names that are not UTF-8 are written with escapes (src/names.py). A list may have such escapes, too.
 """
 import sys
 from pathlib import Path
@@ -14,11 +14,11 @@ from tqdm import tqdm
 from src.deployment.contact_sheet import draw_contact_sheet
 from src.deployment.model_file import open_model
 from src.deployment.prediction import (
-    PictureStream,
+    ImageStream,
     Prediction,
     decoding_workers,
     likeliest,
-    list_pictures,
+    list_images,
     write_csv,
     write_predictions,
 )
@@ -34,38 +34,38 @@ def main(config: Config) -> None:
     """Classify as the command line says."""
     setup_device(config)
 
-    # ---- the model and the pictures
+    # ---- the model and the images
     model = open_model(config)
     config = model.config
-    pictures = list_pictures(config.images)
-    batch_size = min(config.batch_size, len(pictures))
+    paths = list_images(config.images)
+    batch_size = min(config.batch_size, len(paths))
     predict = model.predictor(batch_size, config.num_classes)
     workers = decoding_workers(config.num_workers, config.onnx_threads)
-    stream = PictureStream(pictures, config.image_size, batch_size, workers, model.normalise)
+    stream = ImageStream(paths, config.image_size, batch_size, workers, model.normalise)
 
-    # ---- classify, while the next pictures are decoded
+    # ---- classify, while the next images are decoded
     found: dict[int, Prediction] = {}
-    with tqdm(total=len(pictures), unit="picture", dynamic_ncols=True, disable=None) as bar:
+    with tqdm(total=len(paths), unit="image", dynamic_ncols=True, disable=None) as bar:
         for positions, images in stream:
             logits = predict(images)
             classes = model.class_names(logits.shape[1])
             for position, row in zip(positions.tolist(), logits, strict=True):
-                found[position] = likeliest(pictures[position], row, classes, config.top_k)
+                found[position] = likeliest(paths[position], row, classes, config.top_k)
             bar.update(len(images))
 
     # ---- results
     for position, fault in sorted(stream.faults.items()):
-        print(f"{escape_name(pictures[position])}: {fault}", file=sys.stderr)
+        print(f"{escape_name(paths[position])}: {fault}", file=sys.stderr)
     if not found:
-        raise UserError(f"{config.images}: none of {len(pictures)} pictures could be read "
-                        f"({pictures[0]}: {stream.faults[0]})")
+        raise UserError(f"{config.images}: none of {len(paths)} images could be read "
+                        f"({paths[0]}: {stream.faults[0]})")
     predictions = [found.get(position) or Prediction(path, fault=stream.faults[position])
-                   for position, path in enumerate(pictures)]
+                   for position, path in enumerate(paths)]
     out = Path(config.predictions)
     write_csv(predictions, out / "predictions.csv")
     write_predictions(predictions, model.path, out / "predictions.json")
     draw_contact_sheet(predictions, out / "predictions.png")
-    print(f"{len(found)} of {len(pictures)} pictures classified: {out}/predictions.csv, .json, .png")
+    print(f"{len(found)} of {len(paths)} images classified: {out}/predictions.csv, .json, .png")
     if stream.faults:
         sys.exit(1)
 

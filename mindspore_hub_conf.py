@@ -1,4 +1,4 @@
-"""What MindSpore Hub calls to get this network: `mshub.load("mindspore/.../mobilenetv2_...", num_classes=1000)`.
+"""MindSpore Hub calls this file to get the network: `mshub.load("mindspore/.../mobilenetv2_...", num_classes=1000)`.
 
 The loader puts this folder on `sys.path`, loads this file by its path and calls `create_network` with the name in small
 letters and the caller's further arguments: https://gitee.com/mindspore/hub/blob/master/mindspore_hub/load.py
@@ -34,7 +34,7 @@ def create_network(name: str, *args: object, **kwargs: object) -> nn.Cell:
 
 def mobilenetv2(num_classes: int | None = None, include_top: bool = True, width_mult: float | None = None,
                 dropout: float = 0.2, pretrain_ckpt: str | Path | None = None, filter_head: bool = False) -> nn.Cell:
-    """MobileNetV2: N x 3 x H x W normalised pictures, H and W multiples of 32, to N x `num_classes` logits.
+    """MobileNetV2: N x 3 x H x W normalised images, H and W multiples of 32, to N x `num_classes` logits.
 
     Without the top, to N x C x H/32 x W/32 features; C is the cell's `out_channels`.
 

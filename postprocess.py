@@ -1,10 +1,10 @@
-"""Accuracy of what the Ascend 310 program computed. Needs numpy alone.
+"""Computes the accuracy of the results of the Ascend 310 program. Needs numpy alone.
 
     python postprocess.py --result_path result_Files --label_path label.txt
 
-label.txt (tools/make_label_file.py writes it) has lines `folder/picture.jpg:class index`, names that are not UTF-8 with
-escapes (src/names.py); the result of that picture is result_Files/folder/picture.jpg.bin, its float32 logits. Every
-picture counts, or nothing is printed.
+tools/make_label_file.py writes label.txt. Its lines are `folder/image.jpg:class index`; names that are not UTF-8 have
+escapes (src/names.py). The result of that image is result_Files/folder/image.jpg.bin with its float32 logits. If one
+result is missing or bad, no accuracy is printed.
 """
 import argparse
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ import numpy as np
 
 from src.errors import UserError, run_command
 from src.files import read_names
+from src.metrics import top5
 from src.names import unescape_name
 
 LISTED = 5  # names that an error shows
@@ -30,9 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     labels = read_labels(options.label_path)
     logits = read_results(options.result_path, labels)
     truth = np.array(list(labels.values()))
-    order = np.argsort(-logits, axis=1, kind="stable")[:, :5]
-    right = (order == truth[:, None]) & np.isfinite(logits).all(axis=1, keepdims=True)
-    print(f"{len(truth)} pictures, top-5 {right.any(axis=1).mean():.5f}")
+    _, right = top5(logits, truth)
+    print(f"{len(truth)} images, top-5 {right.any(axis=1).mean():.5f}")
     print(f"'Accuracy': {right[:, 0].mean():.5f}")
 
 
@@ -40,7 +40,7 @@ def read_labels(path: Path) -> dict[str, int]:
     """Class index of each file.
 
     Raises:
-        UserError: the file cannot be read, has no line, a malformed one, or names a picture twice.
+        UserError: the file cannot be read, has no line, a malformed one, or labels an image twice.
     """
     labels: dict[str, int] = {}
     for number, line in enumerate(read_names(path), 1):
@@ -54,7 +54,7 @@ def read_labels(path: Path) -> dict[str, int]:
             raise UserError(f"{path}, line {number}: {name} is labelled a second time")
         labels[name] = int(label)
     if not labels:
-        raise UserError(f"{path}: labels no picture")
+        raise UserError(f"{path}: labels no image")
     return labels
 
 
@@ -62,8 +62,8 @@ def read_results(folder: Path, labels: dict[str, int]) -> np.ndarray:
     """N x C float32 logits, in the order of the labels.
 
     Raises:
-        UserError: results are missing, of no labelled picture, or of a length that is not the others' or has no place
-            for a label; the text lists them.
+        UserError: results are missing, have no label or another length than most, or a label is too large for them. The
+            text lists them.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of results")
@@ -84,7 +84,7 @@ def read_results(folder: Path, labels: dict[str, int]) -> np.ndarray:
          [name for name in labels if usual and labels[name] >= usual // 4]),
     ) if names]
     if faults:
-        raise UserError(f"{folder}: {len(found)} results for {len(labels)} labelled pictures: " + "; ".join(
+        raise UserError(f"{folder}: {len(found)} results for {len(labels)} labelled images: " + "; ".join(
             f"{len(names)} {label}: {', '.join(names[:LISTED])}{' ...' if len(names) > LISTED else ''}"
             for label, names in faults))
     return np.stack([np.frombuffer(content, "<f4") for content in contents.values()])

@@ -19,7 +19,7 @@ from src.data.image_check import scan_checked
 from src.data.image_folder import ImageFolder, train_root, validation_root
 from src.data.transforms import Augmentation
 from src.dataset import Data, FeatureData, ImageData
-from src.distributed.collectives import any_rank, average_parameters
+from src.distributed.collectives import any_over_ranks, average_parameters
 from src.distributed.device import setup_device
 from src.distributed.world import World
 from src.errors import UserError, run_command
@@ -27,18 +27,20 @@ from src.evaluation import evaluate
 from src.lr_generator import run_lr
 from src.model_utils.config import Config
 from src.modelarts.job import local_or_modelarts
-from src.models import CrossEntropyWithLabelSmooth, define_average, define_net
-from src.training.checkpointer import Recorder
-from src.training.distillation import DistillationLoss, Teacher
+from src.models import CrossEntropyWithLabelSmooth, define_ema, define_net
+from src.training.checkpointer import Checkpointer
+from src.training.distillation import DistillationDataset, DistillationLoss, Teacher
 from src.training.dry_run import describe_run
 from src.training.features import pooled_features
 from src.training.monitor import Monitor
-from src.training.nonfinite import Divergence
+from src.training.nonfinite import NonFiniteGuard
 from src.training.optimizer import build_optimizer
+from src.training.profiler import StepProfiler
+from src.training.reporter import Reporter
 from src.training.resume import Run
 from src.training.signals import StopRequest
 from src.training.step import TrainStep, batch_norm_statistics, count_steps
-from src.training.timing import EVALUATION
+from src.training.timing import EVALUATION, Timing
 from src.utils import check_classes, load_weights
 
 
@@ -48,102 +50,110 @@ def main(config: Config) -> None:
     world = setup_device(config)
     augmentation = Augmentation.of(config)
 
-    # ---- pictures
+    # ---- images
     train_folder = scan_checked(train_root(config.dataset_path), config, world, training=True)
     eval_folder = validation_folder(config, train_folder, world)
     classes = train_folder.classes
-    print(f"{len(train_folder)} training pictures of {len(classes)} classes in {train_folder.root}; "
+    print(f"{len(train_folder)} training images of {len(classes)} classes in {train_folder.root}; "
           + (f"{len(eval_folder)} to validate on in {eval_folder.root}" if eval_folder else "no validation"))
 
     # ---- network: new weights, or those of a checkpoint
     frozen = config.freeze_layer == "backbone"
-    pretrained = starting_point(config)
+    pretrained = load_pretrained(config)
     teacher = Teacher(config, classes) if config.kd_teacher else None
     if config.dry_run:
-        if world.is_first:
+        if world.is_main_process:
             print(describe_run(config, world, train_folder, eval_folder))
         return
     config = config.adopt(pretrained.config, "width_mult", where=pretrained.path) if pretrained else config
     network = define_net(config, len(classes), world.rank)
     if pretrained:
         load_weights(network, pretrained, filter_head=config.filter_head or frozen)
-    average = define_average(config, network)
+    ema = define_ema(config, network)
 
-    # ---- what is trained on what: the whole network on pictures, or the head on what the backbone makes of them
-    trained, scored = network, average or network
+    # ---- what is trained: the whole network on images, or the head on the features of the frozen backbone
+    train_net, eval_net = network, ema or network
     if frozen:
-        trained, scored = network.head, scored.head
+        train_net, eval_net = network.head, eval_net.head
     train_data = data_source(config, augmentation, world, train_folder, network.backbone, training=True)
     eval_data = data_source(config, augmentation, world, eval_folder, network.backbone,
                             training=False) if eval_folder else None
     if train_data.batch_size < config.batch_size:
-        print(f"batch_size is {train_data.batch_size}, not {config.batch_size}: there are no more training pictures")
+        print(f"batch_size is {train_data.batch_size}, not {config.batch_size}: there are no more training images")
 
     # ---- schedule, loss, optimizer
     steps = count_steps(train_data.steps_per_epoch, config)
     lr = run_lr(config, train_data.batch_size * config.grad_accum_steps * world.rank_size, steps)
-    optimizer = build_optimizer(trained, lr, config)
+    optimizer = build_optimizer(train_net, lr, config)
     loss_fn: nn.Cell = CrossEntropyWithLabelSmooth(config.label_smooth)
     if teacher:
-        train_data, loss_fn = teacher.teach(train_data), DistillationLoss(loss_fn, config)
-    train_step = TrainStep(trained, loss_fn, optimizer, config, scored if average else None, world)
+        train_data, loss_fn = DistillationDataset(train_data, teacher), DistillationLoss(loss_fn, config)
+    train_step = TrainStep(train_net, loss_fn, optimizer, config, eval_net if ema else None, world)
     train_step.set_train()
 
-    # ---- where to begin: this run's last checkpoint, else the start
+    # ---- restore the last checkpoint of this run, if there is one
     run = Run(config, classes, train_folder.digest(), world.rank_size, steps,
               teacher=teacher.digest if teacher else "",
               eval_images=eval_folder.digest() if eval_folder else "",
               pretrained=pretrained.digest if pretrained else "")
-    recorder = Recorder(run, train_step, network, average, world, eval_folder)
-    recorder.begin()
-    progress = recorder.progress
-    divergence = Divergence(config, batch_norm_statistics(train_step), recorder.roll_back)
+    timing = Timing()
+    reporter = Reporter(run, network, eval_folder, timing, world)
+    checkpointer = Checkpointer(run, train_step, network, ema, timing, world)
+    state = checkpointer.restore()
+    reporter.start(state)
 
     # ---- the loop
-    bar = tqdm(total=run.total_steps, initial=progress.step, unit="step", dynamic_ncols=True,
-               disable=None if world.is_first else True)
-    monitor = Monitor(lr, config, steps, write=bar.write, on_line=recorder.log_step)
+    bar = tqdm(total=run.total_steps, initial=state.step, unit="step", dynamic_ncols=True,
+               disable=None if world.is_main_process else True)
+    monitor = Monitor(state, lr, config, steps, write=bar.write, on_line=reporter.log_step)
+    guard = NonFiniteGuard(config, batch_norm_statistics(train_step), checkpointer.roll_back)
+    profiler = StepProfiler(config, timing, world)
+    stopping = False
     with StopRequest() as stop, bar:
-        while progress.step < run.total_steps:
-            epoch, first_step = divmod(progress.step, steps)
-            monitor.epoch_begin(epoch, progress.losses)
-            batches = train_data.epoch(epoch, first_step * config.grad_accum_steps)
-            for step, (loss, applied) in enumerate(train_step.over(recorder.watch(batches)), first_step):
-                monitor.step_end(step, loss, applied)
-                divergence.check(monitor.bad_steps,
-                                 f"step {step} of epoch {epoch}, learning rate {lr[progress.step]:g}")
-                progress.step += 1
+        while state.step < run.total_steps and not stopping:
+            epoch, first_step = divmod(state.step, steps)
+            monitor.epoch_begin(epoch)
+            batches = profiler.watch(timing.batches(train_data.epoch(epoch, first_step * config.grad_accum_steps)))
+            for step, (loss, applied) in enumerate(train_step.over(batches), first_step):
+                bad_steps = monitor.step_end(step, loss, applied)
+                guard.check(bad_steps, f"step {step} of epoch {epoch}, learning rate {lr[state.step]:g}")
+                state.step += 1
                 bar.update()
                 if step + 1 == steps:
                     break
-                stopping = monitor.is_fetched and any_rank(stop.is_wanted, world)
-                if stopping or (config.save_checkpoint_steps and (step + 1) % config.save_checkpoint_steps == 0):
-                    recorder.save_within_epoch(monitor)
+                stopping = monitor.is_fetched and any_over_ranks(stop.is_wanted, world)
+                if stopping or checkpointer.is_due(state):
+                    checkpointer.save(state)
                 if stopping:
-                    recorder.end()
-                    sys.exit(stop.exit_status)
+                    break
+            if stopping:
+                break
 
-            row = {"epoch": epoch + 1, "loss": monitor.epoch_end(), "lr": float(lr[progress.step - 1])}
+            mean_loss = monitor.epoch_end()
             average_parameters(batch_norm_statistics(train_step), world)
-            with recorder.timing.measure(EVALUATION):
-                score = evaluate(scored, eval_data, world) if eval_data else None
-            stopping = any_rank(stop.is_wanted, world)
-            saved = recorder.save_epoch(row, score, always=stopping)
-            if score and world.is_first:
-                bar.write(f"result: {score} ckpt={saved or 'none'}")
-            if stopping and progress.step < run.total_steps:
-                recorder.end()
-                sys.exit(stop.exit_status)
-    recorder.end()
+            with timing.measure(EVALUATION):
+                result = evaluate(eval_net, eval_data, world) if eval_data else None
+            state.finish_epoch(mean_loss, float(lr[state.step - 1]), result)
+            reporter.log_epoch(result)
+            stopping = any_over_ranks(stop.is_wanted, world)
+            saved = checkpointer.save(state) if checkpointer.is_due(state) or stopping else None
+            if result and world.is_main_process:
+                bar.write(f"result: {result} ckpt={saved or 'none'}")
+
+    # ---- the end, or a stop before it
+    reporter.finalize(is_saved=checkpointer.is_saved(state))
+    checkpointer.finalize()
+    if state.step < run.total_steps:
+        sys.exit(stop.exit_status)
 
 
-def starting_point(config: Config) -> Checkpoint | None:
+def load_pretrained(config: Config) -> Checkpoint | None:
     """The checkpoint that training starts from, if one is named."""
     if config.pretrain_ckpt:
         checkpoint = read_checkpoint(Path(config.pretrain_ckpt))
         if config.boost_mode == "O1" and checkpoint.config.get("boost_mode") != "O1":
-            raise UserError(f"{checkpoint.path}: needs the batch norms that boost_mode O1 leaves out: it was trained "
-                            "without; use --boost_mode O0, or begin with new weights")
+            raise UserError(f"{checkpoint.path}: was trained without boost_mode O1, so it needs the batch norms that "
+                            "boost_mode O1 leaves out; use --boost_mode O0, or begin with new weights")
         return checkpoint
     if config.freeze_layer == "backbone":
         raise UserError("--freeze_layer backbone trains a classifier on a trained backbone: name one, "
@@ -153,7 +163,7 @@ def starting_point(config: Config) -> Checkpoint | None:
 
 def data_source(config: Config, augmentation: Augmentation, world: World, folder: ImageFolder, backbone: nn.Cell,
                 training: bool) -> Data:
-    """Batches of a folder: pictures, or the frozen backbone's features of them."""
+    """Batches of a folder: of images, or of their features if the backbone is frozen."""
     if config.freeze_layer == "backbone":
         features = pooled_features(backbone, folder, config.image_size, config.batch_size, config.num_workers, world)
         return FeatureData(features, folder.labels, config.batch_size, training=training, seed=config.seed,
@@ -164,7 +174,7 @@ def data_source(config: Config, augmentation: Augmentation, world: World, folder
 
 
 def validation_folder(config: Config, train_folder: ImageFolder, world: World) -> ImageFolder | None:
-    """The pictures to validate on, if that is wanted and there are any; checks that the classes agree."""
+    """The validation images, or None if validation is off or there are none. Checks that the classes agree."""
     if config.num_classes not in {0, len(train_folder.classes)}:
         raise UserError(f"num_classes is {config.num_classes}, but {train_folder.root} has "
                         f"{len(train_folder.classes)} classes; leave num_classes out, or set it to that")

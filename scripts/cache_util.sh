@@ -1,4 +1,4 @@
-# Sourced by run_train_nfs_cache.sh: MindSpore's dataset cache server, which keeps pictures of a slow (network) file
+# Sourced by run_train_nfs_cache.sh: MindSpore's dataset cache server, which keeps images of a slow (network) file
 # system in the memory of this machine. Host and port: MS_CACHE_HOST and MS_CACHE_PORT (127.0.0.1, 50052).
 # shellcheck shell=bash
 
@@ -38,11 +38,11 @@ generate_cache_session() {
     echo "cache: session $CACHE_SESSION"
 }
 
-# Says how many pictures the session holds, in memory and on disk.
+# Says how many images the session holds, in memory and on disk.
 report_cache() {
     cache_command --list_sessions 2>/dev/null | awk -v session="$CACHE_SESSION" '
         $1 == session { images += $3 + $4 }
-        END { printf "cache: %d pictures in session %s\n", images, session }'
+        END { printf "cache: %d images in session %s\n", images, session }'
 }
 
 # Ends this run's session, and the server if this run started it and nobody else uses it.

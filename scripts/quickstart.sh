@@ -30,7 +30,7 @@ for format in MINDIR ONNX; do
         --file_name "$out/digits-classifier"
 done
 
-step "classification of the validation pictures"
+step "classification of the validation images"
 python infer.py --platform CPU --model "$out/checkpoint/best.ckpt" --images "$out/digits/val" \
     --predictions "$out/predictions"
 

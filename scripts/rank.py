@@ -1,8 +1,8 @@
-"""Run a script as one of the processes that msrun starts: with a log of its own, and a note of how it ended.
+"""Run a script as one of the processes that msrun starts, with its own log and a note of how it ended.
 
     msrun ... rank.py train.py --platform CPU ...
 
-msrun itself says neither which rank failed first nor how. RUN_LOGS is where the logs go, RUN_ENDED the file for the
+msrun does not say which rank failed first, or how. RUN_LOGS is the folder of the logs, RUN_ENDED the file of the
 notes: `pid PID RANK` at the start, `RANK STATUS` at the end. launch_util.sh reads it.
 """
 import contextlib
@@ -17,7 +17,7 @@ PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
 
 def main() -> None:
-    """Run the script with this Python, wait, and end as it did."""
+    """Run the script with this Python, wait for it, and end with its status."""
     scheduler = os.environ["MS_ROLE"] == "MS_SCHED"
     rank = "scheduler" if scheduler else os.environ["RANK_ID"]
     ended = Path(os.environ["RUN_ENDED"])
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def _before_script() -> None:
-    """In the child: hear signals, and do not outlive rank.py."""
+    """In the child: receive signals again, and end when rank.py ends."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

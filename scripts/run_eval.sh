@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Score a checkpoint on a folder of pictures, each exactly once, and wait until it is done.
+# Score a checkpoint on a folder of images, each exactly once, and wait until it is done.
 set -euo pipefail
 USAGE='  bash run_eval.sh {Ascend,GPU,CPU} [CONFIG] DATASET CKPT
 CONFIG is a .yaml file. Log: ./eval.log, of several processes ./eval/rank*/log*.log too.'

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Accuracy of a MINDIR on an Ascend 310: build the program, run it over a folder of pictures, count.
+# Accuracy of a MINDIR on an Ascend 310: build the program, run it over a folder of images, count.
 set -euo pipefail
 USAGE='usage:
   bash run_infer_310.sh MINDIR DATA LABEL {DVPP,CPU} [DEVICE_ID]
-DATA: a folder of pictures; LABEL: their classes, of tools/make_label_file.py. DVPP or CPU prepares the pictures.
+DATA: a folder of images; LABEL: their classes, of tools/make_label_file.py. DVPP or CPU prepares the images.
 Environment: LITE_HOME (or MS_LITE_HOME), the folder of MindSpore Lite; DEVICE_TYPE=CPU computes without an Ascend;
 BUILD_FOLDER (default ascend310_infer/build). Writes ./result_Files, ./infer.log and ./acc.log; earlier ones are moved aside.'
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -22,13 +22,13 @@ wrong_usage() {
 [ $# -ge 4 ] || wrong_usage "MINDIR, DATA, LABEL and DVPP or CPU are needed"
 [ $# -le 5 ] || wrong_usage "too many arguments: ${*:6}"
 [ -f "$1" ] || fail "$1: no such MINDIR file"
-[ -d "$2" ] || fail "$2: no such folder of pictures"
+[ -d "$2" ] || fail "$2: no such folder of images"
 [ -f "$3" ] || fail "$3: no such label file"
-[ "$4" = DVPP ] || [ "$4" = CPU ] || wrong_usage "pictures are prepared by DVPP or CPU, not '$4'"
+[ "$4" = DVPP ] || [ "$4" = CPU ] || wrong_usage "images are prepared by DVPP or CPU, not '$4'"
 [[ ${5:-0} =~ ^[0-9]{1,3}$ ]] || wrong_usage "DEVICE_ID must be a whole number, not '$5'"
 device=${DEVICE_TYPE:-Ascend}
 [ "$device" = Ascend ] || [ "$device" = CPU ] || fail "DEVICE_TYPE must be Ascend or CPU, not '$device'"
-[ "$device $4" != "CPU DVPP" ] || fail "DVPP is a part of Ascend; with DEVICE_TYPE=CPU the pictures are prepared by CPU"
+[ "$device $4" != "CPU DVPP" ] || fail "DVPP is a part of Ascend; with DEVICE_TYPE=CPU the images are prepared by CPU"
 lite=${LITE_HOME:-${MS_LITE_HOME:-}}
 
 # ---- build

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train as run_train.sh does, with the pictures of a slow (network) file system kept in a cache server's memory.
+# Train as run_train.sh does, with the images of a slow (network) file system kept in a cache server's memory.
 set -euo pipefail
 USAGE='  bash run_train_nfs_cache.sh Ascend [CONFIG] DEVICE_NUM DEVICES RANK_TABLE_FILE|None DATASET [CKPT] [FREEZE_LAYER] [FILTER_HEAD]
   bash run_train_nfs_cache.sh GPU [CONFIG] DEVICE_NUM DEVICES DATASET [CKPT] [FREEZE_LAYER] [FILTER_HEAD]

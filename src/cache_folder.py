@@ -1,4 +1,4 @@
-"""Where the project keeps what it can make again: built kernels, features of a frozen backbone."""
+"""The folder for files that can be made again: built kernels, features of a frozen backbone."""
 import contextlib
 import getpass
 import os
@@ -18,15 +18,15 @@ def _writable(folder: Path) -> bool:
 def cache_folder(name: str) -> Path:
     """The existing, writable cache folder for one subject.
 
-    It lies in `$MOBILENETV2_CACHE`, else in `$XDG_CACHE_HOME/mobilenetv2-mindspore`, else in
-    `~/.cache/mobilenetv2-mindspore`; if that cannot be written, in a folder of the user's own, closed to others, in
-    the directory for temporary files.
+    It is in `$MOBILENETV2_CACHE`, else in `$XDG_CACHE_HOME/mobilenetv2-mindspore`, else in
+    `~/.cache/mobilenetv2-mindspore`. If that is not writable, it is a private folder of the user in the directory for
+    temporary files.
 
     Args:
         name: the subject, a relative path such as "kernels".
 
     Raises:
-        OSError: the temporary folder cannot be written either, or it belongs to someone else.
+        OSError: the private folder is not writable either, or belongs to another user.
     """
     given = os.environ.get("MOBILENETV2_CACHE")
     root = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "mobilenetv2-mindspore"

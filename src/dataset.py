@@ -1,7 +1,7 @@
-"""Pictures to batches: the views that src/data/transforms.py makes, in the order of an epoch.
+"""From images to batches, in the order of an epoch. src/data/transforms.py makes the views of the images.
 
-A run's data is an object with `steps_per_epoch` and `epoch(n)`, which gives the batches of epoch n. Everything random
-in epoch n follows from (seed, n), so that a resumed run sees what the uninterrupted one saw.
+A data source has `steps_per_epoch`, and `epoch(n)` gives the batches of epoch n. Everything random in epoch n follows
+from (seed, n), so that a resumed run sees the same batches as a run without a stop.
 """
 import itertools
 import os
@@ -17,23 +17,23 @@ from src.data.mixing import BatchAugmentation
 from src.data.transforms import IMAGENET, Augmentation, eval_transforms, train_transforms
 from src.errors import UserError, first_line
 
-PADDING = -1  # label of what fills up the last evaluation batch
+IGNORE_INDEX = -1  # label of the copies that fill the last evaluation batch
 MIXING_THREADS = 4  # at most: each holds a batch
 
 Batch = tuple[Tensor, Tensor]
 
 
 class Data(Protocol):
-    """What the training loop and the evaluation need of a data source."""
+    """The interface of a data source for training and evaluation."""
 
     images: int  # of this rank
-    batch_size: int  # what was asked for, or what there is
+    batch_size: int  # as configured, or smaller if there are fewer images
     steps_per_epoch: int
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch (from 0), from a step on.
 
-        Inputs, and N int32 labels or, of mixed pictures, N x classes float32 targets.
+        A batch is inputs and N int32 labels. For mixed images N x classes float32 targets replace the labels.
         """
 
 
@@ -44,10 +44,10 @@ def usable_workers(num_workers: int) -> int:
 
 def training_order(images: int, seed: int, epoch: int, rank: int = 0, rank_size: int = 1,
                    repeats: int = 1) -> np.ndarray:
-    """Indices of this rank's share of the pictures, in the order of this epoch.
+    """Indices of this rank's shard of the images, in the order of this epoch.
 
-    With `repeats` above 1 an epoch is as long as ever, and shows that many views each of as many times fewer pictures,
-    one after the other, on several ranks each on its own: Hoffer et al., "Augment your batch",
+    With `repeats` above 1 an epoch keeps its length. It has fewer images, and `repeats` views of each of them one after
+    the other; with several ranks the views go to different ranks: Hoffer et al., "Augment your batch",
     https://arxiv.org/abs/1901.09335.
     """
     order = np.random.default_rng((seed, epoch)).permutation(images)
@@ -57,15 +57,15 @@ def training_order(images: int, seed: int, epoch: int, rank: int = 0, rank_size:
 class ImageData:
     """Batches from an image folder.
 
-    Training drops what does not fill a batch, another part each epoch. Evaluation drops nothing: the last batch is
-    filled up with copies labelled `PADDING`, so that batches keep one shape and no picture counts twice; without
-    `normalise` it gives pixels of 0 to 255.
+    Training drops the images that do not fill a batch, others in each epoch. Evaluation drops nothing: it fills the
+    last batch with copies labelled `IGNORE_INDEX`, so that all batches have one shape and no image counts twice.
+    Without `normalise` it gives pixels of 0 to 255.
     """
 
     def __init__(self, folder: ImageFolder, image_size: int, batch_size: int, *, training: bool, seed: int = 0,
                  augmentation: Augmentation = IMAGENET, num_workers: int = 1, rank: int = 0,
                  rank_size: int = 1, cache: ds.DatasetCache | None = None, normalise: bool = True) -> None:
-        self.images, self.batch_size, self.steps_per_epoch = share(len(folder), batch_size, training, rank, rank_size)
+        self.images, self.batch_size, self.steps_per_epoch = shard(len(folder), batch_size, training, rank, rank_size)
         self.training, self._augmentation = training, augmentation
         self._transforms = train_transforms(image_size, augmentation) if training \
             else eval_transforms(image_size, normalise)
@@ -73,13 +73,13 @@ class ImageData:
         self._seed, self._rank, self._rank_size, self._cache = seed, rank, rank_size, cache
 
     def epoch(self, epoch: int = 0, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch: N x 3 x size x size float32 pictures and N int32 labels.
+        """The batches of an epoch: N x 3 x size x size float32 images and N int32 labels.
 
-        Where pictures are mixed, N x classes float32 targets stand for the labels.
-        Those before `first_step` are made and dropped, so that the random operators come to where they were.
+        For mixed images N x classes float32 targets replace the labels. Batches before `first_step` are computed and
+        dropped, so that the random operators draw the same numbers afterwards.
 
         Raises:
-            UserError: a picture cannot be read, or pictures have come or gone.
+            UserError: an image cannot be read, or images were added or removed.
         """
         self._folder.check_unchanged()
         if self.training:
@@ -89,7 +89,7 @@ class ImageData:
         else:
             order = np.arange(self._rank, len(self._folder), self._rank_size)
         if len(order) == 0:
-            return  # more ranks than pictures to score
+            return  # more ranks than images to score
         # The operators take their seeds from here when the pipeline below is built.
         ds.config.set_seed(int(np.random.default_rng((self._seed, epoch, self._rank)).integers(1, 2 ** 31)))
         pipeline = self._pipeline(order, epoch)
@@ -115,20 +115,20 @@ class ImageData:
     def _pad(self, images: Tensor, labels: Tensor) -> Batch:
         missing = self.batch_size - labels.shape[0]
         return (Tensor(np.pad(images.asnumpy(), ((0, missing), (0, 0), (0, 0), (0, 0)), mode="edge")),
-                Tensor(np.pad(labels.asnumpy(), (0, missing), constant_values=PADDING)))
+                Tensor(np.pad(labels.asnumpy(), (0, missing), constant_values=IGNORE_INDEX)))
 
 
 class FeatureData:
     """Batches from features in memory, with the same interface and the same order as `ImageData`.
 
     Args:
-        features: N x C x 1 x 1 float32, of all ranks' pictures.
+        features: N x C x 1 x 1 float32, of the images of all ranks.
         labels: N int32.
     """
 
     def __init__(self, features: np.ndarray, labels: np.ndarray, batch_size: int, *, training: bool,
                  seed: int = 0, rank: int = 0, rank_size: int = 1) -> None:
-        self.images, self.batch_size, self.steps_per_epoch = share(len(labels), batch_size, training, rank, rank_size)
+        self.images, self.batch_size, self.steps_per_epoch = shard(len(labels), batch_size, training, rank, rank_size)
         self._features, self._labels, self._training, self._seed = features, labels, training, seed
         self._rank, self._rank_size = rank, rank_size
 
@@ -141,27 +141,27 @@ class FeatureData:
         for step in range(first_step, self.steps_per_epoch):
             chosen = order[step * self.batch_size:(step + 1) * self.batch_size]
             missing = self.batch_size - len(chosen)
-            labels = np.pad(self._labels[chosen], (0, missing), constant_values=PADDING)
+            labels = np.pad(self._labels[chosen], (0, missing), constant_values=IGNORE_INDEX)
             yield Tensor(self._features[np.pad(chosen, (0, missing), mode="edge")]), Tensor(labels)
 
 
-def share(images: int, batch_size: int, training: bool, rank: int, rank_size: int) -> tuple[int, int, int]:
-    """What a rank has of `images` pictures: how many, in batches of what size, and in how many of them.
+def shard(images: int, batch_size: int, training: bool, rank: int, rank_size: int) -> tuple[int, int, int]:
+    """Size of a rank's shard of the data: (images, batch size, number of batches).
 
-    In training every rank takes as many steps, of batches of one size: those that the smallest share fills.
+    In training all ranks have the same batch size and number of batches: those of the smallest shard.
     """
-    share = len(range(rank, images, rank_size))
+    own = len(range(rank, images, rank_size))
     if not training:
-        batch_size = max(1, min(batch_size, share))
-        return share, batch_size, -(-share // batch_size)
-    smallest_share = images // rank_size
-    if smallest_share == 0:
-        raise UserError(f"{images} training pictures are too few for {rank_size} processes")
-    batch_size = min(batch_size, smallest_share)
-    return share, batch_size, smallest_share // batch_size
+        batch_size = max(1, min(batch_size, own))
+        return own, batch_size, -(-own // batch_size)
+    smallest_shard = images // rank_size
+    if smallest_shard == 0:
+        raise UserError(f"{images} training images are too few for {rank_size} processes")
+    batch_size = min(batch_size, smallest_shard)
+    return own, batch_size, smallest_shard // batch_size
 
 
 def _pipeline_message(error: RuntimeError) -> str:
-    """The line of a MindSpore data error that says what is wrong: the first that is marked as the error."""
-    told = next((line for line in str(error).splitlines() if line.startswith("[ERROR]")), first_line(error))
-    return f"reading pictures failed: {told.removeprefix('[ERROR]').strip()}"
+    """The message of a MindSpore data error: its first line that is marked as the error."""
+    message = next((line for line in str(error).splitlines() if line.startswith("[ERROR]")), first_line(error))
+    return f"reading images failed: {message.removeprefix('[ERROR]').strip()}"

@@ -1,5 +1,6 @@
-"""Files and folders that are there whole or not at all, and room for them."""
+"""Files and folders: written whole or not at all, checks of free space, locks."""
 import contextlib
+import fcntl
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -9,10 +10,10 @@ from src.errors import UserError
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; it takes `path`'s name when the block is through.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` to write to. It is renamed to `path` at the end of the block.
 
-    The content reaches the disk before the name does, so a crash leaves the old file or the new one.
+    The content is on the disk before the rename, so a crash leaves either the old file or the new one.
 
     Raises:
         UserError: the file cannot be written.
@@ -28,41 +29,78 @@ def whole_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"{path}: cannot write this file: {error.strerror or error}") from error
     finally:
-        with contextlib.suppress(OSError):  # where nothing could be written there is nothing to remove
+        with contextlib.suppress(OSError):  # nothing was written
             temporary.unlink()
 
 
 @contextlib.contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A new folder beside `path` to fill; it takes `path`'s name when the block is through, else it is removed.
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside `path` to fill. It is renamed to `path` at the end of the block, or removed after an error.
 
-    What an earlier attempt left, which was killed, is replaced.
+    What a killed process left is replaced.
 
     Raises:
-        UserError: `path` is there and is not an empty folder, or cannot be made.
+        UserError: `path` exists and is not an empty folder, or cannot be made.
     """
     path = path.absolute()
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise UserError(f"{path}: already exists and is not an empty folder; name another one, or remove it")
-    temporary = path.with_name(f".{path.name}.unfinished")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if temporary.exists():
-            shutil.rmtree(temporary)
-        temporary.mkdir()
-        yield temporary
-        temporary.rename(path)  # over an empty folder, never over a full one
+        with temporary_folder(path) as temporary:
+            yield temporary
+            temporary.rename(path)  # over an empty folder, never over a full one
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise UserError(f"{path}: cannot be made: {where}{error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside `path` to fill and to rename. It is removed at the end if it still has its first name.
+
+    A folder that a killed process left under the same name is removed first.
+    """
+    temporary = path.with_name(f".{path.name}.unfinished")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if temporary.exists():
+        shutil.rmtree(temporary)
+    try:
+        temporary.mkdir()
+        yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def lock(descriptor: int, *, shared: bool = False, wait: bool = False) -> bool:
+    """Lock an open file or folder. The kernel frees the lock when the descriptor is closed or the process ends.
+
+    Args:
+        descriptor: of the open file or folder.
+        shared: allow other shared locks at the same time.
+        wait: wait until the lock is free.
+
+    Returns:
+        False if another process has the lock.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+def unlock(descriptor: int) -> None:
+    """Free a lock that `lock` took."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def read_names(path: Path) -> list[str]:
     """The lines of a text file that lists names.
 
-    They may have escapes, for `unescape_name`; bytes that are not UTF-8 are taken as they are, as `ls` writes them.
+    Lines may have escapes, for `unescape_name`. Bytes that are not UTF-8 are kept as they are.
 
     Raises:
         UserError: the file cannot be read, or is not a text.
@@ -77,10 +115,10 @@ def read_names(path: Path) -> list[str]:
 
 
 def check_space(folder: Path, sizes: Iterable[int], what: str, advice: str = "choose a disk with more room") -> None:
-    """See that files of these sizes, in bytes, have room in a folder, which need not exist yet.
+    """Check that files of these sizes, in bytes, have room in a folder. The folder need not exist yet.
 
     Raises:
-        UserError: they have not; the text says that `what` takes so much, and gives the advice.
+        UserError: there is not enough room. The text says how much `what` takes, and gives the advice.
     """
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     block = os.statvfs(existing).f_frsize
@@ -92,8 +130,8 @@ def check_space(folder: Path, sizes: Iterable[int], what: str, advice: str = "ch
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name, as a hard link where the file system has them."""
-    with whole_file(target) as temporary:
+    """Make `target` a hard link to `source`, or a copy if the file system has no hard links."""
+    with atomic_write(target) as temporary:
         try:
             os.link(source, temporary)
         except OSError:

@@ -1,4 +1,4 @@
-"""JSON files as dataclasses: what a program goes on with is what it declared, or there is an error of one line."""
+"""Reads JSON files into dataclasses and checks the types, so that bad content is an error of one line."""
 import dataclasses
 import json
 from pathlib import Path
@@ -7,13 +7,13 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from src.errors import UserError, first_line
 
-LARGEST = 2 ** 53  # of whole numbers: what every reader of JSON holds exactly
-KEY = "key"  # in a field's metadata: its key in the JSON, where that is not its name
+LARGEST = 2 ** 53  # whole numbers up to this are exact in every reader of JSON
+KEY = "key"  # in the metadata of a field: its key in the JSON, if that differs from its name
 
 Record = TypeVar("Record")
 
 
-def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
+def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON
     """The content of a JSON file.
 
     Raises:
@@ -33,13 +33,13 @@ def read_record(record: type[Record], path: Path, what: str) -> Record:
 
 
 def make_record(record: type[Record], values: object, fault: str) -> Record:
-    """A dataclass from a JSON object, whose keys are the names of its fields. Other keys are left out.
+    """A dataclass from a JSON object. The keys are the names of the fields; other keys are ignored.
 
     Args:
         record: a dataclass. Its fields may have these types: bool, int, float, str, None, `list`, `dict` and `tuple`
             of them, other dataclasses, unions, and Any.
         values: as `json.loads` returns them.
-        fault: how the text of the error begins.
+        fault: the beginning of the error text.
 
     Raises:
         UserError: a value is missing or has another type, or `record` itself raises a ValueError.
@@ -72,7 +72,7 @@ def _make(record: Any, values: object) -> Any:  # noqa: ANN401 - any dataclass
 
 
 def _convert(value: Any, wanted: Any) -> Any:  # noqa: ANN401, PLR0911 - a value for each type
-    """`value` in the wanted type; ValueError where that is another one."""
+    """`value` as the wanted type; ValueError if it has another type."""
     origin, inner = get_origin(wanted), get_args(wanted)
     if origin in {Union, UnionType}:
         return None if value is None and NoneType in inner else _convert_to_any(value, inner)

@@ -1,27 +1,27 @@
-"""What is counted of logits and labels: accuracy, loss, the confusion matrix, the surest mistakes. Numpy alone."""
+"""Metrics of logits and labels: accuracy, loss, the confusion matrix, mistakes. It needs numpy alone."""
 from dataclasses import dataclass, field
 
 import numpy as np
 
-MOST_MISTAKES = 24  # wrong images that a score remembers: those that the network was surest of
-# What is kept of each image; its logits, a thousand numbers on ImageNet, are not.
+MOST_MISTAKES = 24  # mistakes that a result keeps: those with the highest probability of the wrong class
+# What is kept of each image. The logits are not: on ImageNet they are a thousand numbers.
 JUDGED = np.dtype([("label", np.int32), ("predicted", np.int32), ("probability", np.float32), ("loss", np.float32),
                    ("right1", np.bool_), ("right5", np.bool_)])
-# An image that was taken for another class: its position in the folder, and the probability of the wrong class.
+# A misclassified image: its position in the folder, its class, the predicted class and its probability.
 MISTAKE = np.dtype([("position", np.int64), ("label", np.int32), ("predicted", np.int32), ("probability", np.float32)])
 MISTAKE_COLUMNS = ("position", "label", "predicted", "probability")
 
 
 @dataclass(frozen=True)
-class Score:
-    """What an evaluation counted. `confusion[i, j]`: images of class i that were taken for class j."""
+class EvalResult:
+    """The result of an evaluation. `confusion[i, j]` counts the images of class i that were predicted as class j."""
 
     correct1: int
     correct5: int
     images: int
     loss: float  # mean cross entropy
     confusion: np.ndarray
-    mistakes: np.ndarray = field(default_factory=lambda: np.empty(0, MISTAKE))  # surest first, at most MOST_MISTAKES
+    mistakes: np.ndarray = field(default_factory=lambda: np.empty(0, MISTAKE))  # most confident first
 
     @property
     def top1(self) -> float:
@@ -37,11 +37,18 @@ class Score:
         return str({"acc": self.top1, "top5": self.top5, "images": self.images})
 
 
-def judge(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """N x C logits against N labels: N `JUDGED`. Among equal logits the lower class comes first; a NaN is never right.
+def top5(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The five classes with the largest logits, and whether each is the label: N x 5 int64 and N x 5 bool.
+
+    Among equal logits the lower class comes first. A row with NaN or infinity is never right.
     """
     order = np.argsort(-logits, axis=1, kind="stable")[:, :5]
-    right = (order == labels[:, None]) & np.isfinite(logits).all(axis=1, keepdims=True)
+    return order, (order == labels[:, None]) & np.isfinite(logits).all(axis=1, keepdims=True)
+
+
+def judge(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Compare N x C logits with N labels; returns N `JUDGED`. `top5` says which are right."""
+    order, right = top5(logits, labels)
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_sum = np.log(np.exp(shifted).sum(axis=1))
     judged = np.empty(len(labels), JUDGED)
@@ -52,7 +59,7 @@ def judge(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return judged
 
 
-def count(judged: np.ndarray, classes: int, positions: np.ndarray) -> Score:
+def count(judged: np.ndarray, classes: int, positions: np.ndarray) -> EvalResult:
     """Count N `JUDGED` images at these positions of their folder."""
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (judged["label"], judged["predicted"]), 1)
@@ -61,17 +68,17 @@ def count(judged: np.ndarray, classes: int, positions: np.ndarray) -> Score:
     mistakes["position"] = positions[wrong]
     for name in ("label", "predicted", "probability"):
         mistakes[name] = judged[name][wrong]
-    return Score(
+    return EvalResult(
         correct1=int(judged["right1"].sum()),
         correct5=int(judged["right5"].sum()),
         images=len(judged),
         loss=float(judged["loss"].mean()) if len(judged) else 0.0,
         confusion=confusion,
-        mistakes=surest(mistakes),
+        mistakes=most_confident(mistakes),
     )
 
 
-def surest(mistakes: np.ndarray) -> np.ndarray:
-    """The worst mistakes, surest first; those of a network that gave NaN, which was sure of nothing, are left out."""
+def most_confident(mistakes: np.ndarray) -> np.ndarray:
+    """The mistakes with the highest probability of the wrong class, highest first; without those of NaN."""
     finite = mistakes[np.isfinite(mistakes["probability"])]
     return finite[np.lexsort((finite["position"], -finite["probability"]))][:MOST_MISTAKES]

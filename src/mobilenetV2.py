@@ -3,7 +3,7 @@
 Sandler, Howard, Zhu, Zhmoginov, Chen: "MobileNetV2: Inverted Residuals and Linear Bottlenecks",
 CVPR 2018, https://arxiv.org/abs/1801.04381.
 
-Shapes are NCHW. N pictures of 3xHxW, H and W multiples of 32, give a feature map of N x C x H/32 x W/32.
+Shapes are NCHW. N images of 3xHxW, H and W multiples of 32, give a feature map of N x C x H/32 x W/32.
 """
 import math
 
@@ -66,7 +66,7 @@ class InvertedResidual(nn.Cell):
 
 
 class MobileNetV2Backbone(nn.Cell):
-    """Everything before the pooling: N x 3 x H x W pictures to N x `out_channels` x H/32 x W/32 features.
+    """Everything before the pooling: N x 3 x H x W images to N x `out_channels` x H/32 x W/32 features.
 
     `width_mult` scales the channels of every layer; below 1 it leaves the last layer at 1280 (section 5 of the paper).
     """
@@ -105,7 +105,7 @@ class MobileNetV2Head(nn.Cell):
 
 
 class MobileNetV2(nn.Cell):
-    """N x 3 x H x W normalised RGB pictures to N x `num_classes` logits.
+    """N x 3 x H x W normalised RGB images to N x `num_classes` logits.
 
     Args:
         num_classes: number of classes.

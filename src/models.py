@@ -1,4 +1,4 @@
-"""The network of a run, the second one that averages its weights, and its loss."""
+"""The network of a run, the network with the moving average (EMA) of its weights, and the loss."""
 import math
 
 import mindspore as ms
@@ -14,34 +14,34 @@ LOW_BITS = 0xFFFFFF  # 24 bits: what a float32 holds exactly
 
 
 def define_net(config: Config, num_classes: int, rank: int = 0) -> MobileNetV2:
-    """The network that a configuration asks for, with new weights drawn from its seed, made fast for its platform."""
+    """The network of a configuration, with new weights drawn from its seed, accelerated for its platform."""
     ms.set_seed(config.seed)
     network = MobileNetV2(num_classes, config.width_mult, config.dropout)
     if config.platform == "CPU" and config.dropout > 0:
         network.head.dropout = ResumableDropout(config.dropout, seed=config.seed * 1009 + rank)
-    if told := _make_fast(network, config):
-        print(told)
+    if message := _make_fast(network, config):
+        print(message)
     return network
 
 
-def define_average(config: Config, network: MobileNetV2) -> MobileNetV2 | None:
-    """A second network that starts as a copy of the first, for the moving average of its weights, if one is wanted.
+def define_ema(config: Config, network: MobileNetV2) -> MobileNetV2 | None:
+    """The network for the moving average of the weights, which starts as a copy; None without `ema_decay`.
 
-    Its parameters' names begin with `EMA_PREFIX`: two parameters of one graph may not have one name.
+    The names of its parameters begin with `EMA_PREFIX`: all parameters of a graph need different names.
     """
     if config.ema_decay == 0:
         return None
-    average = MobileNetV2(network.head.classifier.out_channels, config.width_mult, config.dropout)
+    ema = MobileNetV2(network.head.classifier.out_channels, config.width_mult, config.dropout)
     values = network.parameters_dict()
-    for parameter in average.get_parameters():
+    for parameter in ema.get_parameters():
         parameter.set_data(values[parameter.name].value())
-    average.update_parameters_name(EMA_PREFIX)
-    _make_fast(average, config)
-    return average
+    ema.update_parameters_name(EMA_PREFIX)
+    _make_fast(ema, config)
+    return ema
 
 
 def _make_fast(network: MobileNetV2, config: Config) -> str:
-    """What a platform or the boost mode has to offer; returns what there is to tell of it."""
+    """Switch on the CPU kernels or the boost mode; returns a message for the user, or an empty one."""
     if config.boost_mode == "O1":
         _boost(network)
     if config.platform != "CPU":
@@ -50,10 +50,10 @@ def _make_fast(network: MobileNetV2, config: Config) -> str:
 
 
 def _boost(network: MobileNetV2) -> None:
-    """Let MindSpore's boost mode less_bn leave out batch norms: it finds those after the expansions unneeded.
+    """Let MindSpore's boost mode less_bn leave out the batch norms after the expansions.
 
-    They are made to change nothing and kept from training, so that the parameters compute the same in the plain
-    network, whether a graph leaves them out or not: a checkpoint needs no boost mode to be scored or exported.
+    These batch norms are set to the identity and are not trained, so the result is the same with and without them. A
+    checkpoint therefore needs no boost mode for evaluation or export.
     """
     for block in network.backbone.blocks:
         if block.expand is not None:
@@ -61,14 +61,14 @@ def _boost(network: MobileNetV2) -> None:
             norm.gamma.set_data(ops.full_like(norm.gamma, math.sqrt(1 + norm.eps)))
             norm.gamma.requires_grad = norm.beta.requires_grad = False
     network.set_boost("less_bn")
-    network.add_flags(defer_inline=True)  # else the flag is lost where the step's graph takes the network in
+    network.add_flags(defer_inline=True)  # without it, inlining the network into the graph of the step loses the flag
 
 
 class ResumableDropout(nn.Cell):
-    """Dropout whose state is a parameter, so that a resumed run draws what the uninterrupted one would have drawn.
+    """Dropout whose state is a parameter, so that a resumed run draws the same numbers as a run without a stop.
 
-    The generator behind MindSpore's `nn.Dropout` lives in the kernel and cannot be saved. This one hashes the number
-    of the call and of the element (a counter-based generator), with operators that wrap around at 32 bits on CPU.
+    The state of MindSpore's `nn.Dropout` is inside the kernel and cannot be saved. This one is a counter-based
+    generator: it hashes the number of the call and of the element, with operators that wrap around at 32 bits on CPU.
     """
 
     def __init__(self, p: float, seed: int) -> None:
@@ -96,7 +96,7 @@ class ResumableDropout(nn.Cell):
 class CrossEntropyWithLabelSmooth(nn.Cell):
     """Mean cross entropy of N x C logits and N int32 labels, the target softened to 1 - s + s/C and s/C.
 
-    N x C float32 targets of mixed pictures, which sum to 1, may stand for the labels: they become (1 - s) target + s/C.
+    Mixed images have N x C float32 targets that sum to 1 instead of labels; they become (1 - s) target + s/C.
     Szegedy et al., "Rethinking the Inception Architecture", section 7, https://arxiv.org/abs/1512.00567.
     """
 
@@ -105,8 +105,8 @@ class CrossEntropyWithLabelSmooth(nn.Cell):
         self.smooth_factor = smooth_factor
 
     def construct(self, logits: Tensor, labels: Tensor) -> Tensor:
-        # Written out: the sum within ops.cross_entropy depends on how many threads MindSpore tries for it, so that a
-        # resumed run would report other losses than an uninterrupted one.
+        # Not ops.cross_entropy: its sum depends on the number of threads that MindSpore tries, so a resumed run would
+        # report other losses than a run without a stop.
         images, classes = logits.shape
         others = self.smooth_factor / classes
         if labels.ndim == 2:

@@ -5,13 +5,13 @@ from src.model_utils.config import Config
 
 
 class Momentum(nn.Momentum):
-    """`nn.Momentum` with two more rules.
+    """`nn.Momentum` with gradient clipping and Nesterov's momentum.
 
-    Gradients are first scaled down together, so that the norm of them all is at most `clip_norm`; 0 leaves them as they
-    are: Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks", algorithm 1,
+    Clipping scales all gradients by one factor, so that their global norm is at most `clip_norm`; 0 means no clipping:
+    Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks", algorithm 1,
     https://arxiv.org/abs/1211.5063. Nesterov's momentum is that of Sutskever et al., "On the importance of
-    initialization and momentum in deep learning", equation 4, https://proceedings.mlr.press/v28/sutskever13.html, told
-    of the point that is looked ahead to. It is written out: MindSpore's operator takes no notice of it on CPU.
+    initialization and momentum in deep learning", equation 4, https://proceedings.mlr.press/v28/sutskever13.html. The
+    parameters here are those at the look-ahead point. MindSpore's own operator ignores `use_nesterov` on CPU.
     """
 
     def __init__(self, groups: list[dict], lr: Tensor, config: Config) -> None:

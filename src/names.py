@@ -1,19 +1,19 @@
-r"""Names of files and classes as text, in one form wherever this project writes them.
+r"""Names of files and classes as text, escaped in one way wherever this project writes them.
 
-A file's name is bytes. Most names are UTF-8. Python holds other bytes as lone surrogates, which a text file, a terminal
-and other readers of JSON refuse. The form, which `unescape_name` reads back:
+A file name is bytes. Most names are UTF-8. Python keeps other bytes as lone surrogates, which text files, terminals and
+other readers of JSON refuse. The escapes, which `unescape_name` reads back:
 
 - `\xe9` is the byte E9 of a character that is not UTF-8, or of a control character, as `\x0a` is of a line break.
-- `\x5c` is a backslash, where the letters after it would look like the above. So no two names have the same form.
+- `\x5c` is a backslash that comes before letters that look like an escape. So no two names have the same text.
 
-Any other name stands as it is.
+All other characters stay as they are.
 """
 import codecs
 import os
 import re
 import sys
 
-ESCAPED = "escaped"  # for `errors=` of open() and the like: characters that the encoding lacks get the form above
+ESCAPED = "escaped"  # for `errors=` of open() and the like: characters that the encoding lacks are escaped as above
 
 _ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
 _AMBIGUOUS = re.compile(r"\\(?=x[0-9a-f]{2})")

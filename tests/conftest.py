@@ -1,4 +1,4 @@
-"""What the tests share: a device, a cache of their own, pictures, and data that a user need not have."""
+"""What the tests share: a device, a cache of their own, images, and data that a user need not have."""
 import os
 import random
 import re
@@ -35,7 +35,7 @@ LONG_FILES = ("test_distributed.py", "test_killed.py", "test_readme.py", "test_t
               "test_cpu_kernels_build.py", "test_nfs_cache.py", "test_cpu_kernels.py", "test_train.py",
               "test_modelarts_jobs.py", "test_distillation.py", "test_infer.py", "test_launchers.py")
 
-Pictures = Callable[..., Path]
+Images = Callable[..., Path]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -78,9 +78,9 @@ def shared() -> Path:
     return folder
 
 
-def make_pictures(root: Path, counts: dict[str, int], size: tuple[int, int] = (48, 40), ending: str = ".jpg",
+def make_images(root: Path, counts: dict[str, int], size: tuple[int, int] = (48, 40), ending: str = ".jpg",
                   seed: int = 0) -> Path:
-    """Write `counts["train/cat"]` pictures to root/train/cat and so on, a colour with noise for each class name."""
+    """Write `counts["train/cat"]` images to root/train/cat and so on, a colour with noise for each class name."""
     generator = np.random.default_rng(seed)
     names = sorted({folder.rpartition("/")[2] for folder in counts})
     for folder, count in counts.items():
@@ -93,10 +93,10 @@ def make_pictures(root: Path, counts: dict[str, int], size: tuple[int, int] = (4
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Pictures:
-    """A factory: `pictures({"train/cat": 3, "val/cat": 1})` makes real files and returns their root."""
+def images(tmp_path: Path) -> Images:
+    """A factory: `images({"train/cat": 3, "val/cat": 1})` makes real files and returns their root."""
     def make(counts: dict[str, int], name: str = "pictures", **options: object) -> Path:
-        return make_pictures(tmp_path / name, counts, **options)  # type: ignore[arg-type]
+        return make_images(tmp_path / name, counts, **options)  # type: ignore[arg-type]
     return make
 
 
@@ -104,7 +104,7 @@ def pictures(tmp_path: Path) -> Pictures:
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three classes of different sizes to train and validate on; not to be changed."""
     counts = {"train/blue": 8, "train/green": 7, "train/red": 6, "val/blue": 3, "val/green": 4, "val/red": 2}
-    return make_pictures(tmp_path_factory.mktemp("photos"), counts)
+    return make_images(tmp_path_factory.mktemp("photos"), counts)
 
 
 def config_for(*argv: object) -> Config:

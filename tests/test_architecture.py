@@ -1,4 +1,4 @@
-"""The picture of the rooms in docs/architecture.md is that of the code: imports only go down, in no circle."""
+"""The diagram of the folders in docs/architecture.md is that of the code: imports only go down, in no circle."""
 import ast
 import functools
 import graphlib
@@ -18,7 +18,7 @@ PAGES = sorted(page for folder in (".", "docs", "hub") for page in (ROOT / folde
 
 
 @functools.cache
-def picture() -> tuple[dict[str, list[str]], set[tuple[str, str]]]:
+def diagram() -> tuple[dict[str, list[str]], set[tuple[str, str]]]:
     """The paths of each room, from the top of the house to its ground; and the arrows."""
     found = re.search(r"^```mermaid\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert found
@@ -30,7 +30,7 @@ def picture() -> tuple[dict[str, list[str]], set[tuple[str, str]]]:
 
 def room_of(path: str) -> str:
     """The one room that a file belongs to."""
-    found = [name for name, paths in picture()[0].items()
+    found = [name for name, paths in diagram()[0].items()
              if any(path == part or (part.endswith("/") and path.startswith(part)) for part in paths)]
     assert len(found) == 1, f"{path} is in the rooms {found}"
     return found[0]
@@ -70,13 +70,13 @@ def arrows_of_the_code() -> dict[tuple[str, str], str]:
 def test_arrows_are_those_drawn() -> None:
     found = {arrow: example for arrow, example in arrows_of_the_code().items()
              if arrow[0] not in ENTRANCES and arrow[1] not in EVERYWHERE}
-    drawn = picture()[1]
+    drawn = diagram()[1]
     assert {example for arrow, example in found.items() if arrow not in drawn} == set()
     assert drawn - found.keys() == set()
 
 
 def test_imports_only_go_down() -> None:
-    floor = {name: number for number, name in enumerate(picture()[0])}
+    floor = {name: number for number, name in enumerate(diagram()[0])}
     assert [example for (room, target), example in arrows_of_the_code().items() if floor[room] >= floor[target]] == []
 
 
@@ -94,7 +94,7 @@ def test_reports_know_nothing_of_training() -> None:
 
 def test_every_room_has_its_paragraph() -> None:
     text = PAGE.read_text(encoding="utf-8").split("```")[2]
-    assert [path for name, paths in picture()[0].items() for path in paths
+    assert [path for name, paths in diagram()[0].items() for path in paths
             if name != "foundation" and f"`{path}`" not in text] == []
 
 

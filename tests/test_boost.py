@@ -59,12 +59,12 @@ def test_it_leaves_out_the_batch_norms_after_expansions_and_no_others(boosted: C
 
 def test_the_plain_network_scores_its_checkpoint_as_the_run_did(folder: Path, boosted: Checkpoint,
                                                                photos: Path) -> None:
-    pictures = ImageFolder.scan(photos / "val")
+    images = ImageFolder.scan(photos / "val")
     model = open_model(config_for("--pretrain_ckpt", folder / "last.ckpt", *PROFILE))
-    score = evaluate(model.network(3), ImageData(pictures, 32, 4, training=False), World())
+    result = evaluate(model.network(3), ImageData(images, 32, 4, training=False), World())
     row = boosted.training.history[-1]
-    assert score.top1 == row["top1"]
-    assert score.loss == pytest.approx(row["val_loss"], rel=1e-4)
+    assert result.top1 == row["top1"]
+    assert result.loss == pytest.approx(row["val_loss"], rel=1e-4)
 
 
 def test_it_is_exported_like_any_other(boosted: Checkpoint, tmp_path: Path) -> None:
@@ -78,11 +78,11 @@ def test_it_is_exported_like_any_other(boosted: Checkpoint, tmp_path: Path) -> N
 
 
 def test_what_it_cannot_start_from_or_run_on_is_told(folder: Path, tmp_path: Path) -> None:
-    plain = train.starting_point(config_for("--pretrain_ckpt", folder / "last.ckpt"))
+    plain = train.load_pretrained(config_for("--pretrain_ckpt", folder / "last.ckpt"))
     assert plain is not None  # the other way round nothing is missing
     (tmp_path / "plain.ckpt").write_bytes((folder / "last.ckpt").read_bytes())  # no JSON beside it
     with pytest.raises(UserError, match="needs the batch norms that boost_mode O1 leaves out"):
-        train.starting_point(config_for("--pretrain_ckpt", tmp_path / "plain.ckpt", *PROFILE))
+        train.load_pretrained(config_for("--pretrain_ckpt", tmp_path / "plain.ckpt", *PROFILE))
     with pytest.raises(UserError, match="boost_mode O1 and amp_level O2"):
         setup_device(get_config(["--platform", "Ascend", "--boost_mode", "O1"]))
     with pytest.raises(UserError, match="boost_mode O1 and cpu_kernels on"):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, config_for, training_metadata
+from conftest import ROOT, config_for
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mindspore import Parameter, Tensor
@@ -29,11 +29,11 @@ from src.data.formats.imagenet import RECORD, TRAIN, VAL, prepare_imagenet
 from src.data.formats.mindrecord import unpack_mindrecord
 from src.data.formats.tar_archive import compressed_members, tar_members
 from src.data.formats.zip_archive import unpack
-from src.data.image_check import ROTATED, picture_fault
+from src.data.image_check import ROTATED, image_fault
 from src.data.image_folder import ImageFolder
-from src.data.stats import describe, survey
+from src.data.stats import collect_stats, describe
 from src.deployment.contact_sheet import draw_contact_sheet
-from src.deployment.prediction import Prediction, list_pictures
+from src.deployment.prediction import Prediction, list_images
 from src.deployment.runtime import load_exported
 from src.errors import UserError
 from src.metrics import MISTAKE
@@ -42,7 +42,7 @@ from src.reports.report import Evaluated, Report, write_report
 from src.training.profiler import summary
 from src.utils import load_parameters
 from tests.data.formats.test_cifar import archive, binary10, python10
-from tests.data.formats.test_imagenet import CLASSES, LABELS, tar, train_pictures, val_pictures, write_devkit
+from tests.data.formats.test_imagenet import CLASSES, LABELS, tar, train_images, val_images, write_devkit
 from tools.convert_weights import convert, read_source
 
 TINY = ROOT / "tests" / "fixtures" / "tiny.onnx"
@@ -179,8 +179,8 @@ def imagenet_files() -> dict[str, bytes]:
         source = Path(folder) / "in"
         source.mkdir()
         write_devkit(source, CLASSES, LABELS)
-        (source / TRAIN).write_bytes(tar({f"{wnid}.tar": tar(train_pictures(wnid)) for wnid in CLASSES.values()}))
-        (source / VAL).write_bytes(tar(val_pictures()))
+        (source / TRAIN).write_bytes(tar({f"{wnid}.tar": tar(train_images(wnid)) for wnid in CLASSES.values()}))
+        (source / VAL).write_bytes(tar(val_images()))
         prepare_imagenet(source, source / "out", ("val",), 1)
         record = source / "out" / RECORD
         return {path.name: path.read_bytes() for path in (*source.iterdir(), record) if path.is_file()}
@@ -195,26 +195,25 @@ def imagenet(name: str) -> Kind:
     return Kind(name, imagenet_files()[name], read, 2000, imagenet_files())
 
 
-def picture(form: str, mode: str) -> Kind:
+def image(form: str, mode: str) -> Kind:
     def read(path: Path) -> None:
-        fault = picture_fault(path)
+        fault = image_fault(path)
         assert "\n" not in fault
         draw_contact_sheet([Prediction(path, ("a",), (1.0,), "" if fault == ROTATED else fault)],
                            path.with_suffix(".sheet"))
         folder = ImageFolder.scan(path.parents[1])
         for decode in False, True:
-            describe({"train": survey(folder, decode)}, decode)
+            describe({"train": collect_stats(folder, decode)}, decode)
 
     return Kind("class/a.jpg", made_by(lambda path: Image.new(mode, (20, 30)).save(path, form)), read)
 
 
 def best_evaluation() -> Kind:
     row = {"epoch": 1, "loss": 1.0, "lr": 0.1, "val_loss": 2.0, "top1": 0.5, "top5": 1.0}
-    training = training_metadata(1, best_top1=0.5, history=[row])
-    best = BestEvaluation(training.run_id, 1, 0.5, np.eye(2, dtype=np.int64), np.zeros(2, MISTAKE), ("a/0.jpg", "b"))
+    best = BestEvaluation("run", 1, 0.5, np.eye(2, dtype=np.int64), np.zeros(2, MISTAKE), ("a/0.jpg", "b"))
 
     def read(path: Path) -> None:
-        if found := BestEvaluation.load(path, training, 2):
+        if found := BestEvaluation.load(path, "run", [row], 2):
             evaluated = Evaluated("a test", "ab", found.confusion, found.mistakes, path.parent, found.files)
             write_report(Report("", "", {}, {}, {}, "", {}, evaluated=evaluated), path.with_suffix(".html"))
 
@@ -226,9 +225,9 @@ def profile_table() -> Kind:
                 lambda path: summary(path.parent, 2, 1.0, 0.5))
 
 
-def picture_list() -> Kind:
+def image_list() -> Kind:
     return Kind("list.txt", b"a/b.jpg\nc.jpg\n", lambda path: [
-        picture_fault(listed) for listed in list_pictures(str(path))])
+        image_fault(listed) for listed in list_images(str(path))])
 
 
 KINDS: dict[str, Callable[[], Kind]] = {
@@ -251,17 +250,17 @@ KINDS: dict[str, Callable[[], Kind]] = {
     "ImageNet's training archive": lambda: imagenet(TRAIN),
     "ImageNet's validation archive": lambda: imagenet(VAL),
     "ImageNet's record": lambda: imagenet(RECORD),
-    "JPEG": lambda: picture("JPEG", "RGB"),
-    "JPEG, CMYK": lambda: picture("JPEG", "CMYK"),
-    "PNG": lambda: picture("PNG", "RGBA"),
-    "PNG, 16 bits": lambda: picture("PNG", "I;16"),
-    "BMP": lambda: picture("BMP", "P"),
-    "TIFF": lambda: picture("TIFF", "RGB"),
-    "TIFF, Lab": lambda: picture("TIFF", "LAB"),
-    "GIF": lambda: picture("GIF", "P"),
+    "JPEG": lambda: image("JPEG", "RGB"),
+    "JPEG, CMYK": lambda: image("JPEG", "CMYK"),
+    "PNG": lambda: image("PNG", "RGBA"),
+    "PNG, 16 bits": lambda: image("PNG", "I;16"),
+    "BMP": lambda: image("BMP", "P"),
+    "TIFF": lambda: image("TIFF", "RGB"),
+    "TIFF, Lab": lambda: image("TIFF", "LAB"),
+    "GIF": lambda: image("GIF", "P"),
     "evaluation of the best epoch": best_evaluation,
     "table of the profiler": profile_table,
-    "list of pictures": picture_list,
+    "list of images": image_list,
 }
 
 
@@ -336,7 +335,7 @@ def test_a_pickle_takes_no_memory_for_what_it_does_not_have(tmp_path: Path) -> N
     tracemalloc.stop()
 
 
-def test_a_picture_that_has_gone_is_a_grey_field(tmp_path: Path) -> None:
+def test_an_image_that_has_gone_is_a_grey_field(tmp_path: Path) -> None:
     draw_contact_sheet([Prediction(tmp_path / "gone.jpg", ("a",), (1.0,))], tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.getpixel((78, 78)) == (211, 211, 211)

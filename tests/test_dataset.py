@@ -1,13 +1,13 @@
-"""Batches: every picture once in evaluation, and an order that follows from seed and epoch alone."""
+"""Batches: every image once in evaluation, and an order that follows from seed and epoch alone."""
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Pictures
+from conftest import Images
 
 from src.data.image_folder import ImageFolder
-from src.dataset import PADDING, Batch, FeatureData, ImageData, training_order, usable_workers
+from src.dataset import IGNORE_INDEX, Batch, FeatureData, ImageData, training_order, usable_workers
 from src.errors import UserError
 
 
@@ -20,14 +20,14 @@ def batches(data: ImageData | FeatureData, epoch: int = 0) -> list[tuple[np.ndar
 # ---- evaluation batches
 
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 9, 400])
-def test_evaluation_shows_every_picture_once_in_order(batch_size: int, photos: Path) -> None:
+def test_evaluation_shows_every_image_once_in_order(batch_size: int, photos: Path) -> None:
     folder = ImageFolder.scan(photos / "val")
     data = ImageData(folder, 32, batch_size, training=False)
     found = batches(data)
     labels = np.concatenate([labels for _, labels in found])
     assert len(found) == data.steps_per_epoch == -(-9 // min(batch_size, 9))
     assert {images.shape for images, _ in found} == {(data.batch_size, 3, 32, 32)}
-    assert labels[labels != PADDING].tolist() == folder.labels.tolist()
+    assert labels[labels != IGNORE_INDEX].tolist() == folder.labels.tolist()
     assert labels[:9].tolist() == folder.labels.tolist()  # padding comes last
     images = np.concatenate([images for images, _ in found])[:9]
     (reference, _), = batches(ImageData(folder, 32, 9, training=False))
@@ -35,20 +35,20 @@ def test_evaluation_shows_every_picture_once_in_order(batch_size: int, photos: P
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])
-def test_ranks_share_the_evaluation_pictures_without_repeats(ranks: int, photos: Path) -> None:
+def test_ranks_share_the_evaluation_images_without_repeats(ranks: int, photos: Path) -> None:
     folder = ImageFolder.scan(photos / "val")
-    shares = [ImageData(folder, 32, 2, training=False, rank=rank, rank_size=ranks) for rank in range(ranks)]
-    assert sum(share.images for share in shares) == 9
+    shards = [ImageData(folder, 32, 2, training=False, rank=rank, rank_size=ranks) for rank in range(ranks)]
+    assert sum(shard.images for shard in shards) == 9
     counts = np.zeros(3, int)
-    for share in shares:
-        labels = np.concatenate([labels for _, labels in batches(share)])
-        assert (labels != PADDING).sum() == share.images
-        counts += np.bincount(labels[labels != PADDING], minlength=3)
+    for shard in shards:
+        labels = np.concatenate([labels for _, labels in batches(shard)])
+        assert (labels != IGNORE_INDEX).sum() == shard.images
+        counts += np.bincount(labels[labels != IGNORE_INDEX], minlength=3)
     assert counts.tolist() == np.bincount(folder.labels).tolist()
 
 
-def test_hidden_pictures_shift_no_label(pictures: Pictures) -> None:
-    root = pictures({"a": 2, "b": 2, "c": 2}, ending=".png")
+def test_hidden_images_shift_no_label(images: Images) -> None:
+    root = images({"a": 2, "b": 2, "c": 2}, ending=".png")
     whole = batches(ImageData(ImageFolder.scan(root), 32, 6, training=False))
     (root / "a" / ".0.png").write_bytes((root / "c" / "000.png").read_bytes())
     (root / "b" / ".DS_Store").write_bytes(b"x")
@@ -67,10 +67,10 @@ def test_training_drops_what_fills_no_batch(photos: Path) -> None:
     found = batches(data)
     assert len(found) == data.steps_per_epoch == 21 // 4
     assert {images.shape for images, _ in found} == {(4, 3, 32, 32)}
-    assert all((labels != PADDING).all() for _, labels in found)
+    assert all((labels != IGNORE_INDEX).all() for _, labels in found)
 
 
-def test_fewer_pictures_than_a_batch_make_one_smaller_batch(photos: Path) -> None:
+def test_fewer_images_than_a_batch_make_one_smaller_batch(photos: Path) -> None:
     data = ImageData(ImageFolder.scan(photos / "train"), 32, 256, training=True)
     assert (data.batch_size, data.steps_per_epoch) == (21, 1)
     (images, labels), = batches(data)
@@ -94,26 +94,26 @@ def test_same_seed_and_epoch_give_the_same_batches(photos: Path) -> None:
 def test_orders_are_permutations_and_ranks_share_them() -> None:
     whole = training_order(23, seed=1, epoch=2)
     assert sorted(whole) == list(range(23))
-    shares = [training_order(23, 1, 2, rank, 3) for rank in range(3)]
-    assert sorted(np.concatenate(shares)) == list(range(23))
+    shards = [training_order(23, 1, 2, rank, 3) for rank in range(3)]
+    assert sorted(np.concatenate(shards)) == list(range(23))
     assert not np.array_equal(whole, training_order(23, 1, 3))
 
 
 def test_every_rank_makes_the_same_number_of_steps(photos: Path) -> None:
     folder = ImageFolder.scan(photos / "train")
-    shares = [ImageData(folder, 32, 3, training=True, rank=rank, rank_size=2) for rank in range(2)]
-    assert [share.steps_per_epoch for share in shares] == [3, 3]
-    assert [len(batches(share)) for share in shares] == [3, 3]
+    shards = [ImageData(folder, 32, 3, training=True, rank=rank, rank_size=2) for rank in range(2)]
+    assert [shard.steps_per_epoch for shard in shards] == [3, 3]
+    assert [len(batches(shard)) for shard in shards] == [3, 3]
 
 
 # ---- what goes wrong
 
 @pytest.mark.parametrize("content", [b"", b"this is a text", b"\xff\xd8\xff\xe0 broken"])
 @pytest.mark.parametrize("training", [False, True])
-def test_an_unreadable_picture_is_named_in_one_line(content: bytes, training: bool, pictures: Pictures,
+def test_an_unreadable_image_is_named_in_one_line(content: bytes, training: bool, images: Images,
                                                     monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    root = pictures({"cat": 3, "dog": 3})
+    root = images({"cat": 3, "dog": 3})
     (root / "dog" / "bad.jpg").write_bytes(content)
     with pytest.raises(UserError) as error:
         batches(ImageData(ImageFolder.scan(root), 32, 7, training=training))
@@ -131,32 +131,32 @@ def test_workers_are_capped_at_the_cores(photos: Path) -> None:
 
 # ---- features in memory
 
-def test_features_keep_the_interface_and_the_order_of_pictures(photos: Path) -> None:
+def test_features_keep_the_interface_and_the_order_of_images(photos: Path) -> None:
     folder = ImageFolder.scan(photos / "train")
     features = np.arange(21, dtype=np.float32).reshape(21, 1, 1, 1) * np.ones((1, 5, 1, 1), np.float32)
     for training in (True, False):
-        pictures_data = ImageData(folder, 32, 4, training=training, seed=2)
+        images_data = ImageData(folder, 32, 4, training=training, seed=2)
         data = FeatureData(features, folder.labels, 4, training=training, seed=2)
         assert (data.images, data.batch_size, data.steps_per_epoch) == (
-            pictures_data.images, pictures_data.batch_size, pictures_data.steps_per_epoch)
+            images_data.images, images_data.batch_size, images_data.steps_per_epoch)
         found = batches(data, 1)
-        assert [labels.tolist() for _, labels in found] == [labels.tolist() for _, labels in batches(pictures_data, 1)]
+        assert [labels.tolist() for _, labels in found] == [labels.tolist() for _, labels in batches(images_data, 1)]
         for values, labels in found:
             assert values.shape == (4, 5, 1, 1)
             rows = values[:, 0, 0, 0].astype(int)
-            real = labels != PADDING
+            real = labels != IGNORE_INDEX
             assert folder.labels[rows][real].tolist() == labels[real].tolist()
 
 
-def test_pictures_that_vanish_during_a_run_are_missed(pictures: Pictures) -> None:
-    root = pictures({"cat": 4, "dog": 4})
+def test_images_that_vanish_during_a_run_are_missed(images: Images) -> None:
+    root = images({"cat": 4, "dog": 4})
     data = ImageData(ImageFolder.scan(root), 32, 4, training=True)
     assert len(list(data.epoch(0))) == 2
-    (root / "cat" / "note.txt").write_text("no picture")
+    (root / "cat" / "note.txt").write_text("no image")
     assert len(list(data.epoch(1))) == 2
     (root / "cat" / "001.jpg").unlink()
-    with pytest.raises(UserError, match="pictures have come or gone since the run began, cat/001.jpg or one before it"):
+    with pytest.raises(UserError, match="images have come or gone since the run began, cat/001.jpg or one before it"):
         next(data.epoch(2))
     shutil.rmtree(root)
-    with pytest.raises(UserError, match="pictures have come or gone"):
+    with pytest.raises(UserError, match="images have come or gone"):
         next(data.epoch(3))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Pictures, config_for
+from conftest import ROOT, Images, config_for
 
 from src.checkpoint.file import read_checkpoint, write_checkpoint
 from src.checkpoint.record import CheckpointMetadata
@@ -80,9 +80,9 @@ def silent(*_: object, **__: object) -> None:
     ("yaml.SafeLoader.check_node", lambda path: get_config(["--config_path", str(path / "a.yaml")])),
 ])
 def test_a_library_that_says_nothing_is_told_by_the_kind_of_its_error(
-        target: str, read: Callable[[Path], object], pictures: Pictures, tmp_path: Path,
+        target: str, read: Callable[[Path], object], images: Images, tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures({"a": 1, "b": 1})
+    images({"a": 1, "b": 1})
     (tmp_path / "a.yaml").write_text("seed: 1")
     write_checkpoint(tmp_path / "k.ckpt", network_parameters(MobileNetV2(2, 0.35)), {}, CheckpointMetadata())
     get_config([])  # reads its own files

@@ -1,4 +1,4 @@
-"""eval.py: the score of a checkpoint, every picture once, on the classes that it was trained on."""
+"""eval.py: the score of a checkpoint, every image once, on the classes that it was trained on."""
 import ast
 import json
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Pictures, assert_one_clear_line, config_for, run_script
+from conftest import Images, assert_one_clear_line, config_for, run_script
 from mindspore import Tensor
 from PIL import Image
 
@@ -69,8 +69,8 @@ def test_as_a_command_with_a_confusion_matrix(checkpoint: Path, photos: Path, tm
     assert run.returncode == 0, run.stderr
     assert result(run.stdout)["images"] == 9  # val of the root
     assert run.stdout.rstrip().endswith(f"ckpt={checkpoint}")
-    with Image.open(tmp_path / "confusion.png") as picture:
-        assert picture.format == "PNG"
+    with Image.open(tmp_path / "confusion.png") as image:
+        assert image.format == "PNG"
     call_main("--dataset_path", photos / "val", "--pretrain_ckpt", checkpoint)  # stock cells, the folder itself
     assert result(capsys.readouterr().out) == result(run.stdout)
 
@@ -91,19 +91,19 @@ def test_size_and_width_are_the_checkpoints_unless_chosen(checkpoint: Path, phot
     assert capsys.readouterr().out.count("result:") == 2
 
 
-def test_other_classes_are_an_error_not_a_number(checkpoint: Path, pictures: Pictures) -> None:
-    renamed = pictures({"blue": 1, "green": 1, "rad": 1}, name="renamed")
+def test_other_classes_are_an_error_not_a_number(checkpoint: Path, images: Images) -> None:
+    renamed = images({"blue": 1, "green": 1, "rad": 1}, name="renamed")
     text = refusal("--dataset_path", renamed, "--pretrain_ckpt", checkpoint)
     assert str(renamed) in text
     assert "the folder lacks red; the model does not know rad" in text
-    fewer = pictures({"blue": 1, "red": 1}, name="fewer")
+    fewer = images({"blue": 1, "red": 1}, name="fewer")
     assert "the folder lacks green" in refusal("--dataset_path", fewer, "--pretrain_ckpt", checkpoint)
 
 
-def test_without_json_the_number_of_classes_still_counts(checkpoint: Path, pictures: Pictures, tmp_path: Path) -> None:
+def test_without_json_the_number_of_classes_still_counts(checkpoint: Path, images: Images, tmp_path: Path) -> None:
     bare = tmp_path / "bare.ckpt"
     bare.write_bytes(checkpoint.read_bytes())
-    four = pictures({"a": 1, "b": 1, "c": 1, "d": 1})
+    four = images({"a": 1, "b": 1, "c": 1, "d": 1})
     text = refusal("--dataset_path", four, "--pretrain_ckpt", bare, "--width_mult", 0.35, "--image_size", 32)
     assert "head.classifier.weight 3x1280 instead of 4x1280" in text
 
@@ -115,7 +115,7 @@ def test_what_is_missing_is_named(checkpoint: Path, photos: Path, tmp_path: Path
     assert refusal("--dataset_path", photos, "--pretrain_ckpt", missing) == f"{missing}: no such checkpoint"
     assert "no such folder" in refusal("--dataset_path", tmp_path / "none", "--pretrain_ckpt", checkpoint)
     (tmp_path / "hollow").mkdir()
-    assert "no pictures here" in refusal("--dataset_path", tmp_path / "hollow", "--pretrain_ckpt", checkpoint)
+    assert "no images here" in refusal("--dataset_path", tmp_path / "hollow", "--pretrain_ckpt", checkpoint)
 
 
 @pytest.mark.parametrize("share", [0, 0.5])

@@ -10,7 +10,7 @@ from src.data.image_folder import ImageFolder
 from src.dataset import FeatureData, ImageData
 from src.distributed.world import World
 from src.evaluation import evaluate
-from src.metrics import Score
+from src.metrics import EvalResult
 from src.mobilenetV2 import MobileNetV2, MobileNetV2Head
 from src.models import define_net
 from tests.test_metrics import score_of
@@ -19,7 +19,7 @@ from tests.test_metrics import score_of
 
 
 class Brightness(nn.Cell):
-    """Logits that are the means of the three colour planes: small, but different for every picture."""
+    """Logits that are the means of the three colour planes: small, but different for every image."""
 
     def construct(self, images: Tensor) -> Tensor:
         return images.mean((2, 3))
@@ -33,8 +33,8 @@ def trained_like() -> MobileNetV2:
     return network
 
 
-def counts(score: Score) -> tuple:
-    return score.correct1, score.correct5, score.images, score.confusion.tolist()
+def counts(result: EvalResult) -> tuple:
+    return result.correct1, result.correct5, result.images, result.confusion.tolist()
 
 
 @pytest.mark.parametrize("which", ["brightness", "mobilenet"])
@@ -42,12 +42,12 @@ def test_same_counts_at_any_batch_size(which: str, photos: Path, trained_like: M
     network = Brightness() if which == "brightness" else trained_like
     folder = ImageFolder.scan(photos / "train")
     scores = [evaluate(network, ImageData(folder, 32, size, training=False), World()) for size in (1, 7, 32, 400)]
-    assert [counts(score) for score in scores] == [counts(scores[0])] * 4
+    assert [counts(result) for result in scores] == [counts(scores[0])] * 4
     assert scores[0].images == 21
     assert scores[0].confusion.sum(axis=1).tolist() == [8, 7, 6]
-    for score in scores:
-        assert score.loss == pytest.approx(scores[0].loss, rel=1e-4)
-        assert set(score.mistakes["position"]) == set(scores[0].mistakes["position"])
+    for result in scores:
+        assert result.loss == pytest.approx(scores[0].loss, rel=1e-4)
+        assert set(result.mistakes["position"]) == set(scores[0].mistakes["position"])
     assert len(scores[0].mistakes) == 21 - scores[0].correct1
     for mistake in scores[0].mistakes:
         assert folder.labels[mistake["position"]] == mistake["label"] != mistake["predicted"]
@@ -55,9 +55,9 @@ def test_same_counts_at_any_batch_size(which: str, photos: Path, trained_like: M
 
 def test_the_right_classes_are_counted(photos: Path) -> None:
     """Brightness takes the strongest plane: blue, green, red are classes 0, 1, 2, planes 2, 1, 0."""
-    score = evaluate(Brightness(), ImageData(ImageFolder.scan(photos / "val"), 32, 4, training=False), World())
-    assert score.confusion.tolist() == [[0, 0, 3], [0, 4, 0], [2, 0, 0]]
-    assert (score.correct1, score.images) == (4, 9)
+    result = evaluate(Brightness(), ImageData(ImageFolder.scan(photos / "val"), 32, 4, training=False), World())
+    assert result.confusion.tolist() == [[0, 0, 3], [0, 4, 0], [2, 0, 0]]
+    assert (result.correct1, result.images) == (4, 9)
 
 
 def test_evaluation_is_repeatable_and_leaves_the_mode(trained_like: MobileNetV2, photos: Path) -> None:
@@ -79,9 +79,9 @@ def test_features_are_counted_once_too(batch_size: int) -> None:
     features = random.standard_normal((11, 6, 1, 1)).astype(np.float32)
     labels = random.integers(0, 3, 11).astype(np.int32)
     head = MobileNetV2Head(6, 3)
-    score = evaluate(head, FeatureData(features, labels, batch_size, training=False), World())
+    result = evaluate(head, FeatureData(features, labels, batch_size, training=False), World())
     logits = features[:, :, 0, 0] @ head.classifier.weight.asnumpy().T + head.classifier.bias.asnumpy()
-    assert counts(score) == counts(score_of(logits, labels))
+    assert counts(result) == counts(score_of(logits, labels))
 
 
 def test_a_data_source_that_loses_images_is_noticed() -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from src.errors import UserError
-from src.files import check_space, link_or_copy, whole_file, whole_folder
+from src.files import atomic_folder, atomic_write, check_space, link_or_copy
 
 
 def test_the_name_appears_when_the_content_is_through(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "file.txt"
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("half")
         assert not path.exists()
         assert temporary.parent == path.parent  # one file system: the rename is atomic
@@ -25,7 +25,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path.write_text("old")
 
     def write_half() -> None:
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("half")
             raise RuntimeError("interrupted")
 
@@ -38,7 +38,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
 def test_others_may_read_as_the_umask_says(tmp_path: Path) -> None:
     mask = os.umask(0o027)
     try:
-        with whole_file(tmp_path / "file") as temporary:
+        with atomic_write(tmp_path / "file") as temporary:
             temporary.write_text("x")
             temporary.chmod(0o400)  # as MindSpore leaves its files
     finally:
@@ -49,7 +49,7 @@ def test_others_may_read_as_the_umask_says(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     path = tmp_path / "file" / "below.txt"
-    with pytest.raises(UserError, match=f"^{path}: cannot write this file"), whole_file(path) as temporary:
+    with pytest.raises(UserError, match=f"^{path}: cannot write this file"), atomic_write(path) as temporary:
         temporary.write_text("x")
 
 
@@ -68,7 +68,7 @@ def test_a_folder_appears_when_it_is_full(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder"
     (path.parent / ".folder.unfinished").mkdir(parents=True)  # of an attempt that was killed
     (path.parent / ".folder.unfinished" / "left").touch()
-    with whole_folder(path) as temporary:
+    with atomic_folder(path) as temporary:
         (temporary / "file").write_text("x")
         assert not path.exists()
     assert [entry.name for entry in path.parent.iterdir()] == ["folder"]
@@ -77,7 +77,7 @@ def test_a_folder_appears_when_it_is_full(tmp_path: Path) -> None:
 
 def test_an_interruption_leaves_no_folder(tmp_path: Path) -> None:
     def fill_half() -> None:
-        with whole_folder(tmp_path / "folder") as temporary:
+        with atomic_folder(tmp_path / "folder") as temporary:
             (temporary / "file").write_text("x")
             raise KeyboardInterrupt
 

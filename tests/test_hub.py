@@ -18,7 +18,7 @@ from src.errors import UserError
 from src.mobilenetV2 import MobileNetV2
 from src.utils import network_parameters
 
-PICTURES = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
+IMAGES = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
 
 # What mindspore_hub's loader does, from a folder that is not the repository's.
 LOADER = """
@@ -46,7 +46,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(network: nn.Cell) -> np.ndarray:
-    return network.set_train(False)(Tensor(PICTURES)).asnumpy()
+    return network.set_train(False)(Tensor(IMAGES)).asnumpy()
 
 
 def test_loaded_by_path_from_another_folder(checkpoint: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from src.metrics import MISTAKE, MOST_MISTAKES, Score, count, judge
+from src.metrics import MISTAKE, MOST_MISTAKES, EvalResult, count, judge
 
 LOGITS = st.integers(1, 20).flatmap(lambda n: st.integers(1, 8).flatmap(lambda classes: st.tuples(
     arrays(np.float32, (n, classes), elements=st.sampled_from([-2.0, 0.0, 0.5, 3.0])),
@@ -26,26 +26,26 @@ def naive(logits: np.ndarray, labels: np.ndarray) -> tuple[int, int, float, np.n
     return top1, top5, loss / len(labels), confusion
 
 
-def score_of(logits: np.ndarray, labels: np.ndarray) -> Score:
+def score_of(logits: np.ndarray, labels: np.ndarray) -> EvalResult:
     return count(judge(logits, labels), logits.shape[1], np.arange(len(labels)))
 
 
 @given(LOGITS)
 def test_count_is_the_naive_loop(case: tuple[np.ndarray, np.ndarray]) -> None:
     logits, labels = case
-    score = score_of(logits, labels)
+    result = score_of(logits, labels)
     top1, top5, loss, confusion = naive(logits, labels)
-    assert (score.correct1, score.correct5, score.images) == (top1, top5, len(labels))
-    assert score.loss == pytest.approx(loss, abs=1e-5)
-    np.testing.assert_array_equal(score.confusion, confusion)
-    assert np.trace(score.confusion) == score.correct1
-    assert (score.top1, score.top5) == (top1 / len(labels), top5 / len(labels))
+    assert (result.correct1, result.correct5, result.images) == (top1, top5, len(labels))
+    assert result.loss == pytest.approx(loss, abs=1e-5)
+    np.testing.assert_array_equal(result.confusion, confusion)
+    assert np.trace(result.confusion) == result.correct1
+    assert (result.top1, result.top5) == (top1 / len(labels), top5 / len(labels))
 
 
 def test_a_network_that_gives_nan_is_never_right() -> None:
     logits = np.array([[np.nan, 0, 0], [np.nan, np.nan, np.nan], [0, 1, 0]], np.float32)
-    score = score_of(logits, np.array([0, 0, 1]))
-    assert (score.correct1, score.correct5, score.images) == (1, 1, 3)
+    result = score_of(logits, np.array([0, 0, 1]))
+    assert (result.correct1, result.correct5, result.images) == (1, 1, 3)
 
 
 def test_the_surest_mistakes_are_remembered() -> None:
@@ -65,5 +65,5 @@ def test_the_surest_mistakes_are_remembered() -> None:
 
 
 def test_result_line() -> None:
-    score = Score(35988, 45000, 50000, 1.0, np.zeros((2, 2)))
-    assert str(score) == "{'acc': 0.71976, 'top5': 0.9, 'images': 50000}"
+    result = EvalResult(35988, 45000, 50000, 1.0, np.zeros((2, 2)))
+    assert str(result) == "{'acc': 0.71976, 'top5': 0.9, 'images': 50000}"

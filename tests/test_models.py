@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mindspore import Tensor, nn, ops
 
-from src.models import EMA_PREFIX, CrossEntropyWithLabelSmooth, ResumableDropout, define_average, define_net
+from src.models import EMA_PREFIX, CrossEntropyWithLabelSmooth, ResumableDropout, define_ema, define_net
 
 
 def weights_of(network: nn.Cell) -> dict[str, np.ndarray]:
@@ -37,9 +37,9 @@ def test_options_reach_the_network() -> None:
 def test_average_starts_as_a_copy_under_names_of_its_own() -> None:
     config = config_for("--width_mult", 0.35, "--ema_decay", 0.9)
     network = define_net(config, 3)
-    average = define_average(config, network)
-    assert average is not None
-    copies, values = weights_of(average), weights_of(network)
+    ema = define_ema(config, network)
+    assert ema is not None
+    copies, values = weights_of(ema), weights_of(network)
     own = {name.removeprefix(EMA_PREFIX) for name in copies}
     assert all(name.startswith(EMA_PREFIX) for name in copies)
     assert own == {name for name in values if name.startswith(("backbone.", "head.classifier."))}
@@ -49,7 +49,7 @@ def test_average_starts_as_a_copy_under_names_of_its_own() -> None:
 
 def test_no_average_unless_asked_for() -> None:
     config = config_for("--width_mult", 0.35)
-    assert define_average(config, define_net(config, 3)) is None
+    assert define_ema(config, define_net(config, 3)) is None
 
 
 # ---- loss

@@ -9,14 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, make_pictures, run_script
+from conftest import ROOT, make_images, run_script
 from hypothesis import given
 from hypothesis import strategies as st
 
 import postprocess
-from src.data.image_check import check_pictures
+from src.data.image_check import check_images
 from src.data.image_folder import ImageFolder
-from src.deployment.prediction import list_pictures
+from src.deployment.prediction import list_images
 from src.errors import UserError
 from src.names import ESCAPED, escape_line, escape_name, unescape_name
 from tools import describe_data, make_label_file, split_pictures
@@ -63,8 +63,8 @@ def test_an_error_is_one_line_whatever_it_names() -> None:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Two classes of the tiny network; each has a picture of an odd name."""
-    root = make_pictures(tmp_path / "photos", {"blue": 2, "green": 2})
+    """Two classes of the tiny network; each has an image of an odd name."""
+    root = make_images(tmp_path / "photos", {"blue": 2, "green": 2})
     (root / "blue" / "001.jpg").rename(root / "blue" / os.fsdecode(LATIN1))
     (root / "green" / "001.jpg").rename(root / "green" / os.fsdecode(LINES))
     return root
@@ -74,26 +74,26 @@ def photos(tmp_path: Path) -> Path:
 def test_prediction_writes_every_name_and_reads_it_back(locale: str, photos: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements-dev.txt names")
     (photos / "blue" / "000.jpg").rename(broken := photos / "blue" / os.fsdecode(b"broken_\xe9.jpg"))
-    broken.write_text("no picture")
-    run = subprocess.run([sys.executable, ROOT / "infer.py", "--platform", "CPU", "--model", TINY, "--pictures",
+    broken.write_text("no image")
+    run = subprocess.run([sys.executable, ROOT / "infer.py", "--platform", "CPU", "--model", TINY, "--images",
                           photos, "--predictions", tmp_path / "out"], cwd=ROOT, capture_output=True, check=False,
                          env={**os.environ, **LOCALES[locale]}, timeout=300)
     assert run.returncode == 1, run.stderr  # for the broken one
-    assert rb"/blue/broken_\xe9.jpg: not a picture" in run.stderr
+    assert rb"/blue/broken_\xe9.jpg: not an image" in run.stderr
     wanted = [str(photos / name) for name in (
         r"blue/broken_\xe9.jpg", f"blue/{WRITTEN[0]}", "green/000.jpg", f"green/{WRITTEN[1]}")]
     with (tmp_path / "out" / "predictions.csv").open(encoding="utf-8", newline="") as file:
         assert [row["file"] for row in csv.DictReader(file)] == wanted
     told = json.loads((tmp_path / "out" / "predictions.json").read_bytes())
-    assert [picture["file"] for picture in told["pictures"]] == wanted
+    assert [image["file"] for image in told["pictures"]] == wanted
     assert (tmp_path / "out" / "predictions.png").stat().st_size
     (tmp_path / "list.txt").write_text("\n".join(wanted))
-    assert list_pictures(str(tmp_path / "list.txt")) == list_pictures(str(photos))
+    assert list_images(str(tmp_path / "list.txt")) == list_images(str(photos))
 
 
 def test_a_list_may_have_the_bytes_themselves(photos: Path) -> None:
     (photos / "list.txt").write_bytes(b"blue/" + LATIN1 + b"\r\n\n")
-    assert [path.exists() for path in list_pictures(str(photos / "list.txt"))] == [True]
+    assert [path.exists() for path in list_images(str(photos / "list.txt"))] == [True]
 
 
 def test_a_label_file_finds_the_results(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -107,7 +107,7 @@ def test_a_label_file_finds_the_results(photos: Path, tmp_path: Path, capsys: py
         result.write_bytes(bytes(8))
     argv = ["--result_path", str(tmp_path / "results"), "--label_path", str(label)]
     postprocess.main(argv)
-    assert "4 pictures" in capsys.readouterr().out
+    assert "4 images" in capsys.readouterr().out
     next((tmp_path / "results" / "blue").glob("latin1_*")).unlink()
     with pytest.raises(UserError, match=re.escape(f"1 have no result: blue/{WRITTEN[0]}")):
         postprocess.main(argv)
@@ -118,15 +118,15 @@ def test_a_label_file_with_the_bytes_themselves_will_do(tmp_path: Path) -> None:
     assert list(postprocess.read_labels(tmp_path / "label.txt")) == [os.fsdecode(b"blue/" + LATIN1), " a.jpg"]
 
 
-def test_bad_pictures_duplicates_and_descriptions_are_told(photos: Path, tmp_path: Path,
+def test_bad_images_duplicates_and_descriptions_are_told(photos: Path, tmp_path: Path,
                                                            capsys: pytest.CaptureFixture) -> None:
     odd = next((photos / "blue").glob("latin1_*"))
     shutil.copy(odd, photos / "green" / "copy.jpg")
-    (photos / "green" / os.fsdecode(b"bad_\xe9.jpg")).write_text("no picture")
-    check_pictures(ImageFolder.scan(photos), "skip", training=True)
-    assert r"green/bad_\xe9.jpg: not a picture" in capsys.readouterr().err
+    (photos / "green" / os.fsdecode(b"bad_\xe9.jpg")).write_text("no image")
+    check_images(ImageFolder.scan(photos), "skip", training=True)
+    assert r"green/bad_\xe9.jpg: not an image" in capsys.readouterr().err
     describe_data.main(["--dataset_path", str(photos), "--output", str(tmp_path / "d.png"), "--check"])
-    assert r"green/bad_\xe9.jpg: not a picture" in capsys.readouterr().out
+    assert r"green/bad_\xe9.jpg: not an image" in capsys.readouterr().out
     for _ in range(2):  # the second time it reads what it had written
         split_pictures.main(["--source", str(photos), "--output", str(tmp_path / "split")])
     assert f"blue/{WRITTEN[0]} = green/copy.jpg" in (out := capsys.readouterr().out)

@@ -32,7 +32,7 @@ def eager() -> Iterator[None]:
 
 
 def multiply_adds(network: nn.Cell, size: int) -> int:
-    """Counted while one picture passes through the cells."""
+    """Counted while one image passes through the cells."""
     counts = []
 
     def count(cell: nn.Cell, inputs: tuple, output: Tensor) -> None:

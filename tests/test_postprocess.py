@@ -1,10 +1,10 @@
-"""postprocess.py and tools/make_label_file.py: every labelled picture counts, or an error lists what is wrong."""
+"""postprocess.py and tools/make_label_file.py: every labelled image counts, or an error lists what is wrong."""
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Pictures, assert_one_clear_line, run_script
+from conftest import Images, assert_one_clear_line, run_script
 
 import postprocess
 from src.errors import UserError
@@ -15,7 +15,7 @@ Results = tuple[Path, Path]
 
 @pytest.fixture
 def results(tmp_path: Path) -> Results:
-    """Ten pictures, among them names alike up to a dot; seven right, nine within five."""
+    """Ten images, among them names alike up to a dot; seven right, nine within five."""
     generator = np.random.default_rng(0)
     lines = []
     for number in range(10):
@@ -38,10 +38,10 @@ def refusal(results: Results) -> str:
     return str(error.value)
 
 
-def test_every_picture_counts(results: Results) -> None:
+def test_every_image_counts(results: Results) -> None:
     run = run_script("postprocess.py", "--result_path", results[0], "--label_path", results[1])
     assert run.returncode == 0, run.stderr
-    assert run.stdout == "10 pictures, top-5 0.90000\n'Accuracy': 0.70000\n"
+    assert run.stdout == "10 images, top-5 0.90000\n'Accuracy': 0.70000\n"
 
 
 def test_it_needs_no_mindspore(results: Results) -> None:
@@ -53,7 +53,7 @@ def test_it_needs_no_mindspore(results: Results) -> None:
 
 def test_missing_extra_short_and_impossible_results_are_listed(results: Results) -> None:
     (results[0] / "cat.0" / "a.b.2.jpg.bin").unlink()
-    assert refusal(results).endswith("9 results for 10 labelled pictures: 1 have no result: cat.0/a.b.2.jpg")
+    assert refusal(results).endswith("9 results for 10 labelled images: 1 have no result: cat.0/a.b.2.jpg")
     (results[0] / "cat.0" / "other.jpg.bin").write_bytes(bytes(32))
     assert "1 are not labelled: cat.0/other.jpg" in refusal(results)
     (results[0] / "cat.1" / "a.b.1.jpg.bin").write_bytes(bytes(28))
@@ -71,7 +71,7 @@ def test_no_results_at_all(results: Results, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    ("", "labels no picture"), ("\n\n", "labels no picture"), ("cat/a.jpg\n", "line 1: expected"),
+    ("", "labels no image"), ("\n\n", "labels no image"), ("cat/a.jpg\n", "line 1: expected"),
     ("cat/a.jpg:1\ncat/b.jpg:two\n", "line 2: expected"), ("a.jpg:1\na.jpg:1\n", "line 2: a.jpg is labelled a second"),
     (":3\n", "line 1: expected"), ("a.jpg:-1\n", "line 1: expected"),
 ])
@@ -87,21 +87,21 @@ def test_an_unreadable_label_file_is_one_line(results: Results, tmp_path: Path) 
         assert_one_clear_line(run, str(tmp_path / name))
 
 
-def test_a_picture_that_is_not_a_number_is_not_right(results: Results, capsys: pytest.CaptureFixture) -> None:
+def test_an_image_that_is_not_a_number_is_not_right(results: Results, capsys: pytest.CaptureFixture) -> None:
     np.full(8, np.nan, np.float32).tofile(results[0] / "cat.0" / "a.b.0.jpg.bin")
     postprocess.main(["--result_path", str(results[0]), "--label_path", str(results[1])])
     assert "'Accuracy': 0.60000" in capsys.readouterr().out
 
 
-def test_label_file_of_a_folder(pictures: Pictures, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    root = pictures({"val/red": 2, "val/a:b c": 1, "train/red": 1})
+def test_label_file_of_a_folder(images: Images, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    root = images({"val/red": 2, "val/a:b c": 1, "train/red": 1})
     (root / "val" / "hollow").mkdir()
     model = tmp_path / "m.mindir"
     (tmp_path / "m.mindir.json").write_text(json.dumps({"classes": ["a:b c", "red"]}))
     label = tmp_path / "out" / "label.txt"
     make_label_file.main(["--dataset_path", str(root), "--output", str(label), "--model", str(model)])
     assert label.read_text() == "a:b c/000.jpg:0\nred/000.jpg:1\nred/001.jpg:1\n"
-    assert "3 pictures of 2 classes" in capsys.readouterr().out
+    assert "3 images of 2 classes" in capsys.readouterr().out
     assert postprocess.read_labels(label) == {"a:b c/000.jpg": 0, "red/000.jpg": 1, "red/001.jpg": 1}
 
     (tmp_path / "m.mindir.json").write_text(json.dumps({"classes": ["a:b c", "rad"]}))

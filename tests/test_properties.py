@@ -27,7 +27,8 @@ from src.errors import UserError
 from src.model_utils.config import BASE_FILE, get_config
 from src.modelarts.lock import JobLock
 from src.reports.figures import curve_svgs, draw_curves
-from src.training.resume import Progress, Run, find_checkpoint
+from src.training.resume import Run, find_checkpoint
+from src.training.state import TrainingState
 from tools import make_label_file
 
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
@@ -192,7 +193,7 @@ ROW = {"epoch": 1, "loss": 1.0, "lr": 0.1, "val_loss": 2.0, "top1": 0.5, "top5":
 def described(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """The JSON of a checkpoint of a run, after its first epoch."""
     path = tmp_path_factory.mktemp("described") / "k.ckpt"
-    write_metadata(RUN.metadata(Progress(5, 0.5, [], [ROW]), ROW, whole_epoch=True, is_best=True), path)
+    write_metadata(RUN.metadata(TrainingState(5, [], [ROW])), path)
     return {**json.loads(metadata_path(path).read_text()), "sha256": ""}
 
 
@@ -223,8 +224,8 @@ def test_any_json_beside_a_checkpoint(checkpoint: Path, described: dict[str, obj
         assert found.classes is None or all(isinstance(name, str) for name in found.classes)
         if found.training and RUN.difference(found.metadata) is None:
             RUN.remarks(found.metadata)
-            CheckpointFolder(path.parent, Retention(1, 1, 1)).go_on_from(found)
-            assert 0 <= Progress.of(found.training).step <= RUN.total_steps
+            CheckpointFolder(path.parent, Retention(1, 1, 1)).attach(found)
+            assert 0 <= TrainingState.of(found.training).step <= RUN.total_steps
 
 
 @QUICK

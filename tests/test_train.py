@@ -1,4 +1,4 @@
-"""train.py on real pictures: from scratch, fine-tuning, a frozen backbone; what it writes; and what it refuses."""
+"""train.py on real images: from scratch, fine-tuning, a frozen backbone; what it writes; and what it refuses."""
 import ast
 import contextlib
 import csv
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import EPOCH_LINE, STEP_LINE, Pictures, assert_one_clear_line, make_pictures, run_script
+from conftest import EPOCH_LINE, STEP_LINE, Images, assert_one_clear_line, make_images, run_script
 from PIL import Image
 
 import train
@@ -42,7 +42,7 @@ def scratch(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 @pytest.fixture(scope="module")
 def two_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     counts = {"train/ape": 6, "train/zebra": 6, "val/ape": 2, "val/zebra": 3}
-    return make_pictures(tmp_path_factory.mktemp("two"), counts, seed=3)
+    return make_images(tmp_path_factory.mktemp("two"), counts, seed=3)
 
 
 def read(folder: Path, stem: str) -> Checkpoint:
@@ -67,7 +67,7 @@ def test_log_lines_have_the_published_form(scratch: tuple[Path, subprocess.Compl
     assert len(results) == 3
     assert all(ast.literal_eval(match[1])["images"] == 9 for match in results if match)
     assert None not in results
-    assert "21 training pictures of 3 classes" in scratch[1].stdout
+    assert "21 training images of 3 classes" in scratch[1].stdout
     assert "Traceback" not in scratch[1].stderr
     assert "\r" not in scratch[1].stdout  # no progress bar in a log
 
@@ -105,9 +105,9 @@ def test_curves(scratch: tuple[Path, subprocess.CompletedProcess]) -> None:
     for row, mean in zip(rows, means, strict=True):
         assert float(row["loss"]) == pytest.approx(float(mean), abs=6e-4)
     assert set(rows[0]) == {"epoch", "loss", "lr", "val_loss", "top1", "top5"}
-    with Image.open(folder / "curves.png") as picture:
-        assert picture.format == "PNG"
-        picture.load()
+    with Image.open(folder / "curves.png") as image:
+        assert image.format == "PNG"
+        image.load()
 
 
 def test_the_average_is_saved_as_the_network_and_the_weights_as_state(
@@ -136,7 +136,7 @@ def finetuned(scratch: tuple[Path, Any], two_classes: Path, tmp_path_factory: py
 def test_fine_tuning_starts_from_the_backbone_and_moves_it(scratch: tuple[Path, Any], finetuned: Path) -> None:
     start, end = read(scratch[0], "best").network, read(finetuned, "last").network
     assert end["head.classifier.weight"].shape == (2, 1280)
-    # New weights would differ by some tenths. The first layers are no measure: pictures of one colour drive them far.
+    # New weights would differ by some tenths. The first layers are no measure: images of one colour drive them far.
     name = "backbone.last.conv.weight"
     difference = np.abs(end[name].asnumpy() - start[name].asnumpy()).max()
     assert 0 < difference < 0.02
@@ -189,17 +189,17 @@ def test_the_same_options_work_on_a_frozen_backbone(frozen: Path) -> None:
     assert (frozen / "curves.png").is_file()
 
 
-def test_its_features_are_cached_apart_from_the_pictures(frozen: Path, two_classes: Path, cache: Path) -> None:
+def test_its_features_are_cached_apart_from_the_images(frozen: Path, two_classes: Path, cache: Path) -> None:
     assert len(list(cache.rglob("features/*.npy"))) >= 2
     assert {path.suffix for path in two_classes.rglob("*") if path.is_file()} == {".jpg"}
 
 
 # ---- small data, and no validation
 
-def test_fewer_pictures_than_a_batch_train_on_what_there_is(pictures: Pictures, tmp_path: Path,
+def test_fewer_images_than_a_batch_train_on_what_there_is(images: Images, tmp_path: Path,
                                                             scratch: tuple[Path, Any],
                                                             capsys: pytest.CaptureFixture) -> None:
-    root = pictures({"ape": 2, "zebra": 1})
+    root = images({"ape": 2, "zebra": 1})
     call_main("--dataset_path", root, "--epoch_size", 2, "--freeze_layer", "backbone",
               "--pretrain_ckpt", scratch[0] / "best.ckpt", "--save_checkpoint_path", tmp_path / "out")
     out = capsys.readouterr().out
@@ -267,10 +267,10 @@ def refusal(*argv: object) -> str:
     return text
 
 
-def test_no_pictures(tmp_path: Path, pictures: Pictures) -> None:
+def test_no_images(tmp_path: Path, images: Images) -> None:
     assert refusal("--dataset_path", tmp_path / "none").startswith(f"{tmp_path / 'none'}: no such folder")
     (tmp_path / "hollow" / "train" / "cat").mkdir(parents=True)
-    assert refusal("--dataset_path", tmp_path / "hollow").startswith(f"{tmp_path}/hollow/train: no pictures here")
+    assert refusal("--dataset_path", tmp_path / "hollow").startswith(f"{tmp_path}/hollow/train: no images here")
     assert "--dataset_path" in refusal()
 
 
@@ -280,8 +280,8 @@ def test_wrong_number_of_classes(photos: Path) -> None:
     assert "has 3 classes" in text
 
 
-def test_validation_classes_that_differ_are_named(pictures: Pictures) -> None:
-    root = pictures({"train/cat": 1, "train/dog": 1, "val/cat": 1, "val/dgo": 1})
+def test_validation_classes_that_differ_are_named(images: Images) -> None:
+    root = images({"train/cat": 1, "train/dog": 1, "val/cat": 1, "val/dgo": 1})
     text = refusal("--dataset_path", root)
     assert str(root / "val") in text
     assert "lacks dog" in text
@@ -315,11 +315,11 @@ def test_other_classes_without_filter_head(scratch: tuple[Path, Any], two_classe
     assert "--filter_head True" in text
 
 
-def test_an_unreadable_picture_is_named(pictures: Pictures, scratch: tuple[Path, Any], tmp_path: Path,
+def test_an_unreadable_image_is_named(images: Images, scratch: tuple[Path, Any], tmp_path: Path,
                                         monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    root = pictures({"train/ape": 3, "train/zebra": 3})
-    (root / "train" / "ape" / "bad.jpg").write_bytes(b"not a picture")
+    root = images({"train/ape": 3, "train/zebra": 3})
+    (root / "train" / "ape" / "bad.jpg").write_bytes(b"not an image")
     assert "bad.jpg" in refusal("--dataset_path", root, "--pretrain_ckpt", scratch[0] / "best.ckpt", "--freeze_layer",
                                 "backbone", "--save_checkpoint_path", tmp_path / "out")
 

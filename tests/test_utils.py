@@ -9,7 +9,7 @@ from src.checkpoint.file import Checkpoint
 from src.errors import UserError
 from src.mobilenetV2 import MobileNetV2
 from src.models import EMA_PREFIX
-from src.utils import check_classes, load_weights, network_parameters, scored_parameters
+from src.utils import check_classes, eval_parameters, load_weights, network_parameters
 
 HERE = Path("k.ckpt")
 
@@ -110,12 +110,12 @@ def test_filter_head_is_strict_about_the_backbone(network: nn.Cell) -> None:
 
 
 def test_what_is_scored_is_the_average_where_there_is_one(network: nn.Cell) -> None:
-    average = MobileNetV2(3, 0.35)
-    average.update_parameters_name(EMA_PREFIX)
-    scored = scored_parameters(network, average)
-    assert set(scored) == set(scored_parameters(network, None)) == set(content(network))
+    ema = MobileNetV2(3, 0.35)
+    ema.update_parameters_name(EMA_PREFIX)
+    scored = eval_parameters(network, ema)
+    assert set(scored) == set(eval_parameters(network, None)) == set(content(network))
     np.testing.assert_array_equal(scored["head.classifier.weight"].asnumpy(),
-                                  average.head.classifier.weight.asnumpy())
+                                  ema.head.classifier.weight.asnumpy())
 
 
 @pytest.mark.parametrize(("trained", "folder", "says"), [

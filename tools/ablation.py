@@ -1,4 +1,4 @@
-"""What each part of a recipe is worth: train.py for several variants and seeds, and a table of the scores.
+"""Measures the effect of each part of a recipe: runs train.py for several variants and seeds, and prints a table.
 
     python tools/ablation.py --dataset_path photos --output ablation --seeds 1,2,3 --recipe best --without all \\
         --with mixup_alpha=0.2 -- --platform CPU --pretrain_ckpt imagenet.ckpt --filter_head True --image_size 96
@@ -8,9 +8,9 @@
 What stands after `--` are options of train.py for every run. With --recipe the variants are the plain recipe, the
 recipe, the recipe with one of its keys as in the plain one (--without KEY,KEY or all), and with one key more (--with).
 
-Each run has a folder, OUTPUT/<variant>/seed<n>: train.log, checkpoints, curves, and at its end result.json. Start the
-same command again after an interruption: what is finished is not run again, what is not goes on. The table goes to
-the standard output, all else to the standard error.
+Each run has a folder, OUTPUT/<variant>/seed<n>, with train.log, checkpoints, curves and, at the end, result.json.
+After an interruption start the same command again: finished runs are kept, and the others resume. The table goes to the
+standard output, everything else to the standard error.
 """
 import argparse
 import csv
@@ -30,7 +30,7 @@ from typing import NoReturn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.data.image_folder import validation_root
 from src.errors import UserError, first_line, run_command
-from src.files import whole_file
+from src.files import atomic_write
 from src.json_records import read_record, to_json
 from src.model_utils.config import Config, get_config
 
@@ -41,14 +41,14 @@ Options = dict[str, str]
 
 @dataclass(frozen=True)
 class Variant:
-    """A name, and the options of train.py that make it what it is."""
+    """A name, and its options of train.py."""
 
     name: str
     options: Options
 
     @property
     def folder(self) -> str:
-        """The name with nothing in it that a file system or a shell minds."""
+        """The name without characters that are special to a file system or a shell."""
         return re.sub(r"[^\w.=+-]+", "_", self.name)
 
 
@@ -94,10 +94,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def recipe_variants(recipe: str, without: str, plus: Sequence[str], common: Sequence[str]) -> list[Variant]:
-    """The plain recipe, the recipe, the recipe less each key that is asked for, and plus each key that is asked for.
+    """The variants: the plain recipe, the recipe, the recipe without each named key, and with each added key.
 
     Raises:
-        UserError: a key is to be left out in which the two recipes do not differ under the common options.
+        UserError: a key to leave out has the same value in both recipes.
     """
     plain, ours = (get_config(["--recipe", name, *common]).as_dict() for name in ("plain", recipe))
     differing = [key for key in plain if plain[key] != ours[key] and key != "recipe"]
@@ -117,7 +117,7 @@ def train_command(variant: Variant, seed: int, dataset_path: str, common: Sequen
 
 
 def run(command: Sequence[str], folder: Path) -> Scores:
-    """The scores of a run, which is made or gone on with unless it is finished.
+    """The scores of a run. Runs or resumes it unless it is finished.
 
     Raises:
         UserError: train.py failed.
@@ -132,7 +132,7 @@ def run(command: Sequence[str], folder: Path) -> Scores:
     except OSError as error:
         raise UserError(f"{folder}: cannot be written to: {error.strerror}") from error
     with output:
-        # In a session of its own, so that Ctrl-C reaches it once, from here: train.py ends at once at the second one.
+        # In its own session, so that Ctrl-C reaches it only once, from here: a second one would end train.py at once.
         process = subprocess.Popen([*command, "--save_checkpoint_path", str(folder)], stdin=subprocess.DEVNULL,  # noqa: S603
                                    stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
         try:
@@ -145,7 +145,7 @@ def run(command: Sequence[str], folder: Path) -> Scores:
         last = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["nothing"])[-1]
         raise UserError(f"train.py ended with status {status}; {log} ends with: {last}")
     scores = _scores(folder / "curves.csv")
-    with whole_file(result) as temporary:
+    with atomic_write(result) as temporary:
         temporary.write_text(json.dumps(to_json(Result(scores.best, scores.last, arguments)), indent=1) + "\n",
                              encoding="utf-8")
     return scores
@@ -173,7 +173,7 @@ def _mean(shares: Sequence[float]) -> str:
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset_path", required=True, help="as of train.py; there must be pictures to validate on")
+    parser.add_argument("--dataset_path", required=True, help="as of train.py; there must be images to validate on")
     parser.add_argument("--output", required=True, type=Path, help="folder of all runs")
     parser.add_argument("--seeds", default="1,2,3", help="seeds of each variant's runs (default 1,2,3)")
     parser.add_argument("--recipe", default="", help="a recipe of default_config.yaml to take apart")
@@ -200,7 +200,7 @@ def _pairs(texts: Sequence[str], option: str) -> Options:
 
 
 def _check(variants: Sequence[Variant], seeds: Sequence[int], dataset_path: str, common: Sequence[str]) -> None:
-    """Find what would make a run fail before hours of others are spent."""
+    """Check the options before hours of computation."""
     if not variants:
         raise UserError("nothing to run: name variants with --recipe or --variant")
     folders = [variant.folder for variant in variants]

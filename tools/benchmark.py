@@ -1,17 +1,16 @@
-"""How fast this machine trains, evaluates, reads pictures, and comes to its first step.
+"""Measures how fast this machine trains, evaluates, reads images, and reaches the first step.
 
     python tools/benchmark.py --batch_size 32 --image_size 224 --steps 8 [--mode train|eval|data|startup]
     python tools/benchmark.py --cpu_kernels off --steps 2
     python tools/benchmark.py --mode infer --model mobilenetv2.onnx --steps 50
     python tools/benchmark.py --mode mindrecord --steps 20
 
-Without --mode the first four are measured. Speeds come from the median of single steps, after two that warm up; the
-batch is random, except that `data` decodes and augments JPEG pictures of 500x375 pixels, and `startup` runs train.py on
-them up to the log line of its first step. `infer` runs an ONNX file, as it takes batches: what infer.py does with such
-pictures from file to logits, and beside it ONNX Runtime alone on one batch in memory; medians of `ROUNDS` turns each.
-`mindrecord` decodes and augments pictures from a MindRecord file, and compares the speed with that of the same from an
-image folder. Peak memory is that of training. The last line is one JSON object; what was not measured is null in it.
-Compare figures only within one run of one machine.
+Without --mode the first four are measured. Speeds are the median of single steps, after two steps of warm-up, on a
+random batch. `data` decodes and augments JPEG images of 500x375 pixels. `startup` runs train.py on them up to the log
+line of its first step. `infer` runs an ONNX file in two ways: infer.py's loop from image file to logits, and ONNX
+Runtime alone on a batch in memory; medians of `ROUNDS` turns each. `mindrecord` decodes and augments images from a
+MindRecord file, and compares the speed with the same images in a folder. Peak memory is that of training. The last line
+is a JSON object; a value that was not measured is null. Compare figures only within one run on one machine.
 """
 import argparse
 import json
@@ -37,7 +36,7 @@ from src.data.image_folder import ImageFolder
 from src.data.transforms import train_transforms
 from src.dataset import ImageData, usable_workers
 from src.deployment.model_file import open_model
-from src.deployment.prediction import PictureStream, decoding_workers, list_pictures
+from src.deployment.prediction import ImageStream, decoding_workers, list_images
 from src.distributed.device import setup_device
 from src.errors import UserError, run_command
 from src.mobilenetV2 import MobileNetV2, MobileNetV2Backbone
@@ -56,7 +55,7 @@ CLASSES = 1000
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch_size", type=positive, default=32, help="pictures a step (default 32)")
+    parser.add_argument("--batch_size", type=positive, default=32, help="images a step (default 32)")
     parser.add_argument("--image_size", type=positive, default=224, help="pixels a side (default 224)")
     parser.add_argument("--steps", type=positive, default=8, help="steps that count (default 8)")
     parser.add_argument("--mode", choices=(*MODES, "infer", "mindrecord"), help="measure only this")
@@ -106,7 +105,7 @@ def measure(modes: Sequence[str], batch_size: int, image_size: int, steps: int, 
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder) / "pictures"
             # As many classes as train.py needs, and one full batch for each step.
-            write_pictures(root, batch_size * (WARM_UP + steps if "data" in modes else 1))
+            write_images(root, batch_size * (WARM_UP + steps if "data" in modes else 1))
             if "data" in modes:
                 report["data_images_per_s"] = data_speed(root, config, steps)
             if "startup" in modes:
@@ -128,8 +127,8 @@ def training(network: MobileNetV2, config: Config, images: Tensor, labels: Tenso
     return run
 
 
-def write_pictures(root: Path, count: int) -> None:
-    """`count` JPEG pictures of two classes, smooth with some noise, so that they compress as photos do."""
+def write_images(root: Path, count: int) -> None:
+    """`count` JPEG images of two classes, smooth with some noise, so that they compress as photos do."""
     random = np.random.default_rng(0)
     for name in ("a", "b"):
         (root / name).mkdir(parents=True)
@@ -142,7 +141,7 @@ def write_pictures(root: Path, count: int) -> None:
 
 
 def data_speed(root: Path, config: Config, steps: int) -> float:
-    """Pictures per second that are decoded and augmented for training, nothing else running."""
+    """Images per second that are decoded and augmented for training, nothing else running."""
     data = ImageData(ImageFolder.scan(root), config.image_size, config.batch_size, training=True,
                      num_workers=config.num_workers)
     batches: Iterator = data.epoch(0)
@@ -150,7 +149,7 @@ def data_speed(root: Path, config: Config, steps: int) -> float:
 
 
 def startup_seconds(root: Path, config: Config) -> float:
-    """From starting train.py to the log line of its first step, the kernels being built."""
+    """Seconds from the start of train.py to the log line of its first step. The kernels are built before."""
     with tempfile.TemporaryDirectory() as folder:
         command: list[str | Path] = [
             sys.executable, "-u", ROOT / "train.py", "--platform", "CPU", "--dataset_path", root,
@@ -171,7 +170,7 @@ def startup_seconds(root: Path, config: Config) -> float:
 
 
 def measure_inference(model_path: str, steps: int) -> dict[str, float]:
-    """Pictures per second of infer.py's loop over `steps` batches of files, and of ONNX Runtime alone."""
+    """Images per second of infer.py's loop over `steps` batches of files, and of ONNX Runtime alone."""
     threads = thread_count()
     model = open_model(get_config(["--platform", "CPU", "--pretrain_ckpt", model_path, "--onnx_threads", str(threads)]))
     size, batch_size = model.config.image_size, model.config.batch_size
@@ -180,15 +179,15 @@ def measure_inference(model_path: str, steps: int) -> dict[str, float]:
     images = np.random.default_rng(0).standard_normal((batch_size, 3, size, size)).astype(np.float32)
     seconds: dict[str, list[float]] = {"onnx_images_per_s": [], "infer_images_per_s": []}
     with tempfile.TemporaryDirectory() as folder:
-        write_pictures(Path(folder), steps * batch_size)
-        pictures = list_pictures(folder)
+        write_images(Path(folder), steps * batch_size)
+        paths = list_images(folder)
         for _ in range(ROUNDS):
             start = time.perf_counter()
             for _ in range(steps):
                 predict(images)
             seconds["onnx_images_per_s"].append(time.perf_counter() - start)
             start = time.perf_counter()
-            for _, batch in PictureStream(pictures, size, batch_size, workers, model.normalise):
+            for _, batch in ImageStream(paths, size, batch_size, workers, model.normalise):
                 predict(batch)
             seconds["infer_images_per_s"].append(time.perf_counter() - start)
     return {"batch_size": batch_size, "image_size": size, "threads": threads,
@@ -196,15 +195,15 @@ def measure_inference(model_path: str, steps: int) -> dict[str, float]:
 
 
 def measure_mindrecord(batch_size: int, image_size: int, steps: int) -> dict[str, object]:
-    """Decoding and augmenting pictures from one MindRecord file, as a share of the speed from files; medians of turns.
+    """The speed of decoding and augmenting from a MindRecord file, relative to image files; medians of turns.
 
-    `cpu_ratio` compares the time that the processor worked, which other programs on the machine disturb less.
+    `cpu_ratio` compares processor time, which other programs on the machine disturb less.
     """
     config = get_config(["--platform", "CPU", "--batch_size", str(batch_size), "--image_size", str(image_size)])
     workers = usable_workers(config.num_workers)
-    with tempfile.TemporaryDirectory() as place:
-        root, packed = Path(place) / "pictures", Path(place) / "mindrecord"
-        write_pictures(root, batch_size * (WARM_UP + steps))
+    with tempfile.TemporaryDirectory() as folder_name:
+        root, packed = Path(folder_name) / "pictures", Path(folder_name) / "mindrecord"
+        write_images(root, batch_size * (WARM_UP + steps))
         folder = ImageFolder.scan(root)
         pack_mindrecord({"train": folder}, packed)
 
@@ -227,7 +226,7 @@ def measure_mindrecord(batch_size: int, image_size: int, steps: int) -> dict[str
 
 
 def epoch_seconds(batches: Iterator) -> tuple[float, float]:
-    """How long an epoch takes after its first batches: by the clock, and of this process's processor time."""
+    """Seconds of an epoch after its first batches: by the clock, and of processor time."""
     for _ in range(WARM_UP):
         next(batches)
     start, cpu_start = time.perf_counter(), time.process_time()

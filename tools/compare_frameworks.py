@@ -1,18 +1,18 @@
-"""This project beside PyTorch, TensorFlow, ONNX Runtime and OpenVINO, on the same work and the same machine.
+"""Compares this project with PyTorch, TensorFlow, ONNX Runtime and OpenVINO on the same work and machine.
 
     python tools/compare_frameworks.py
     python tools/compare_frameworks.py --peers torch,onnxruntime --batch_size 32 --mode train,eval --rounds 5
     python tools/compare_frameworks.py --instruction_set AVX2 > avx2.md
 
-The work is MobileNetV2 1.0 in float32 on pictures in memory. `train` is a step: forward, label-smoothed cross entropy,
-backward, SGD with momentum and weight decay. `eval` is a batch to logits, `latency` one picture from and to numpy.
+The work is MobileNetV2 1.0 in float32 on images in memory. `train` is a step: forward, label-smoothed cross entropy,
+backward, SGD with momentum and weight decay. `eval` is a batch to logits, `latency` one image from and to numpy.
 Every measurement is a process of its own. The frameworks take turns, `--rounds` times for each kind of work, every
 second time in the opposite order; the table has the medians. Before it is timed, a framework that can take this
 project's weights must give its logits or, in training, its first losses.
 
 Each framework gets a virtual environment with the versions that `tools/peers/*.txt` pin, made when it is first needed
-and kept (`--environments`): about 3 GB for all. What cannot be installed or fails is named and left out. The table goes
-to the standard output, what happens meanwhile to the standard error.
+and kept (`--environments`): about 3 GB for all. A framework that cannot be installed or fails is named and left out.
+The table goes to the standard output, progress to the standard error.
 """
 import argparse
 import contextlib
@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.cache_folder import cache_folder
 from src.cpu_kernels.threads import thread_count
 from src.errors import UserError, run_command
-from src.files import whole_folder
+from src.files import atomic_folder
 from src.reports.provenance import processor_name
 from tools.benchmark import positive
 from tools.peers.prepare import CHECKPOINT
@@ -55,7 +55,7 @@ INSTRUCTION_SETS: dict[str, dict[str, str]] = {  # environment variables that ho
              "ONEDNN_MAX_CPU_ISA": "AVX2"},  # oneDNN in PyTorch, TensorFlow and OpenVINO
 }
 
-# glibc would give each large tensor back to the system and fetch it anew: PyTorch then takes more than twice as long.
+# Without these glibc returns each large tensor to the system and allocates it again. PyTorch is twice as slow then.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2 ** 33), "MALLOC_TRIM_THRESHOLD_": str(2 ** 33)}
 
 
@@ -99,25 +99,25 @@ class Case:
 
     def __str__(self) -> str:
         if self.mode == "latency":
-            return "latency of one picture, ms"
+            return "latency of one image, ms"
         kind = {"train": "training", "eval": "evaluation"}[self.mode]
-        return f"{kind}, {self.batch_size} picture{'s' if self.batch_size > 1 else ''}"
+        return f"{kind}, {self.batch_size} image{'s' if self.batch_size > 1 else ''}"
 
     def figure(self, images_per_second: float) -> float:
-        """What stands in the table."""
+        """The text in the table."""
         return 1000 / images_per_second if self.mode == "latency" else images_per_second
 
 
 @dataclass
 class Results:
-    """What was measured."""
+    """The results."""
 
     speeds: dict[tuple[Case, Peer], list[float]] = field(default_factory=dict)  # images per second, by round
-    reports: dict[Peer, dict] = field(default_factory=dict)  # what a peer told of itself
+    reports: dict[Peer, dict] = field(default_factory=dict)  # the report of each peer
     failures: list[str] = field(default_factory=list)
 
     def median(self, case: Case, peer: Peer) -> float | None:
-        """Images per second; None where there is no figure."""
+        """The median of images per second; None if there is none."""
         speeds = self.speeds.get((case, peer))
         return statistics.median(speeds) if speeds else None
 
@@ -169,7 +169,7 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--peers", type=lambda text: some_peers(text) if text else (), default=",".join(names),
                         help=f"of {', '.join(names)} (default all); an empty word for none")
     parser.add_argument("--batch_size", type=_list_of(positive), default="32,8,1",
-                        help="numbers of pictures, a row each (default 32,8,1)")
+                        help="numbers of images, a row each (default 32,8,1)")
     parser.add_argument("--image_size", type=positive, default=224, help="pixels a side (default 224)")
     parser.add_argument("--mode", type=_list_of({mode: mode for mode in MODES}.__getitem__), default=",".join(MODES),
                         help=f"of {', '.join(MODES)} (default all)")
@@ -191,7 +191,7 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _list_of(one: Callable) -> Callable[[str], tuple]:
-    """A type for argparse: words with commas between, each through `one`, each once."""
+    """A type for argparse: words separated by commas. `one` converts each word; no word may come twice."""
     def words(text: str) -> tuple:
         try:
             return tuple(dict.fromkeys(map(one, text.split(","))))
@@ -208,10 +208,10 @@ def cases_of(modes: Sequence[str], batch_sizes: Sequence[int]) -> list[Case]:
 # ---- processes
 
 def run_child(command: Sequence[object], variables: Mapping[str, str] | None = None) -> str:
-    """The standard output of a command. However this ends, the command and all that it started have ended before.
+    """The standard output of a command. When this returns or raises, the command and its children have ended.
 
     Raises:
-        UserError: it failed; the text is the last error that it told of.
+        UserError: it failed; the text is its last error.
     """
     words = [str(word) for word in command]
     try:
@@ -227,18 +227,18 @@ def run_child(command: Sequence[object], variables: Mapping[str, str] | None = N
             end_group(child)
     if child.returncode == 0:
         return output
-    told = ERROR_LINE.findall(errors) or errors.splitlines()[-1:] or [f"ended with status {child.returncode}"]
-    raise UserError(told[-1].strip())
+    messages = ERROR_LINE.findall(errors) or errors.splitlines()[-1:] or [f"ended with status {child.returncode}"]
+    raise UserError(messages[-1].strip())
 
 
 def heed_signals() -> None:
-    """End on a termination, or when the terminal is closed, as on Ctrl-C: not before the children have ended."""
+    """Handle SIGTERM and a closed terminal like Ctrl-C, so that the children end first."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _frame: sys.exit(128 + number))
 
 
 def end_group(child: subprocess.Popen) -> None:
-    """Ctrl-C to a child that still runs, and to all that it started; what is there after that is killed."""
+    """Send Ctrl-C to a running child and its children. Kill those that have not ended after a while."""
     try:
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGINT)
@@ -251,10 +251,10 @@ def end_group(child: subprocess.Popen) -> None:
 
 
 def make_environment(requirements: Path | None, folder: Path) -> Path:
-    """The Python of the virtual environment for a file of requirements, which is made if need be; None is this one.
+    """The Python of the virtual environment for a requirements file, which is made if needed. None means this Python.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: the environment cannot be made.
     """
     if requirements is None:
         return Path(sys.executable)
@@ -262,7 +262,7 @@ def make_environment(requirements: Path | None, folder: Path) -> Path:
     path = folder / f"{requirements.stem}-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}"
     if not path.is_dir():
         say(f"{path}: installing {requirements.name} ...")
-        with whole_folder(path) as temporary:
+        with atomic_folder(path) as temporary:
             run_child([sys.executable, "-m", "venv", temporary])
             run_child([temporary / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check",
                        "--requirement", requirements])
@@ -270,7 +270,7 @@ def make_environment(requirements: Path | None, folder: Path) -> Path:
 
 
 def prepare(folder: Path, options: argparse.Namespace, peers: Sequence[Peer], variables: Mapping[str, str]) -> None:
-    """Fill the folder that all peers read."""
+    """Write the files that all peers read."""
     say("preparing the work ...")
     run_child([sys.executable, SCRIPTS / "prepare.py", "--folder", folder, "--image_size", options.image_size,
                "--batch_size", ",".join(map(str, options.batch_size)), "--mode", ",".join(options.mode)], variables)
@@ -280,7 +280,7 @@ def prepare(folder: Path, options: argparse.Namespace, peers: Sequence[Peer], va
 
 
 def read_report(output: str) -> dict:
-    """What a script printed last."""
+    """The last line that a script printed, as JSON."""
     try:
         return json.loads(output.strip().splitlines()[-1])
     except (IndexError, ValueError):
@@ -291,10 +291,10 @@ def read_report(output: str) -> dict:
 
 def measure_all(cases: Sequence[Case], peers: Sequence[Peer], rounds: int, measure: Callable[[Case, Peer], dict],
                 results: Results) -> None:
-    """Let the peers, this project first, take turns at each case; who fails is left out of the case.
+    """Measure all peers in turns for each case, this project first. A peer that fails is left out of the case.
 
     Raises:
-        UserError: this project failed, and there is nothing to compare with.
+        UserError: this project failed, so there is nothing to compare with.
     """
     for case in cases:
         failed: set[Peer] = set()
@@ -318,20 +318,20 @@ def measure_all(cases: Sequence[Case], peers: Sequence[Peer], rounds: int, measu
 
 
 def turns(peers: Sequence[Peer], rounds: int) -> Iterator[tuple[int, Peer]]:
-    """Rounds from 0, and whose turn it is: in every second round from the last to the first."""
+    """Yield (round from 0, peer). Every second round goes from the last peer to the first."""
     for number in range(rounds):
         for peer in peers[::-1] if number % 2 else peers:
             yield number, peer
 
 
 class Load:
-    """What else the machine does, from the moment that this is made."""
+    """Measures the load of other programs on the machine, from its creation on."""
 
     def __init__(self) -> None:
         self._start, self._busy, self._own = time.monotonic(), busy_seconds(), own_seconds()
 
     def others(self) -> float | None:
-        """The share of the processors' time that other programs took; None where the machine does not tell."""
+        """The fraction of processor time that other programs took; None if unknown."""
         if self._busy is None or (busy := busy_seconds()) is None:
             return None
         seconds = (time.monotonic() - self._start) * (os.cpu_count() or 1)
@@ -339,7 +339,7 @@ class Load:
 
 
 def busy_seconds() -> float | None:
-    """Seconds that all processors together have worked since the machine was started; None if it does not tell."""
+    """Busy seconds of all processors since the machine was started; None if unknown."""
     try:
         user, nice, system, _idle, _wait, *rest = Path("/proc/stat").read_text(encoding="ascii").split()[1:9]
     except (OSError, ValueError):
@@ -348,13 +348,13 @@ def busy_seconds() -> float | None:
 
 
 def own_seconds() -> float:
-    """Processor time of this process and of those that it has started."""
+    """Processor time of this process and of its children."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
 
 def say(text: str) -> None:
-    """Tell what happens."""
+    """Print progress to the standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -363,7 +363,7 @@ def say(text: str) -> None:
 def table(cases: Sequence[Case], peers: Sequence[Peer], results: Results) -> str:
     """Markdown: a row for each case, a column for each peer, this project's first."""
     rows = [[str(case), *(cell(case, peer, results) for peer in peers)] for case in cases]
-    lines = [f"| {' | '.join(row)} |" for row in [["pictures a second", *map(str, peers)], *rows]]
+    lines = [f"| {' | '.join(row)} |" for row in [["images a second", *map(str, peers)], *rows]]
     return "\n".join([lines[0], f"|{'---|' * (1 + len(peers))}", *lines[1:]])
 
 
@@ -377,7 +377,7 @@ def cell(case: Case, peer: Peer, results: Results) -> str:
 
 
 def machine(options: argparse.Namespace, others: float | None) -> list[str]:
-    """What the figures depend on."""
+    """The conditions that the figures depend on."""
     limit = "" if options.instruction_set == "native" else f", held down to {options.instruction_set}"
     share = "" if others is None else f"; other programs took {others:.0%} of the processors' time meanwhile"
     if others is not None and others > QUIET:
@@ -395,14 +395,14 @@ def notes(peers: Sequence[Peer], instruction_set: str, results: Results) -> Iter
     """Versions and particulars of each peer, and what is missing."""
     for peer in peers:
         if report := results.reports.get(peer):
-            told = [" ".join(pair) for pair in report["versions"].items()]
-            told += [report["details"]] if report["details"] else []
+            parts = [" ".join(pair) for pair in report["versions"].items()]
+            parts += [report["details"]] if report["details"] else []
             if report["difference"] is not None and peer is not OURS:
-                told.append(f"logits and first losses as this project's within {report['difference']:.1g} of them")
+                parts.append(f"logits and first losses as this project's within {report['difference']:.1g} of them")
             if instruction_set != "native" and not peer.has_switch:
-                told.append(f"has no switch for the instruction set: its figures are not for {instruction_set} but for "
-                            "all that the processor has")
-            yield f"{peer}: {'; '.join(told)}"
+                parts.append(f"has no switch for the instruction set: its figures are not for {instruction_set} but "
+                             "for all that the processor has")
+            yield f"{peer}: {'; '.join(parts)}"
     yield from results.failures
 
 

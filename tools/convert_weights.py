@@ -1,10 +1,10 @@
-"""Weights of a PyTorch MobileNetV2 to a checkpoint of this project.
+"""Converts weights of a PyTorch MobileNetV2 to a checkpoint of this project.
 
     python tools/convert_weights.py --source mobilenet_v2.pth --output mobilenetv2.ckpt
 
 Reads state dicts with the key names of torchvision (`mobilenet_v2`) or timm (`mobilenetv2_100` and its other widths),
 as `.pth` (PyTorch need not be installed) or `.safetensors`. Width and number of classes are those of the weights.
-Both libraries train on RGB pictures normalised as src/data/transforms.py does.
+Both libraries train on RGB images normalised as src/data/transforms.py does.
 """
 import argparse
 import sys
@@ -19,13 +19,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.checkpoint.file import write_checkpoint
 from src.checkpoint.record import CheckpointMetadata
 from src.checkpoint.torch_file import read_torch_file
-from src.errors import UserError, first_line, run_command
+from src.errors import UserError, first_line, list_some, run_command
 from src.mobilenetV2 import INVERTED_RESIDUALS, LAST_CHANNELS, STEM_CHANNELS, MobileNetV2, make_divisible
+from src.utils import LISTED, Mismatch
 
 PUBLISHED_WIDTHS = (1.0, 1.4, 1.3, 0.75, 0.5, 0.35)
 STATISTICS = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
 COUNTER = ".num_batches_tracked"  # PyTorch's count of training steps; nothing here reads it
-LISTED = 3  # names that an error shows of each kind
 
 Layer = tuple[str, str, str]  # this project's convolution with batch norm, the source's convolution, its batch norm
 
@@ -78,7 +78,7 @@ def convert(source: Mapping[str, np.ndarray], where: object) -> tuple[float, dic
         layers, classifier = list(timm_layers()), "classifier"
     else:
         raise UserError(f"{where}: has neither torchvision's keys (features.0.0.weight) nor timm's (conv_stem.weight) "
-                        f"for MobileNetV2, but {_some(sorted(source))}")
+                        f"for MobileNetV2, but {list_some(sorted(source), LISTED)}")
     names = {f"{ours}.conv.weight": f"{conv}.weight" for ours, conv, _ in layers}
     names |= {f"{ours}.bn.{mine}": f"{norm}.{theirs}" for ours, _, norm in layers
               for mine, theirs in STATISTICS.items()}
@@ -88,28 +88,23 @@ def convert(source: Mapping[str, np.ndarray], where: object) -> tuple[float, dic
                                 if np.ndim(source.get(f"{conv}.weight", 0))})
     bias = source.get(f"{classifier}.bias")
     network = MobileNetV2(max(1, bias.size) if bias is not None else 1000, width_mult)
-    shapes = {names[parameter.name]: parameter.shape for parameter in network.get_parameters()}
-    missing = [name for name in shapes if name not in source]
-    unexpected = [name for name in source if name not in shapes and not name.endswith(COUNTER)]
-    reshaped = [f"{name} {_shape(source[name].shape)} instead of {_shape(shape)}" for name, shape in shapes.items()
-                if name in source and source[name].shape != shape]
-    faults = [f"{kind} {_some(found)}" for kind, found in (
-        ("missing", missing), ("unexpected", unexpected), ("of another shape:", reshaped)) if found]
-    if faults:
-        raise UserError(f"{where}: is no MobileNetV2 {width_mult}: {'; '.join(faults)}")
+    mismatch = Mismatch.between({names[parameter.name]: parameter for parameter in network.get_parameters()},
+                                {name: value for name, value in source.items() if not name.endswith(COUNTER)})
+    if mismatch:
+        raise UserError(f"{where}: is no MobileNetV2 {width_mult}: {mismatch}")
     return width_mult, {parameter.name: source[names[parameter.name]].astype(np.float32)
                         for parameter in network.get_parameters()}
 
 
 def nearest_width(channels: Mapping[str, int]) -> float:
-    """The width multiplier under which most layers have these output channels; a published one where several do."""
+    """The width multiplier with which most layers have these output channels; preferably a published one."""
     candidates = [*PUBLISHED_WIDTHS, *(hundredths / 100 for hundredths in range(35, 141))]
     return max(candidates, key=lambda width: sum(wanted == channels.get(layer)
                                                  for layer, wanted in output_channels(width)))
 
 
 def output_channels(width_mult: float) -> Iterator[tuple[str, int]]:
-    """Stem, last layer and every block's projection with their output channels."""
+    """The output channels of the stem, the last layer and the projection of every block."""
     yield "backbone.stem", make_divisible(STEM_CHANNELS * width_mult)
     yield "backbone.last", make_divisible(LAST_CHANNELS * max(1.0, width_mult))
     stages = (c for _, c, repetitions, _ in INVERTED_RESIDUALS for _ in range(repetitions))
@@ -143,15 +138,6 @@ def timm_layers() -> Iterator[Layer]:
                 yield f"{ours}.{layer}", f"{theirs}.{conv}", f"{theirs}.bn{n}"
             block += 1
     yield "backbone.last", "conv_head", "bn2"
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return f"{', '.join(names[:LISTED])}{more}"
-
-
-def _shape(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape)) or "a single number"
 
 
 if __name__ == "__main__":

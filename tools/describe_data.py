@@ -1,10 +1,10 @@
-"""What a data set is made of, before anything is trained on it.
+"""Describes a data set before training.
 
     python tools/describe_data.py --dataset_path photos --output photos.png
 
-Tells for train and val (or for the one folder of classes): pictures per class, their sizes, formats and colours, files
-that are bad, and pictures that are in both parts. Only headers are read; --check decodes every picture, as train.py
-does before it begins, and remembers what it found. The output is a picture of all that, with samples of each class.
+It prints for train and val (or for one folder of classes): images per class, their sizes, formats and colours, bad
+files, and images that are in both parts. It reads only headers; --check decodes every image, as train.py does before
+it begins, and remembers the results. The output file is a figure of all that, with samples of each class.
 """
 import argparse
 import sys
@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.data.image_folder import ImageFolder, train_root, validation_root
-from src.data.stats import describe, survey
+from src.data.stats import collect_stats, describe
 from src.errors import UserError, run_command
 from src.reports.data_summary import draw_summary
 
@@ -22,20 +22,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Describe as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset_path", required=True, help="folder of classes, or one that holds train and val")
-    parser.add_argument("--output", type=Path, help="picture to draw, .png")
-    parser.add_argument("--check", action="store_true", help="decode every picture")
+    parser.add_argument("--output", type=Path, help="image to draw, .png")
+    parser.add_argument("--check", action="store_true", help="decode every image")
     options = parser.parse_args(argv)
     if options.output and options.output.suffix.lower() != ".png":
-        raise UserError(f"{options.output}: name the picture with the ending .png")
+        raise UserError(f"{options.output}: name the image with the ending .png")
 
     train = train_root(options.dataset_path)
     val = validation_root(options.dataset_path, "")
     roots = {"train": train, "val": val} if val else {train.name: train}
-    parts = {name: survey(ImageFolder.scan(root), options.check) for name, root in roots.items() if root}
+    parts = {name: collect_stats(ImageFolder.scan(root), options.check) for name, root in roots.items() if root}
     print(describe(parts, options.check))
     if options.output:
         draw_summary(parts, options.output)
-        print(f"\n{options.output}: the same as a picture")
+        print(f"\n{options.output}: the same as an image")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.errors import run_command
-from src.files import whole_file
+from src.files import atomic_write
 from src.mobilenetV2 import INVERTED_RESIDUALS, LAST_CHANNELS, STEM_CHANNELS
 
 IMAGE_SIZE, CLASSES = 224, 1000  # as in the paper's table
@@ -45,15 +45,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="The network as an SVG figure.")
     parser.add_argument("--output", required=True, type=Path, help="SVG file to write")
     options = parser.parse_args(argv)
-    with whole_file(options.output) as temporary:
+    with atomic_write(options.output) as temporary:
         temporary.write_text(figure(), encoding="utf-8")
     print(options.output)
 
 
 def stages() -> list[Stage]:
-    """Table 2 at width 1.0, from the picture to the classes."""
+    """Table 2 at width 1.0, from the image to the classes."""
     size = IMAGE_SIZE // 2
-    found = [Stage(("picture",), "", "", "", IMAGE_SIZE, 3), Stage(("conv 3×3",), "", "1", "2", size, STEM_CHANNELS)]
+    found = [Stage(("image",), "", "", "", IMAGE_SIZE, 3), Stage(("conv 3×3",), "", "1", "2", size, STEM_CHANNELS)]
     for expansion, channels, repetitions, stride in INVERTED_RESIDUALS:
         size //= stride
         found.append(Stage(("inverted", "residual"), str(expansion), str(repetitions), str(stride), size, channels))

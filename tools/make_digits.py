@@ -1,8 +1,8 @@
-"""A real data set from an installed package: scikit-learn's handwritten digits as an image folder.
+"""Makes a real data set from an installed package: scikit-learn's handwritten digits as an image folder.
 
     python tools/make_digits.py --output digits
 
-1797 pictures of 8x8 grey pixels (E. Alpaydin, C. Kaynak: "Optical Recognition of Handwritten Digits", UCI Machine
+1797 images of 8x8 grey pixels (E. Alpaydin, C. Kaynak: "Optical Recognition of Handwritten Digits", UCI Machine
 Learning Repository, CC BY 4.0) become `digits/{train,val}/<digit>/<number>.png` of 32x32, a fifth of each digit in val.
 The split is the same on every machine.
 """
@@ -16,9 +16,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.errors import run_command
-from src.files import whole_folder
+from src.files import atomic_folder
 
-SIZE = 32  # pixels; what the network's stride of 32 needs at least
+SIZE = 32  # pixels; the smallest size for the network's stride of 32
 VALIDATION_SHARE = 0.2
 SPLIT_SEED = 0
 
@@ -28,11 +28,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="scikit-learn's handwritten digits as an image folder.")
     parser.add_argument("--output", required=True, type=Path, help="folder to make; it must not hold anything yet")
     counts = make_digits(parser.parse_args(argv).output)
-    print(" ".join(f"{part}: {count} pictures" for part, count in counts.items()))
+    print(" ".join(f"{part}: {count} images" for part, count in counts.items()))
 
 
 def make_digits(output: Path) -> dict[str, int]:
-    """Write the image folder, whole or not at all; returns the number of pictures in train and val.
+    """Write the image folder, whole or not at all; returns the number of images in train and val.
 
     Raises:
         UserError: `output` exists and holds something, or cannot be written.
@@ -40,12 +40,12 @@ def make_digits(output: Path) -> dict[str, int]:
     from sklearn.datasets import load_digits  # seconds to import; the option errors should not wait for it
 
     counts = {"train": 0, "val": 0}
-    with whole_folder(output) as unfinished:
+    with atomic_folder(output) as unfinished:
         digits = load_digits()
         for number, part in enumerate(split(digits.target)):
             folder = unfinished / part / str(digits.target[number])
             folder.mkdir(parents=True, exist_ok=True)
-            picture(digits.images[number]).save(folder / f"{number:04d}.png")
+            image(digits.images[number]).save(folder / f"{number:04d}.png")
             counts[part] += 1
     return counts
 
@@ -61,8 +61,8 @@ def split(labels: np.ndarray) -> list[str]:
     return parts
 
 
-def picture(strokes: np.ndarray) -> Image.Image:
-    """An 8x8 array of 0 (paper) to 16 (ink) as a smooth picture, white on black."""
+def image(strokes: np.ndarray) -> Image.Image:
+    """An 8x8 array of 0 (paper) to 16 (ink) as a smooth image, white on black."""
     grey = np.rint(strokes * (255 / 16)).astype(np.uint8)
     return Image.fromarray(grey).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
 

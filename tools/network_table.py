@@ -1,4 +1,4 @@
-"""The paper's widths and picture sizes as a Markdown table: parameters, multiply-adds, and published accuracy.
+"""The paper's widths and image sizes as a Markdown table: parameters, multiply-adds, and published accuracy.
 
     python tools/network_table.py
 
@@ -17,7 +17,7 @@ from src.mobilenetV2 import MobileNetV2
 from src.training.dry_run import multiply_adds
 
 CLASSES = 1000
-PUBLISHED_TOP1 = {  # per cent, by width and picture size
+PUBLISHED_TOP1 = {  # per cent, by width and image size
     0.35: {224: 60.3, 192: 58.2, 160: 55.7, 128: 50.8, 96: 45.5},
     0.5: {224: 65.4, 192: 63.9, 160: 61.0, 128: 57.7, 96: 51.2},
     0.75: {224: 69.8, 192: 68.7, 160: 66.4, 128: 63.2, 96: 58.8},

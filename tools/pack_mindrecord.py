@@ -1,9 +1,9 @@
-"""An image folder as MindRecord files, with the same classes and the same indices.
+"""Packs an image folder into MindRecord files, with the same classes and class indices.
 
     python tools/pack_mindrecord.py --dataset_path photos --output photos_mindrecord
 
-Pictures stay as they are, byte for byte, in files of about 1 GB: train/train.mindrecord and val/val.mindrecord with an
-index beside each, or pictures.mindrecord for a folder of classes alone. tools/unpack_mindrecord.py turns them back.
+Images stay as they are, byte for byte, in files of about 1 GB: train/train.mindrecord and val/val.mindrecord with an
+index beside each, or pictures.mindrecord for a folder of classes alone. tools/unpack_mindrecord.py reverses this.
 """
 import argparse
 import sys
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     roots = {"train": train_root(options.dataset_path), "val": validation_root(options.dataset_path, "")}
     parts = {part: ImageFolder.scan(root) for part, root in roots.items() if root}
     for part, files in pack_mindrecord(parts, options.output).items():
-        print(f"{options.output}: {len(parts[part])} pictures of {len(parts[part].classes)} classes from "
+        print(f"{options.output}: {len(parts[part])} images of {len(parts[part].classes)} classes from "
               f"{parts[part].root} in {files} files")
 
 

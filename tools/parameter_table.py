@@ -13,7 +13,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.errors import run_command
-from src.files import whole_file
+from src.files import atomic_write
 from src.model_utils.config import BASE_FILE, PROFILES
 from src.model_utils.keys import COMMANDS, KEYS, RULES, Key
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Every key of the configuration as a page of tables.")
     parser.add_argument("--output", required=True, type=Path, help="Markdown file to write")
     options = parser.parse_args(argv)
-    with whole_file(options.output) as temporary:
+    with atomic_write(options.output) as temporary:
         temporary.write_text(page(), encoding="utf-8")
     print(options.output)
 

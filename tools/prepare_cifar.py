@@ -1,10 +1,10 @@
-"""CIFAR-10 or CIFAR-100 as an image folder.
+"""Unpacks CIFAR-10 or CIFAR-100 to an image folder.
 
     python tools/prepare_cifar.py --source cifar-10-binary.tar.gz --output cifar10
 
 The source is one of the archives of https://www.cs.toronto.edu/~kriz/cifar.html: cifar-10-binary.tar.gz,
-cifar-100-binary.tar.gz, or the versions for Python, cifar-10-python.tar.gz and cifar-100-python.tar.gz, of which no
-code is run. Pictures become {train,val}/<class>/<number>.png; the test batch is val. CIFAR-100's classes are the 100
+cifar-100-binary.tar.gz, or the versions for Python, cifar-10-python.tar.gz and cifar-100-python.tar.gz, whose code is
+not run. Images become {train,val}/<class>/<number>.png; the test batch is val. CIFAR-100's classes are the 100
 fine ones.
 """
 import argparse
@@ -23,8 +23,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--source", required=True, type=Path, help="archive, .tar.gz")
     parser.add_argument("--output", required=True, type=Path, help="image folder to make")
     options = parser.parse_args(argv)
-    for part, pictures in prepare_cifar(options.source, options.output).items():
-        print(f"{options.output / part}: {pictures} pictures")
+    for part, images in prepare_cifar(options.source, options.output).items():
+        print(f"{options.output / part}: {images} images")
 
 
 if __name__ == "__main__":

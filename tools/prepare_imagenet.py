@@ -1,11 +1,11 @@
-"""ImageNet's archives (ILSVRC2012) as an image folder.
+"""Unpacks the archives of ImageNet (ILSVRC2012) to an image folder.
 
     python tools/prepare_imagenet.py --source downloads --output imagenet
 
 The source is a folder with ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz, as
 image-net.org gives them. They become imagenet/{train,val}/<wnid>/*.JPEG, and classes.txt with a line per class in the
 order of their indices: wnid and words. Every class is counted against its archive, and the whole against ImageNet's
-1,281,167 and 50,000. Interrupt it and run it again: it goes on. It takes 150 GB, besides the archives.
+1,281,167 and 50,000. An interrupted command continues when it is started again. It needs 150 GB, besides the archives.
 """
 import argparse
 import os
@@ -32,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--workers must be at least 1, not {options.workers}")
 
     parts = PARTS if options.part == "all" else (options.part,)
-    for part, pictures in prepare_imagenet(options.source, options.output, parts, options.workers).items():
-        print(f"{options.output / part}: {pictures} pictures")
+    for part, images in prepare_imagenet(options.source, options.output, parts, options.workers).items():
+        print(f"{options.output / part}: {images} images")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Pictures by class, photos/<class>/*.jpg, as a data set with a part to train and a part to validate on.
+"""Splits a folder of images by class, photos/<class>/*.jpg, into a training and a validation part.
 
     python tools/split_pictures.py --source photos --output fruit --val_share 0.2
 
-makes fruit/train/<class> and fruit/val/<class>, with the same share of each class. The pictures are copied, or with
---link get a second name without taking room; the source stays as it is. Which pictures validate follows from their
+makes fruit/train/<class> and fruit/val/<class>, with the same share of each class. The images are copied, or with
+--link get a second name without taking room; the source stays as it is. Which images validate follows from their
 names and --seed. Files of the same content stay on one side and are reported.
 """
 import argparse
@@ -24,7 +24,7 @@ LISTED = 20  # groups of duplicates that are shown
 def main(argv: Sequence[str] | None = None) -> None:
     """Split as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", required=True, type=Path, help="folder of one folder of pictures per class")
+    parser.add_argument("--source", required=True, type=Path, help="folder of one folder of images per class")
     parser.add_argument("--output", required=True, type=Path, help="folder to make")
     parser.add_argument("--val_share", type=float, default=0.2, help="part of each class to validate on (default 0.2)")
     parser.add_argument("--seed", type=int, default=0, help="another one gives another split (default 0)")
@@ -38,20 +38,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     report_duplicates(split.duplicates)
     written = write_split(folder, split, options.output, options.link)
     counts = Counter(split.parts.values())
-    print(f"{options.output}: {counts['train']} pictures to train and {counts['val']} to validate on, of "
+    print(f"{options.output}: {counts['train']} images to train and {counts['val']} to validate on, of "
           f"{len(folder.classes)} classes{'' if written else '; all of it was there already'}")
 
 
 def report_duplicates(groups: Sequence[Sequence[str]]) -> None:
-    """Tell which files are alike, those in several classes first: one of their classes is wrong."""
+    """Print groups of identical files, first those in several classes: one of their classes is wrong."""
     in_several = [group for group in groups if len({file.partition("/")[0] for file in group}) > 1]
     for group in [*in_several, *(group for group in groups if group not in in_several)][:LISTED]:
-        what = "the same picture in several classes, kept to train on" if group in in_several else "the same picture"
+        what = "the same image in several classes, kept to train on" if group in in_several else "the same image"
         print(f"{what}: {' = '.join(map(escape_name, group))}")
     if len(groups) > LISTED:
         print(f"and {len(groups) - LISTED} more such groups")
     if in_several:
-        print(f"warning: {len(in_several)} pictures are in several classes; put that right and split anew",
+        print(f"warning: {len(in_several)} images are in several classes; put that right and split anew",
               file=sys.stderr)
 
 

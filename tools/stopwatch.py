@@ -1,9 +1,9 @@
-"""How fast something is, by the median of single runs; needs the standard library alone."""
+"""Measures speed by the median of single runs. It needs the standard library alone."""
 import statistics
 import time
 from collections.abc import Callable
 
-WARM_UP = 2  # runs that do not count: they compile, and fill the caches
+WARM_UP = 2  # runs that do not count: they compile and fill the caches
 MOST_STEPS = 1000
 
 

@@ -1,4 +1,4 @@
-"""MindRecord files as an image folder, to train or score on.
+"""Unpacks MindRecord files to an image folder, to train or evaluate on.
 
     python tools/unpack_mindrecord.py --source imagenet_mindrecord --output imagenet
 

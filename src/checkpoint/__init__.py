@@ -1,1 +1,1 @@
-"""Checkpoints as files: what is in them, what they are called, which are kept."""
+"""Checkpoint files: their content, their names, and which are kept."""

@@ -1,7 +1,7 @@
-"""Checkpoints: one file of parameters and a JSON of the same stem that says what they are.
+"""Reads and writes checkpoints: a file of parameters, and a JSON with the same stem that describes it.
 
-A checkpoint holds the network under its parameters' own names, ready for evaluation and export, and under `state.` what
-only a training run needs. Its JSON is declared in src/checkpoint/record.py.
+The parameters of the network have their own names, so that a checkpoint is ready for evaluation and export. The names
+of what only training needs begin with `state.`. src/checkpoint/record.py declares the JSON.
 """
 import dataclasses
 import hashlib
@@ -19,7 +19,7 @@ from mindspore.train.checkpoint_pb2 import Checkpoint as CheckpointProto
 from src.checkpoint.names import metadata_path
 from src.checkpoint.record import CheckpointMetadata, TrainingMetadata, read_metadata, write_metadata
 from src.errors import UserError, first_line
-from src.files import whole_file
+from src.files import atomic_write
 
 STATE_PREFIX = "state."
 ELEMENT_BYTES = {"Bool": 1, "Int8": 1, "UInt8": 1, "Int16": 2, "UInt16": 2, "Float16": 2, "BFloat16": 2, "Int32": 4,
@@ -29,7 +29,7 @@ CRC_MARK, CRC_BYTES = b"crc_num", 17  # what save_checkpoint(crc_check=True) add
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was read."""
+    """The content of a checkpoint and of its JSON."""
 
     path: Path
     network: dict[str, Tensor]
@@ -39,17 +39,17 @@ class Checkpoint:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The configuration that it was trained with, as far as it is known."""
+        """The configuration of the training; empty if unknown."""
         return self.metadata.config
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Names of the classes, if the checkpoint tells them."""
+        """Names of the classes; None if unknown."""
         return self.metadata.classes or None
 
     @property
     def training(self) -> TrainingMetadata | None:
-        """How far its run was; None for a checkpoint that no run of this project wrote."""
+        """The state of the run that wrote it; None if no run of this project did."""
         return self.metadata.training
 
 
@@ -57,7 +57,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint and the JSON beside it, if there is one.
 
     Raises:
-        UserError: the file is missing, empty, damaged (its digest is not the JSON's) or not a checkpoint.
+        UserError: the file is missing, empty, damaged (its digest is not that of the JSON) or not a checkpoint.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
@@ -74,7 +74,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         _check_layout(path.read_bytes())
         values = ms.load_checkpoint(str(path))
-    except Exception as error:  # MindSpore raises what its parsers raise
+    except Exception as error:  # MindSpore passes on the errors of its parsers
         raise UserError(f"{path}: not a MindSpore checkpoint, or a damaged one "
                         f"({first_line(error)})") from error
     state = {name: value for name, value in values.items() if name.startswith(STATE_PREFIX)}
@@ -84,10 +84,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _check_layout(content: bytes) -> None:
-    """See that each tensor has as many bytes as its shape says: MindSpore copies without a look at that.
+    """Check that each tensor has the number of bytes of its shape: MindSpore copies without this check.
 
     Raises:
-        ValueError: one has not, or there is something other than tensors. Or what the parser raises.
+        ValueError: a tensor has not, or a value is no tensor. The parser may raise other errors.
     """
     values = CheckpointProto.FromString(content[:-CRC_BYTES] if content[-CRC_BYTES:].startswith(CRC_MARK) else content)
     for name, group in itertools.groupby(values.value, key=lambda value: value.tag):  # large tensors come in slices
@@ -102,7 +102,7 @@ def write_checkpoint(path: Path, network: Mapping[str, Tensor], state: Mapping[s
                      metadata: CheckpointMetadata) -> None:
     """Write a checkpoint, then its JSON with its digest, each whole or not at all."""
     values = {**network, **{STATE_PREFIX + name: value for name, value in state.items()}}
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         try:
             ms.save_checkpoint([{"name": name, "data": value} for name, value in values.items()], str(temporary))
         except RuntimeError as error:

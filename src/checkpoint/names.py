@@ -1,7 +1,8 @@
-"""What the files of checkpoints are called.
+"""The file names of checkpoints.
 
-`mobilenetv2-<epoch>_<step in it>.ckpt`, both from 1, or `mobilenetv2_head-...` of a run that trains the head alone;
-besides, `last.ckpt` is the newest one, and `best.ckpt` the one with the best top-1. Each has a JSON of the same stem.
+Numbered ones are `mobilenetv2-<epoch>_<step in the epoch>.ckpt`, both from 1; with a frozen backbone
+`mobilenetv2_head-...`. `last.ckpt` is the newest one, `best.ckpt` the one with the best top-1. Each has a JSON with the
+same stem.
 """
 from pathlib import Path
 
@@ -10,12 +11,12 @@ NUMBERED = "mobilenetv2*-*_*.ckpt"  # a pattern
 
 
 def stem(head_only: bool) -> str:
-    """What the names of a run's numbered checkpoints begin with."""
+    """The beginning of the names of a run's numbered checkpoints."""
     return "mobilenetv2_head" if head_only else "mobilenetv2"
 
 
 def numbered(head_only: bool, epoch: int, step: int) -> str:
-    """The file after so many epochs and steps of an epoch, both from 1."""
+    """The file name of a checkpoint at a step of an epoch, both from 1."""
     return f"{stem(head_only)}-{epoch}_{step}.ckpt"
 
 
@@ -30,5 +31,5 @@ def newest_first(folder: Path) -> list[Path]:
 
 
 def metadata_path(checkpoint: Path) -> Path:
-    """Where the JSON of a checkpoint stands."""
+    """The path of a checkpoint's JSON."""
     return checkpoint.with_suffix(".json")

@@ -1,23 +1,23 @@
-"""What the JSON beside a checkpoint says of it, declared once. It is written and read here alone."""
+"""The JSON beside a checkpoint: declared, written and read here alone."""
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from src.checkpoint.names import metadata_path
-from src.files import whole_file
+from src.files import atomic_write
 from src.json_records import KEY, make_record, read_json, to_json
 
 # A row per finished epoch: epoch (from 1), loss, lr and, where it was validated, these three.
 VALIDATION_COLUMNS = ("val_loss", "top1", "top5")
 HistoryRow = dict[str, int | float]
 History = list[dict[str, Any]]  # a row per epoch: epoch, loss, lr and, where validated, val_loss, top1, top5
-RUN = "run"  # the key that a checkpoint of a run has, and no other
+RUN = "run"  # only checkpoints of a training run have this key
 
 
 @dataclass(frozen=True)
 class TrainingMetadata:
-    """How far a run was when it wrote the checkpoint, and what makes another run the same one.
+    """The state of a run when it wrote the checkpoint, and what another run must have to resume from it.
 
     Raises:
         ValueError: the values contradict each other.
@@ -50,20 +50,20 @@ class TrainingMetadata:
 
 @dataclass(frozen=True)
 class CheckpointMetadata:
-    """All that is known of a checkpoint, besides its parameters. Nothing is known of a file without a JSON."""
+    """What is known of a checkpoint besides its parameters. All fields are empty for a file without JSON."""
 
     config: dict[str, Any] = field(default_factory=dict)  # what it was trained with
     classes: tuple[str, ...] | None = None
     source: str = ""  # name of the file that the weights were converted from
-    training: TrainingMetadata | None = None  # of a checkpoint that a run wrote; in the JSON beside the other keys
+    training: TrainingMetadata | None = None  # if a run wrote it; the JSON has its keys beside the others
     sha256: str = ""  # of the checkpoint
 
 
 def read_metadata(checkpoint: Path) -> CheckpointMetadata:
-    """What the JSON beside a checkpoint says.
+    """Read the JSON beside a checkpoint.
 
     Raises:
-        UserError: it cannot be read, or is not the description of a checkpoint.
+        UserError: it cannot be read, or does not describe a checkpoint.
     """
     path = metadata_path(checkpoint)
     if not path.is_file():
@@ -79,5 +79,5 @@ def write_metadata(metadata: CheckpointMetadata, checkpoint: Path) -> None:
     values = to_json(metadata)
     if training := values.pop("training"):
         values |= to_json(training)
-    with whole_file(metadata_path(checkpoint)) as temporary:
+    with atomic_write(metadata_path(checkpoint)) as temporary:
         temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")

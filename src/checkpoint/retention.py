@@ -1,4 +1,4 @@
-"""The checkpoints of one run in its folder: which are kept, and what of an earlier run is set aside."""
+"""The checkpoints of a run in its folder: which are kept, and how those of an earlier run are set aside."""
 import sys
 import time
 from collections.abc import Mapping
@@ -13,20 +13,20 @@ from src.checkpoint.record import CheckpointMetadata, TrainingMetadata, read_met
 from src.errors import UserError
 from src.files import link_or_copy
 
-RECORDS = ("curves.csv", "curves.png", "report.html", "best.npz", "tensorboard", "profile")  # what else a run leaves
+RECORDS = ("curves.csv", "curves.png", "report.html", "best.npz", "tensorboard", "profile")  # other files of a run
 
 
 @dataclass(frozen=True)
 class Retention:
     """Which numbered checkpoints of a run are kept."""
 
-    latest: int  # the newest so many
-    best: int = 0  # those of the best so many epochs
-    every: int = 0  # those of every so manieth epoch; 0 for none
+    latest: int  # number of newest ones
+    best: int = 0  # number of best epochs
+    every: int = 0  # every n-th epoch; 0 for none
 
 
 class CheckpointFolder:
-    """The checkpoints of one run: numbered ones, `best` and `last`. It removes none but this run's own.
+    """The checkpoints of one run: numbered ones, `best` and `last`. It removes only checkpoints of this run.
 
     Args:
         path: the folder.
@@ -38,8 +38,11 @@ class CheckpointFolder:
         self._retention = retention
         self._written: list[tuple[Path, TrainingMetadata]] = []  # oldest first
 
-    def go_on_from(self, checkpoint: Checkpoint) -> None:
-        """Take over the checkpoints of the run that this one is of; mend `best` and `last`, which are written last."""
+    def attach(self, checkpoint: Checkpoint) -> None:
+        """Continue the run of this checkpoint with its earlier checkpoints.
+
+        Writes `best` and `last` again: a crash may have come before they were written.
+        """
         newest = checkpoint.training
         if newest is None:
             return
@@ -51,7 +54,7 @@ class CheckpointFolder:
             self._name_latest(checkpoint.path, newest)
 
     def set_aside_earlier_run(self) -> None:
-        """Move what an earlier run left here into a folder of the present date."""
+        """Move the files of an earlier run into a folder named after the present date."""
         left = [file for pattern in (NUMBERED, f"{BEST}.ckpt", f"{LAST}.ckpt")
                 for file in self.path.glob(pattern)]
         left = [file for found in left for file in (found, metadata_path(found)) if file.is_file()]
@@ -59,7 +62,7 @@ class CheckpointFolder:
         if not left:
             return
         date = time.strftime("earlier-%Y%m%d-%H%M%S")
-        names = (date, *(f"{date}-{n}" for n in range(2, 100)))  # several runs may begin in one second
+        names = (date, *(f"{date}-{n}" for n in range(2, 100)))  # several runs may begin in the same second
         aside = next(folder for name in names if not (folder := self.path / name).exists())
         try:
             aside.mkdir()

@@ -1,8 +1,8 @@
-"""Weights out of PyTorch's `.pth` files, without PyTorch.
+"""Reads weights from PyTorch's `.pth` files, without PyTorch.
 
-Such a file is a pickle that describes tensors, and the tensors' raw bytes. This reader knows four kinds of name in it
-(ordered dictionaries, tensors, the types of storages and nothing else) and refuses the file at the first other one, as
-PyTorch's `weights_only=True` does.
+Such a file has a pickle that describes tensors, and the raw bytes of the tensors. This reader allows only the names of
+ordered dictionaries, tensors and storage types, and refuses the file at any other name, like PyTorch's
+`weights_only=True`.
 
 The two formats are described by `torch/serialization.py` of PyTorch 2: a zip archive (since 1.6) with `data.pkl` and a
 `data/<key>` for each storage, and the older stream of five pickles followed by the storages.
@@ -45,7 +45,7 @@ def read_torch_file(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: {error}; save the network's state_dict() alone") from None
     except OSError as error:
         raise UserError(f"{path}: cannot read this file: {error.strerror or error}") from None
-    except Exception as error:  # a damaged pickle raises whatever the bytes happen to ask for
+    except Exception as error:  # a damaged pickle raises many types of error
         raise UserError(f"{path}: not a PyTorch file, or a damaged one ({type(error).__name__}: "
                         f"{first_line(error)})") from error
     if not isinstance(values, dict) or not values or not all(
@@ -61,7 +61,7 @@ class _StorageType:
 
 @dataclass
 class _Storage:
-    """The elements of one or more tensors, which the old format gives after the tensors that lie in it."""
+    """The elements of one or more tensors. In the old format they come after the tensors."""
 
     dtype: str
     size: int

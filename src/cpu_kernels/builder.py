@@ -1,7 +1,6 @@
 """Compiles the C++ kernels into a shared library, once per source, compiler and processor."""
 import contextlib
 import ctypes
-import fcntl
 import hashlib
 import os
 import signal
@@ -15,6 +14,7 @@ from pathlib import Path
 from src.cache_folder import cache_folder
 from src.cpu_kernels.compiler import Compiler, KernelsUnavailable, find_compiler, run_compiler
 from src.cpu_kernels.instructions import processor_flags
+from src.files import lock
 
 SOURCE_FOLDER = Path(__file__).parent / "native"
 SMOKE_RUN = Path(__file__).with_name("smoke_run.py")
@@ -23,11 +23,11 @@ SMOKE_RUN = Path(__file__).with_name("smoke_run.py")
 def build(compiler: Compiler | None = None) -> Path:
     """The shared library, compiled unless the cache holds it already.
 
-    Of several processes, as the ranks of a run, one builds and the others wait. Where the cache's file system has no
-    locks all build, each under a name of its own, and rename to the final one, which replaces an equal file.
+    Of several processes, such as the ranks of a run, one builds and the others wait. If the file system of the cache
+    has no locks, all build under different names and rename to the final one, which replaces an equal file.
 
     Args:
-        compiler: what to build with, if not with what is found.
+        compiler: by default the one that `find_compiler` finds.
 
     Raises:
         KernelsUnavailable: no compiler, a failed compilation (with the compiler's message), a library that cannot run
@@ -62,10 +62,10 @@ def load(library: Path) -> ctypes.CDLL:
 
 
 def _key(compiler: Compiler) -> str:
-    """What a library is known by.
+    """The key of a library in the cache.
 
-    The cache may be seen by other machines, or move to one. So the compiler's macros are in it, which are what it takes
-    `-march=native` for, and the processor's flags, for the smoke run holds for processors of the same flags only.
+    Other machines may use the same cache. So the key has the macros of the compiler, which say what `-march=native`
+    means, and the flags of the processor, because the smoke run is valid only for processors with the same flags.
     """
     macros = (f"{name} {value}" for name, value in sorted(compiler.macros.items()))
     key = hashlib.sha256("\0".join([*compiler.command, *macros, *sorted(processor_flags())]).encode())
@@ -93,10 +93,10 @@ def _compile(compiler: Compiler, library: Path) -> Path:
 
 
 def _try_out(library: Path, compiler: Compiler) -> None:
-    """Runs a fresh library in a process of its own, before it gets into the cache.
+    """Runs a new library in a separate process before it gets into the cache.
 
-    The compiler's macros against /proc/cpuinfo find what can be known beforehand. This finds the rest: emulators that
-    show the flags of the machine below, compilers that build on another machine, folders without the right to execute.
+    Most problems are found earlier, by comparing the macros of the compiler with /proc/cpuinfo. This finds the others:
+    emulators that show the flags of their host, compilers on another machine, folders without the right to execute.
     """
     result = subprocess.run([sys.executable, "-I", "-S", SMOKE_RUN, library],  # noqa: S603
                             capture_output=True, text=True, check=False)
@@ -111,11 +111,11 @@ def _try_out(library: Path, compiler: Compiler) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """For one process at a time, if the file system has locks."""
+    """Only one process at a time is in this block, if the file system has locks."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock(descriptor, wait=True)
         yield
     finally:
         os.close(descriptor)

@@ -10,7 +10,7 @@ from mindspore import Tensor, nn, ops
 from src.cpu_kernels.builder import build, load
 from src.cpu_kernels.compiler import KernelsUnavailable, find_compiler
 from src.cpu_kernels.threads import thread_count
-from src.mobilenetV2 import ConvBN, InvertedResidual, MobileNetV2Backbone
+from src.mobilenetV2 import ConvBN, InvertedResidual, MobileNetV2, MobileNetV2Backbone
 
 # As in native/chain.h: what a layer is, and the shortcut of a layer that has none.
 POINTWISE, DEPTHWISE, DENSE = range(3)
@@ -34,14 +34,18 @@ def _kind(cell: ConvBN) -> int | None:
 
 
 class _Plan:
-    """A chain of convolutions: the ConvBN cells in the order of computation, and a row of numbers for each."""
+    """A chain of convolutions: the ConvBN cells in the order of computation, and a row of numbers for each.
+
+    Of a whole network it is the backbone with the pooling of its features.
+    """
 
     def __init__(self, cell: nn.Cell) -> None:
         self.cells: list[ConvBN] = []
         self.rows: list[list[int]] = []
         self.complete = True
+        self.pooled = isinstance(cell, MobileNetV2)
         self._add(cell)
-        # The kernels read plain pictures only at the start of a chain.
+        # The kernels read plain images only at the start of a chain.
         self.complete &= all(row[0] != DENSE for row in self.rows[1:])
 
     def _add(self, cell: nn.Cell) -> None:
@@ -60,6 +64,8 @@ class _Plan:
                     self._add(part)
             if cell.use_shortcut:
                 self.rows[-1][3] = start
+        elif isinstance(cell, MobileNetV2):
+            self._add(cell.backbone)
         else:
             for part in (cell.stem, *cell.blocks, cell.last):
                 self._add(part)
@@ -68,7 +74,7 @@ class _Plan:
 class _Chain(nn.Cell):
     """The operators of one chain, for one kind of batch normalisation.
 
-    They are called with the pictures, the weights, gammas and betas of all layers, and their moving means and
+    They are called with the images, the weights, gammas and betas of all layers, and their moving means and
     variances. Forward operators write the new moving statistics into the parameters themselves; the framework orders
     them by `side_effect_mem`.
     """
@@ -76,19 +82,19 @@ class _Chain(nn.Cell):
     def __init__(self, library: Path, plan: _Plan, batch_statistics: bool) -> None:
         super().__init__()
         shapes_of = ctypes.CDLL(str(library)).chain_shapes
-        numbers = np.array([batch_statistics, len(plan.rows), *np.ravel(plan.rows)], np.int32)
+        numbers = np.array([batch_statistics, plan.pooled, len(plan.rows), *np.ravel(plan.rows)], np.int32)
         self.plan = Tensor(numbers)
         self.constants = Tensor([[cell.bn.eps, cell.bn.momentum] for cell in plan.cells], ms.float32)
         layers = len(plan.rows)
         self.separate_images_gradient = plan.rows[0][0] == DENSE
 
         def features_and_stash(*shapes: Shape) -> tuple[list[int], list[int]]:
-            pictures, _, height, width = shapes[2]
+            images, _, height, width = shapes[2]
             out = (ctypes.c_int64 * 4)()
-            sizes = map(ctypes.c_int64, (len(numbers), pictures, height, width))
+            sizes = map(ctypes.c_int64, (len(numbers), images, height, width))
             if shapes_of(ctypes.c_void_p(numbers.ctypes.data), *sizes, out) != 0:
-                raise ValueError(f"the CPU kernels cannot take pictures of shape {list(shapes[2])}; stderr says why")
-            return [pictures, *out[:3]], [out[3]]
+                raise ValueError(f"the CPU kernels cannot take images of shape {list(shapes[2])}; stderr says why")
+            return [images, *out[:3]], [out[3]]
 
         def features(*shapes: Shape) -> list[int]:
             return features_and_stash(*shapes)[0]
@@ -113,7 +119,7 @@ class _Chain(nn.Cell):
     def gradients(self, images: Tensor, weights: tuple, statistics: tuple, stash: Tensor, gradient: Tensor) -> tuple:
         """The gradients of all inputs of `construct`.
 
-        The pictures' own gradient, which training does not use, is an operator of its own at the start of a network:
+        The images' own gradient, which training does not use, is an operator of its own at the start of a network:
         the framework then drops it. Statistics have none; the bprop must name something of their shape.
         """
         inputs = (self.plan, self.constants, images, *weights, *statistics, stash, gradient)
@@ -173,6 +179,10 @@ class _Accelerated(nn.Cell):
         self._compile_phase = phase
 
     def construct(self, x: Tensor) -> Tensor:
+        return self.run_chain(x)
+
+    def run_chain(self, x: Tensor) -> Tensor:
+        """The features of the chain."""
         if self.training:
             return self.training_chain(x, self.chain_weights, self.chain_statistics)[0]
         return self.evaluation_chain(x, self.chain_weights, self.chain_statistics)
@@ -190,7 +200,17 @@ class AcceleratedBackbone(_Accelerated, MobileNetV2Backbone):
     """The whole backbone as one operator: its inner tensors never take the framework's layout."""
 
 
+class AcceleratedMobileNetV2(_Accelerated, MobileNetV2):
+    """A network whose backbone and pooling are one operator: the head gets features of 1x1 pixels."""
+
+    compile_phase = nn.Cell.compile_phase  # the head below is compiled
+
+    def construct(self, images: Tensor) -> Tensor:
+        return self.head(self.run_chain(images))
+
+
 _ACCELERATED: dict[type[nn.Cell], type[_Accelerated]] = {
+    MobileNetV2: AcceleratedMobileNetV2,
     MobileNetV2Backbone: AcceleratedBackbone,
     InvertedResidual: AcceleratedInvertedResidual,
     ConvBN: AcceleratedConvBN,
@@ -198,7 +218,7 @@ _ACCELERATED: dict[type[nn.Cell], type[_Accelerated]] = {
 
 
 def _swap(cell: nn.Cell, library: Path) -> int:
-    """Swaps the largest chains at and below a cell in place; returns their number."""
+    """Swaps the largest chains at and below a cell in place, and returns their number."""
     accelerated = _ACCELERATED.get(type(cell))
     if accelerated is not None:
         plan = _Plan(cell)
@@ -206,7 +226,8 @@ def _swap(cell: nn.Cell, library: Path) -> int:
             # Changing the class keeps the object, which the caller and its parent cell hold, and all that is in it.
             cell.__class__ = accelerated
             cell.adopt(library, plan)
-            return 1
+            # A backbone can be called by itself, too.
+            return 1 + (_swap(cell.backbone, library) if plan.pooled else 0)
     return sum(_swap(child, library) for child in cell.cells())
 
 
@@ -216,7 +237,7 @@ def library_in_use(network: nn.Cell) -> str | None:
 
 
 def accelerate(network: nn.Cell, cpu_kernels: str) -> str:
-    """Makes `ConvBN`, `InvertedResidual` and `MobileNetV2Backbone` cells in a network run C++ kernels, in place.
+    """Makes `ConvBN`, `InvertedResidual`, `MobileNetV2Backbone` and `MobileNetV2` cells run C++ kernels, in place.
 
     Parameters, their names and the cells' order stay as they are, so checkpoints fit either way; `set_train` chooses
     between batch and moving statistics as before. Call it before the network is compiled. A network that is to be

@@ -14,11 +14,11 @@ from src.distributed.world import World
 
 Arrays = tuple[Tensor, ...]
 
-MARK_OFFSET = 4088  # the end of the memory's first page, which holds no numbers to sum
+MARK_OFFSET = 4088  # the end of the first page of the memory, which has no numbers to sum
 
 
 class AllReduceSum(nn.Cell):
-    """The sum over all ranks of each of some arrays, on any platform and any number of machines."""
+    """Sums arrays over all ranks, on any platform and any number of machines."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class AllReduceSum(nn.Cell):
 
 
 class SharedMemorySum(nn.Cell):
-    """The same for float32 arrays of at least one dimension, through memory that all ranks have mapped."""
+    """Sums float32 arrays of at least one dimension over the ranks of one machine, through shared memory."""
 
     def __init__(self, library: str, handle: int) -> None:
         super().__init__()
@@ -43,9 +43,9 @@ class SharedMemorySum(nn.Cell):
 
 
 def rank_sum(network: nn.Cell, parameters: Sequence[Parameter], world: World) -> Callable[[Arrays], Arrays]:
-    """What sums the gradients of some parameters, and one number more, over the ranks; all ranks call this together.
+    """The function that sums gradients and the loss over the ranks. All ranks must call this together.
 
-    It is the shared memory's sum where all ranks run on one machine with an accelerated network.
+    It uses shared memory if all ranks run on one machine with an accelerated network.
     """
     library = library_in_use(network)
     floats = sum(parameter.size for parameter in parameters) + 1
@@ -60,15 +60,15 @@ def _join(library: str | None, floats: int, world: World) -> int | None:
     behind, however the run ends.
     """
     native = ctypes.CDLL(library) if library else None
-    told, file = np.zeros(3, np.int64), -1
-    if world.is_first and native:
+    message, file = np.zeros(3, np.int64), -1
+    if world.is_main_process and native:
         file = native.exchange_file(ctypes.c_int64(world.rank_size), ctypes.c_int64(floats))
     if file >= 0:
-        told = np.array([os.getpid(), file, secrets.randbits(47)])
-        os.pwrite(file, _mark(told), MARK_OFFSET)
-    told = broadcast_counts(told, world)
-    if not world.is_first and native and told.any():
-        file = _open(told)
+        message = np.array([os.getpid(), file, secrets.randbits(47)])
+        os.pwrite(file, _mark(message), MARK_OFFSET)
+    message = broadcast_counts(message, world)
+    if not world.is_main_process and native and message.any():
+        file = _open(message)
     handle = -1
     if native and file >= 0:
         handle = native.exchange_join(file, *map(ctypes.c_int64, (world.rank, world.rank_size, floats)))
@@ -78,20 +78,20 @@ def _join(library: str | None, floats: int, world: World) -> int | None:
     return handle if all_take_part else None
 
 
-def _open(told: np.ndarray) -> int:
-    """The memory of rank 0, known by what stands in it; -1 if it is not on this machine."""
+def _open(message: np.ndarray) -> int:
+    """Open the memory of rank 0 and check its mark; -1 if it is not on this machine."""
     try:
-        file = os.open(f"/proc/{told[0]}/fd/{told[1]}", os.O_RDWR)
+        file = os.open(f"/proc/{message[0]}/fd/{message[1]}", os.O_RDWR)
     except OSError:
         return -1
-    if os.pread(file, 8, MARK_OFFSET) == _mark(told):
+    if os.pread(file, 8, MARK_OFFSET) == _mark(message):
         return file
     os.close(file)
     return -1
 
 
-def _mark(told: np.ndarray) -> bytes:
-    return int(told[2]).to_bytes(8, "little")
+def _mark(message: np.ndarray) -> bytes:
+    return int(message[2]).to_bytes(8, "little")
 
 
 def _shapes_of_arrays(_: Shape, *arrays: Shape) -> list[Shape]:

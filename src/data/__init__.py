@@ -1,1 +1,1 @@
-"""Pictures on disk and what is made of them: folders, checks, splits, transforms, formats, the cache server."""
+"""Images on disk: folders, checks, splits, transforms, formats, the cache server."""

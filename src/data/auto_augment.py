@@ -1,8 +1,7 @@
-"""Drawn changes of colour and shape, from MindSpore's C++ operators on uint8 H x W x 3 pictures.
+"""Random changes of colour and shape, with MindSpore's C++ operators on uint8 H x W x 3 images.
 
-MindSpore's own AutoAugment is used as it is. Its RandAugment and TrivialAugmentWide (2.10) move a picture by a number
-of pixels where their operator wants a share of the picture: one picture in eight becomes a grey area. They are put
-together here from single operators.
+AutoAugment is MindSpore's own. Its RandAugment and TrivialAugmentWide (2.10) pass a number of pixels to an operator
+that expects a fraction of the image, so that one image in eight becomes grey. So they are built here from operators.
 """
 import math
 from collections.abc import Callable
@@ -10,8 +9,8 @@ from dataclasses import dataclass
 
 from mindspore.dataset import vision
 
-FILL = (115, 115, 115)  # what comes in at the edges: grey, of the brightness that normalises to about 0
-LEVELS = 31  # of strength, from none to the widest
+FILL = (115, 115, 115)  # colour of new pixels at the edges: a grey that normalises to about 0
+LEVELS = 31  # of strength, from none to the strongest
 RANDAUGMENT_LEVEL = 9
 
 Operator = Callable
@@ -19,13 +18,13 @@ Operator = Callable
 
 @dataclass(frozen=True)
 class Widest:
-    """How far each kind of change goes at the highest level."""
+    """The strength of each kind of change at the highest level."""
 
     shear: float  # tangent of the angle
-    shift: float  # share of the picture's side
+    shift: float  # fraction of the image's side
     turn: float  # degrees
     factor: float  # brightness, saturation, contrast and sharpness change by 1 +- this
-    bits: int  # of the 8 of a colour that posterising drops
+    bits: int  # of the 8 bits of a colour, how many posterising drops
 
 
 RANDAUGMENT = Widest(shear=0.3, shift=150 / 331, turn=30, factor=0.9, bits=4)
@@ -45,14 +44,14 @@ def auto_augment(name: str) -> Operator:
         return vision.AutoAugment(interpolation=vision.Inter.BILINEAR, fill_value=FILL)
     if name == "randaugment":
         changes = _changes(RANDAUGMENT, RANDAUGMENT_LEVEL)
-        # All pairs in one operator: two operators in a row would draw alike, since all start from one seed.
+        # All pairs in one operator: two operators in a row start from the same seed and would draw the same.
         return vision.RandomSelectSubpolicy([[(first, 1.0), (second, 1.0)] for first in changes for second in changes])
     return vision.RandomSelectSubpolicy([[(change, 1.0)] for level in range(LEVELS)
                                          for change in _changes(TRIVIALAUGMENT, level)])
 
 
 def _changes(widest: Widest, level: int) -> list[Operator]:
-    """The 14 kinds of change at a level, each in both directions, or twice where it has but one."""
+    """The 14 kinds of change at a level, each in both directions, or twice if it has only one direction."""
     strength = level / (LEVELS - 1)
     signed = [change for sign in (1, -1) for change in _directed(widest, sign * strength)]
     bits, brightest = 8 - round(widest.bits * strength), 255 * (1 - strength)

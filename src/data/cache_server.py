@@ -1,7 +1,6 @@
-"""The cache server of MindSpore's data engine: it keeps the encoded pictures of a slow file system in memory.
+"""The cache server of MindSpore's data engine, which keeps the encoded images of a slow file system in memory.
 
-`scripts/run_train_nfs_cache.sh` starts it and makes a session. Host and port are those of the environment variables
-MS_CACHE_HOST and MS_CACHE_PORT.
+`scripts/run_train_nfs_cache.sh` starts it and makes a session. MS_CACHE_HOST and MS_CACHE_PORT name host and port.
 """
 import os
 

@@ -1,4 +1,4 @@
-"""Files of the same content: a picture that is trained on and scored makes the score better than it is."""
+"""Finds files with the same content. An image in both training and validation data makes the accuracy look too good."""
 import hashlib
 import os
 from collections import defaultdict
@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 
 def find_duplicates(paths: Iterable[Path]) -> list[list[Path]]:
-    """The files that are alike byte for byte, each group in the order given; only files of one size are read."""
+    """Groups of files with the same bytes, in the given order. Only files whose size occurs twice are read."""
     by_size = _grouped((path.stat().st_size, path) for path in paths)
     alike = [path for group in by_size for path in group]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
@@ -19,7 +19,7 @@ def find_duplicates(paths: Iterable[Path]) -> list[list[Path]]:
 
 
 def _grouped(pairs: Iterable[tuple[object, Path]]) -> list[list[Path]]:
-    """The paths that share a key with another one."""
+    """Groups of paths with the same key, of at least two paths."""
     groups: dict[object, list[Path]] = defaultdict(list)
     for key, path in pairs:
         groups[key].append(path)

@@ -1,8 +1,8 @@
-"""What training does to whole batches of pictures: another size, erasing, mixup, cutmix.
+"""Augmentation of whole batches in training: multi-scale, random erasing, mixup, cutmix.
 
-In numpy: MindSpore's MixUpBatch draws from no beta distribution, and its RandomErasing draws from one generator for all
-worker threads, so that no run could be repeated. Everything drawn here follows from (seed, epoch, step, rank), with a
-generator for each kind of augmentation: switching one off leaves what the others draw as it was.
+It is written in numpy. MindSpore's MixUpBatch does not draw from a beta distribution, and its RandomErasing has one
+generator for all worker threads, so that no run could be repeated. All random numbers here follow from (seed, epoch,
+step, rank). Each kind of augmentation has its own generator, so switching one off does not change the others.
 """
 import math
 from collections.abc import Sequence
@@ -13,22 +13,22 @@ from mindspore.dataset import BatchInfo, vision
 
 from src.data.transforms import Augmentation
 
-SIZE_STEP = 32  # pixels: the network's smallest map is that many times smaller than the picture
-ERASED_SHARE = (0.02, 0.33)  # of a picture's area
-ERASED_RATIO = (0.3, 3.3)  # height to width
+SIZE_STEP = 32  # pixels: the network's last feature map is 32 times smaller than the image
+ERASE_SCALE = (0.02, 0.33)  # of an image's area
+ERASE_RATIO = (0.3, 3.3)  # height to width
 ERASING_TRIES = 10
 ALL_RANKS = -1
 
-# A generator each.
+# The numbers of the generators.
 SIZE, ERASING, MIXUP, CUTMIX, CHOICE = range(5)
 
 
 @dataclass(frozen=True)
 class BatchAugmentation:
-    """Called by MindSpore's `batch` with the pictures of a batch, in a thread beside the training.
+    """Called by MindSpore's `batch` with the images of a batch, in a thread beside the training.
 
-    Shrinks the batch to the size of the step, erases, then mixes pictures. Labels stay as they are unless pictures are
-    mixed: then they are N x `classes` float32 shares.
+    Shrinks the batch to the size of the step, erases, then mixes images. Labels stay as they are unless images are
+    mixed: then they become N x `classes` float32 targets.
     """
 
     augmentation: Augmentation
@@ -39,96 +39,96 @@ class BatchAugmentation:
 
     def __call__(self, images: Sequence[np.ndarray], labels: Sequence[np.ndarray],
                  info: BatchInfo) -> tuple[np.ndarray, np.ndarray]:
-        """The batch of the step that `info` tells: N x 3 x size x size float32, and labels or shares."""
+        """The augmented batch of the step that `info` names: N x 3 x size x size float32, and labels or targets."""
         step, augmentation = info.get_batch_num(), self.augmentation
-        pictures, targets = np.stack(images), np.stack(labels)
+        batch, targets = np.stack(images), np.stack(labels)
         if augmentation.multi_scale_max:
             sizes = range(augmentation.multi_scale_min, augmentation.multi_scale_max + 1, SIZE_STEP)
-            pictures = shrink(pictures, int(self._generator(SIZE, step, ALL_RANKS).choice(sizes)))
+            batch = shrink(batch, int(self._generator(SIZE, step, ALL_RANKS).choice(sizes)))
         if augmentation.random_erasing:
-            erase(pictures, augmentation.random_erasing, self._generator(ERASING, step, self.rank))
+            erase(batch, augmentation.random_erasing, self._generator(ERASING, step, self.rank))
         if augmentation.mixup_alpha or augmentation.cutmix_alpha:
-            pictures, targets = self._mix(pictures, np.eye(self.classes, dtype=np.float32)[targets], step)
-        return pictures, targets
+            batch, targets = self._mix(batch, np.eye(self.classes, dtype=np.float32)[targets], step)
+        return batch, targets
 
-    def _mix(self, pictures: np.ndarray, targets: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """One of the two, at random, where both are asked for."""
+    def _mix(self, images: np.ndarray, targets: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mixup or cutmix; one of them at random if both are configured."""
         mixup_alpha, cutmix_alpha = self.augmentation.mixup_alpha, self.augmentation.cutmix_alpha
-        heads = self._generator(CHOICE, step, self.rank).random() < 0.5
-        if mixup_alpha and (heads or not cutmix_alpha):
-            return mixup(pictures, targets, mixup_alpha, self._generator(MIXUP, step, self.rank))
-        return cutmix(pictures, targets, cutmix_alpha, self._generator(CUTMIX, step, self.rank))
+        use_mixup = self._generator(CHOICE, step, self.rank).random() < 0.5
+        if mixup_alpha and (use_mixup or not cutmix_alpha):
+            return mixup(images, targets, mixup_alpha, self._generator(MIXUP, step, self.rank))
+        return cutmix(images, targets, cutmix_alpha, self._generator(CUTMIX, step, self.rank))
 
     def _generator(self, kind: int, step: int, rank: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, self.epoch, step, rank - ALL_RANKS, kind))
 
 
-def mixup(pictures: np.ndarray, targets: np.ndarray, alpha: float,
+def mixup(images: np.ndarray, targets: np.ndarray, alpha: float,
           generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Each picture and its target, N x C, blended with another's: share x own + (1 - share) x the other's.
+    """Blend each image and its target (N x C) with another one: lambda x own + (1 - lambda) x other.
 
-    The share is one for the batch, from Beta(alpha, alpha). Zhang et al., "mixup: Beyond Empirical Risk Minimization",
-    section 2, https://arxiv.org/abs/1710.09412. The pictures are changed in place.
+    The batch has one lambda, drawn from Beta(alpha, alpha). Zhang et al., "mixup: Beyond Empirical Risk Minimization",
+    section 2, https://arxiv.org/abs/1710.09412. The images are changed in place.
     """
-    share = np.float32(generator.beta(alpha, alpha))
-    others = generator.permutation(len(pictures))
-    return blend(pictures, others, share), blend(targets, others, share)
+    lam = np.float32(generator.beta(alpha, alpha))
+    others = generator.permutation(len(images))
+    return blend(images, others, lam), blend(targets, others, lam)
 
 
-def cutmix(pictures: np.ndarray, targets: np.ndarray, alpha: float,
+def cutmix(images: np.ndarray, targets: np.ndarray, alpha: float,
            generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Each picture with a box of another's pixels pasted in, and targets, N x C, blended by the area that stayed.
+    """Paste a box of another image into each image, and blend the targets (N x C) by the area that is left.
 
-    The box is one for the batch: its area is a share of 1 - Beta(alpha, alpha), its centre anywhere, and what lies
-    outside of the picture is cut off. Yun et al., "CutMix", section 3.1 and appendix A,
-    https://arxiv.org/abs/1905.04899. The pictures are changed in place.
+    The batch has one box. Its area is 1 - lambda of the image, with lambda from Beta(alpha, alpha). Its centre is
+    anywhere in the image, and the part outside of the image is cut off. The images are changed in place. Yun et al.,
+    "CutMix", section 3.1 and appendix A, https://arxiv.org/abs/1905.04899.
     """
-    height, width = pictures.shape[2:]
+    height, width = images.shape[2:]
     side = math.sqrt(1 - generator.beta(alpha, alpha))
-    others = generator.permutation(len(pictures))
+    others = generator.permutation(len(images))
     (top, bottom), (left, right) = (_cut(length, side, generator.random()) for length in (height, width))
-    pictures[:, :, top:bottom, left:right] = pictures[others, :, top:bottom, left:right]
-    share = np.float32(1 - (bottom - top) * (right - left) / (height * width))
-    return pictures, blend(targets, others, share)
+    images[:, :, top:bottom, left:right] = images[others, :, top:bottom, left:right]
+    lam = np.float32(1 - (bottom - top) * (right - left) / (height * width))
+    return images, blend(targets, others, lam)
 
 
-def _cut(length: int, share: float, centre: float) -> tuple[int, int]:
-    """First and last + 1 of the pixels, of `length`, of a piece of that share around a centre of 0 to 1."""
-    middle, half = int(centre * length), int(share * length / 2)
+def _cut(length: int, ratio: float, centre: float) -> tuple[int, int]:
+    """First pixel and last pixel + 1 of a piece of `ratio * length` pixels around a centre of 0 to 1."""
+    middle, half = int(centre * length), int(ratio * length / 2)
     return max(middle - half, 0), min(middle + half, length)
 
 
-def blend(rows: np.ndarray, others: np.ndarray, share: np.float32) -> np.ndarray:
-    """`share` of each row and the rest of the one that `others` gives for it, in place: a new batch takes longer."""
+def blend(rows: np.ndarray, others: np.ndarray, lam: np.float32) -> np.ndarray:
+    """lambda x row + (1 - lambda) x the row that `others` names, in place: a new batch takes longer."""
     rest = rows[others]
-    rest *= 1 - share
-    rows *= share
+    rest *= 1 - lam
+    rows *= lam
     rows += rest
     return rows
 
 
-def erase(pictures: np.ndarray, probability: float, generator: np.random.Generator) -> None:
-    """Set a rectangle of some of N x 3 x H x W normalised pictures to 0, the mean colour, in place.
+def erase(images: np.ndarray, probability: float, generator: np.random.Generator) -> None:
+    """Set a rectangle of some of N x 3 x H x W normalised images to 0, the mean colour, in place.
 
     Area and proportions are drawn until the rectangle fits, `ERASING_TRIES` times. Proportions are drawn from a
     logarithmic scale, so that tall and wide ones are equally likely. Zhong et al., "Random Erasing Data Augmentation",
     algorithm 1, https://arxiv.org/abs/1708.04896.
     """
-    height, width = pictures.shape[2:]
-    for number in np.flatnonzero(generator.random(len(pictures)) < probability):
+    height, width = images.shape[2:]
+    for number in np.flatnonzero(generator.random(len(images)) < probability):
         for _ in range(ERASING_TRIES):
-            area = generator.uniform(*ERASED_SHARE) * height * width
-            ratio = math.exp(generator.uniform(*np.log(ERASED_RATIO)))
+            area = generator.uniform(*ERASE_SCALE) * height * width
+            ratio = math.exp(generator.uniform(*np.log(ERASE_RATIO)))
             rows, columns = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if rows <= height and columns <= width:
                 top, left = generator.integers(height - rows + 1), generator.integers(width - columns + 1)
-                pictures[number, :, top:top + rows, left:left + columns] = 0
+                images[number, :, top:top + rows, left:left + columns] = 0
                 break
 
 
-def shrink(pictures: np.ndarray, size: int) -> np.ndarray:
-    """N x C x S x S float32 pictures at a size of at most S: each pixel is the mean of the area that it covers."""
-    if pictures.shape[-1] == size:
-        return pictures
+def shrink(images: np.ndarray, size: int) -> np.ndarray:
+    """N x C x S x S float32 images at a size of at most S: each pixel is the mean of the area that it covers."""
+    if images.shape[-1] == size:
+        return images
     resize = vision.Resize((size, size), vision.Inter.AREA)
-    return np.stack([[resize(plane) for plane in picture] for picture in pictures])
+    return np.stack([[resize(plane) for plane in image] for image in images])

@@ -1,7 +1,6 @@
-"""A folder of pictures by class, split into a part to train and a part to validate on.
+"""Splits an image folder into a training and a validation part.
 
-Which pictures validate follows from their names and a seed alone, so that the split is the same on every machine, and
-a picture that is added changes little of it.
+The split depends only on the file names and a seed. So it is the same on every machine, and a new image changes little.
 """
 import hashlib
 import json
@@ -17,29 +16,29 @@ from tqdm import tqdm
 from src.data.duplicates import find_duplicates
 from src.data.image_folder import ImageFolder
 from src.errors import UserError
-from src.files import check_space, whole_folder
+from src.files import atomic_folder, check_space
 from src.json_records import read_json
 from src.names import escape_name, unescape_name
 
-RECORD = ".split.json"  # in the folder that was made: what it was made of
+RECORD = ".split.json"  # in the output folder: the file and part of each image
 
 
 @dataclass(frozen=True)
 class Split:
-    """Which pictures validate, and which of them there are several times."""
+    """The part of each image, and the images that exist several times."""
 
     parts: Mapping[str, str]  # file, relative to the root, to "train" or "val"
     duplicates: Sequence[Sequence[str]]  # groups of files of the same content
 
 
 def plan_split(folder: ImageFolder, val_share: float, seed: int) -> Split:
-    """Choose the given share of each class, at least one picture and not all of them.
+    """Choose `val_share` of each class for validation: at least one image, never all.
 
-    Files of the same content go to one side together: those of one class to either, those of several classes, of which
-    at least one is wrong, to train.
+    Files with the same content go to the same part. If they are in several classes, at least one class is wrong, and
+    they go to train.
 
     Raises:
-        UserError: a class has too few different pictures.
+        UserError: a class has too few different images.
     """
     names = {folder.root / file: file for file in folder.files}
     duplicates = [[names[path] for path in group] for group in find_duplicates(names)]
@@ -57,7 +56,7 @@ def plan_split(folder: ImageFolder, val_share: float, seed: int) -> Split:
         free = sorted(of_class - in_several, key=lambda unit: hashlib.sha256(
             os.fsencode(f"{seed}\0{min(unit)}")).digest())
         if not free or len(of_class) < 2:
-            raise UserError(f"{folder.root}: class {name} has too few pictures to be split: it needs two that differ "
+            raise UserError(f"{folder.root}: class {name} has too few images to be split: it needs two that differ "
                             "and of which one is in no other class; add some, or leave the class out")
         wanted = min(round(val_share * counts[name]), counts[name] - 1)
         chosen = 0
@@ -76,13 +75,13 @@ def _class_of(file: str) -> str:
 
 
 def write_split(folder: ImageFolder, split: Split, output: Path, link: bool) -> bool:
-    """Copy (or link) the pictures to `output/{train,val}/<class>`, whole or not at all; the sources stay as they are.
+    """Copy or link the images to `output/{train,val}/<class>`, whole or not at all. The source is not changed.
 
-    Returns whether anything was written: nothing is, if `output` holds this split already.
+    Returns False if `output` already has this split, so that nothing was written.
 
     Raises:
-        UserError: `output` holds something else, or an earlier split that differs or of which files are missing; or
-            there is no room, or no link can be made.
+        UserError: `output` has other files, another split, or a split with missing files; or there is not enough room,
+            or links cannot be made.
     """
     output = output.absolute()
     if output.is_relative_to(folder.root):
@@ -92,15 +91,15 @@ def write_split(folder: ImageFolder, split: Split, output: Path, link: bool) -> 
         _check_earlier(output, folder.root, split, sizes)
         return False
     if not link:
-        check_space(output, sizes.values(), "a copy of the pictures", "choose a disk with more room, or --link")
-    with whole_folder(output) as temporary:
-        for file in tqdm(folder.files, unit="picture", disable=None):
+        check_space(output, sizes.values(), "a copy of the images", "choose a disk with more room, or --link")
+    with atomic_folder(output) as temporary:
+        for file in tqdm(folder.files, unit="image", disable=None):
             target = temporary / split.parts[file] / file
             target.parent.mkdir(parents=True, exist_ok=True)
             if link:
                 _link(folder.root / file, target)
             else:
-                shutil.copy2(folder.root / file, target)  # with its time
+                shutil.copy2(folder.root / file, target)  # keeps the time
         record = {escape_name(file): part for file, part in split.parts.items()}
         (temporary / RECORD).write_text(json.dumps(record), encoding="utf-8")
     return True
@@ -120,7 +119,7 @@ def _check_earlier(output: Path, root: Path, split: Split, sizes: Mapping[str, i
     except UserError as error:
         raise UserError(f"{error}; name another folder") from None
     if not isinstance(earlier, dict) or {unescape_name(file): part for file, part in earlier.items()} != split.parts:
-        raise UserError(f"{output}: holds a split of other pictures, or with another share or seed; name another "
+        raise UserError(f"{output}: holds a split of other images, or with another share or seed; name another "
                         "folder, or remove it")
     for file, part in split.parts.items():
         copy = output / part / file

@@ -1,4 +1,4 @@
-"""What a folder of pictures is made of, by the headers of its files: sizes, formats, colours, and what is wrong."""
+"""Statistics of an image folder, from the headers of its files: sizes, formats, colours and faults."""
 import os
 import warnings
 from collections import Counter
@@ -12,44 +12,45 @@ from PIL import ExifTags, Image
 from tqdm import tqdm
 
 from src.data.duplicates import find_duplicates
-from src.data.image_check import ROTATED, SUPPORTED_FORMATS, find_faults, picture_fault
+from src.data.image_check import ROTATED, SUPPORTED_FORMATS, find_faults, image_fault
 from src.data.image_folder import ImageFolder
+from src.errors import list_some
 from src.names import escape_name
 
-LISTED = 10  # files, groups of files or classes that a text names of each kind
-ALL_LISTED = 60  # classes that a text names all
+LISTED = 10  # most files, groups or classes that a text names of each kind
+ALL_LISTED = 60  # most classes for which a text names them all
 
 
 @dataclass(frozen=True)
-class Survey:
-    """A folder and what was found in it."""
+class DataStats:
+    """The statistics of one folder."""
 
     folder: ImageFolder
     sizes: np.ndarray  # pixels, as stored: a row of width and height for each file, 0 where they cannot be read
     formats: Counter[str]
-    modes: Counter[str]  # what a pixel holds, by Pillow's names
-    turned: int  # files with EXIF data that says to turn them
-    faults: Mapping[str, str]  # of bad files: what is wrong
+    modes: Counter[str]  # colour modes, by Pillow's names
+    turned: int  # files with EXIF data that says to rotate them
+    faults: Mapping[str, str]  # bad files, and what is wrong with them
 
     @property
     def counts(self) -> np.ndarray:
-        """Files of each class."""
+        """Number of files of each class."""
         return np.bincount(self.folder.labels, minlength=len(self.folder.classes))
 
     @property
     def known_sizes(self) -> np.ndarray:
-        """Widths and heights of the files that tell them."""
+        """Widths and heights, without unreadable files."""
         return self.sizes[self.sizes[:, 0] > 0]
 
 
-def survey(folder: ImageFolder, decode: bool) -> Survey:
-    """Look at every file: at its header or, with `decode`, at all of it, as a run does before it begins."""
+def collect_stats(folder: ImageFolder, decode: bool) -> DataStats:
+    """Read the header of every file; with `decode` the whole file, as a run does before it begins."""
     with warnings.catch_warnings(), ThreadPoolExecutor(2 * len(os.sched_getaffinity(0))) as pool:
-        warnings.simplefilter("ignore")  # what is wrong with a file is told below
+        warnings.simplefilter("ignore")  # faults are found below
         looks = list(tqdm(pool.map(_header, (folder.root / name for name in folder.files)), total=len(folder),
                           desc=f"reading {folder.root.name}", disable=None, leave=False))
     headers = [look for look in looks if look is not None]
-    return Survey(folder, np.array([(0, 0) if look is None else look[0] for look in looks], np.int64),
+    return DataStats(folder, np.array([(0, 0) if look is None else look[0] for look in looks], np.int64),
                   Counter(form for _, form, _, _ in headers), Counter(mode for _, _, mode, _ in headers),
                   sum(turned for _, _, _, turned in headers),
                   _faults(folder, None if decode else [
@@ -58,27 +59,27 @@ def survey(folder: ImageFolder, decode: bool) -> Survey:
 
 
 def _header(path: Path) -> tuple[tuple[int, int], str, str, bool] | None:
-    """Size, format, mode, and whether it is to be turned; None if that cannot be read."""
+    """Size, format, mode, and whether EXIF says to rotate it; None if the header cannot be read."""
     try:
         with Image.open(path) as image:
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) not in {0, 1}
             return image.size, str(image.format), image.mode, turned
-    except Exception:  # decoders raise what they like at bad input
+    except Exception:  # decoders raise many types of error
         return None
 
 
 def _faults(folder: ImageFolder, suspects: Sequence[str] | None) -> dict[str, str]:
-    """What is wrong with the suspects, or with all files of a folder."""
+    """The faults of the suspects, or of all files of a folder."""
     found = find_faults(folder) if suspects is None \
-        else {name: picture_fault(folder.root / name) for name in suspects}
+        else {name: image_fault(folder.root / name) for name in suspects}
     return {name: fault for name, fault in found.items() if fault not in {"", ROTATED}}
 
 
-def describe(parts: Mapping[str, Survey], decoded: bool) -> str:
-    """All that was found, as a text of lines; `parts` are named train, val, or by the folder."""
+def describe(parts: Mapping[str, DataStats], decoded: bool) -> str:
+    """A text of all statistics. The keys of `parts` are train and val, or the name of the folder."""
     lines = []
     for name, part in parts.items():
-        lines += [f"{name}: {len(part.folder)} pictures of {len(part.folder.classes)} classes in {part.folder.root}",
+        lines += [f"{name}: {len(part.folder)} images of {len(part.folder.classes)} classes in {part.folder.root}",
                   *_describe_part(part, decoded), ""]
     first, *others = parts.values()
     for other in others:
@@ -86,7 +87,7 @@ def describe(parts: Mapping[str, Survey], decoded: bool) -> str:
     return "\n".join([*lines, *_class_table(parts)])
 
 
-def _describe_part(part: Survey, decoded: bool) -> list[str]:
+def _describe_part(part: DataStats, decoded: bool) -> list[str]:
     counts, classes = part.counts, part.folder.classes
     least, most = int(counts.argmin()), int(counts.argmax())
     smallest, largest = (escape_name(classes[label]) for label in (least, most))
@@ -100,7 +101,7 @@ def _describe_part(part: Survey, decoded: bool) -> list[str]:
                   for row, found in (("formats", part.formats), ("colours", part.modes))]
     if part.turned:
         lines.append(f"  turned       {part.turned} have EXIF data that says to turn them; they are used as stored")
-    how = "every picture was decoded" if decoded else "headers only; --check decodes every picture"
+    how = "every image was decoded" if decoded else "headers only; --check decodes every image"
     lines.append(f"  bad          {len(part.faults)} ({how})")
     lines += [f"    {escape_name(name)}: {fault}" for name, fault in list(part.faults.items())[:LISTED]]
     if len(part.faults) > LISTED:
@@ -108,24 +109,24 @@ def _describe_part(part: Survey, decoded: bool) -> list[str]:
     return lines
 
 
-def _compare(train: Survey, val: Survey) -> list[str]:
-    """Classes of one part alone, and pictures of both."""
+def _compare(train: DataStats, val: DataStats) -> list[str]:
+    """Classes that only one part has, and images that are in both."""
     lines = []
     for one, other in ((train, val), (val, train)):
-        if only := [name for name in one.folder.classes if name not in other.folder.classes]:
-            lines.append(f"classes only in {one.folder.root.name}: {_some(only)}")
+        if only := [escape_name(name) for name in one.folder.classes if name not in other.folder.classes]:
+            lines.append(f"classes only in {one.folder.root.name}: {list_some(only, LISTED)}")
     paths = [part.folder.root / name for part in (train, val) for name in part.folder.files]
     both = [group for group in find_duplicates(paths)
             if len({path.is_relative_to(train.folder.root) for path in group}) > 1]
-    lines.append(f"pictures in both {train.folder.root.name} and {val.folder.root.name}: {len(both)}"
+    lines.append(f"images in both {train.folder.root.name} and {val.folder.root.name}: {len(both)}"
                  + ("; they make the score better than it is" if both else ""))
     lines += ["  " + " = ".join(escape_name(path.relative_to(train.folder.root.parent)) for path in group)
               for group in both[:LISTED]]
     return [*lines, ""]
 
 
-def _class_table(parts: Mapping[str, Survey]) -> list[str]:
-    """A line per class with its pictures in each part; the largest and smallest, where there are many."""
+def _class_table(parts: Mapping[str, DataStats]) -> list[str]:
+    """A line per class with its number of images in each part; of many classes only the largest and smallest."""
     counts = {name: dict(zip(part.folder.classes, part.counts.tolist(), strict=True)) for name, part in parts.items()}
     totals = Counter[str]()
     for of_part in counts.values():
@@ -140,8 +141,3 @@ def _class_table(parts: Mapping[str, Survey]) -> list[str]:
                                    "".join(f"  {of_part.get(name, 0):8}" for of_part in counts.values()))
               for name in shown]
     return [line.rstrip() for line in lines]
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(map(escape_name, names[:LISTED])) + more

@@ -1,6 +1,6 @@
-"""From an encoded picture to the view of it that a network sees, with MindSpore's own C++ operators.
+"""From an encoded image to the input of the network, with MindSpore's own C++ operators.
 
-Training: random resized crop, flip, colour jitter, normalise; what is done to whole batches is in src/data/mixing.py.
+Training: random resized crop, flip, colour jitter, normalise. src/data/mixing.py has the augmentation of whole batches.
 Evaluation: shorter side to `round(size / 0.875)`, centre crop, normalise. Evaluation, export and deployment share the
 numbers here.
 """
@@ -13,32 +13,32 @@ from src.data.auto_augment import auto_augment
 from src.errors import UserError
 from src.model_utils.config import Config
 
-CROP_SHARE = 0.875  # of the shorter side that the evaluation crop keeps
+CROP_PCT = 0.875  # fraction of the shorter side that the evaluation crop keeps
 MEAN = (0.485, 0.456, 0.406)  # RGB, of ImageNet, for pixels of 0 to 1
 STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What to do, as the configuration's keys of these names say. The defaults are those of ImageNet training."""
+    """The augmentation keys of a configuration. The defaults are those of ImageNet training."""
 
-    crop_scale: float = 0.08  # least share of the picture's area that a crop keeps
+    crop_scale: float = 0.08  # smallest fraction of the image's area that a crop keeps
     flip: float = 0.5  # probability of a mirrored view
     color_jitter: float = 0.4  # brightness, contrast and saturation change by a factor of up to 1 +- this
-    auto_augment: str = "none"  # autoaugment, randaugment or trivialaugment take the place of the colour jitter
+    auto_augment: str = "none"  # autoaugment, randaugment or trivialaugment replace the colour jitter
     random_erasing: float = 0.0  # probability
     mixup_alpha: float = 0.0
     cutmix_alpha: float = 0.0
     multi_scale_min: int = 0  # pixels
     multi_scale_max: int = 0
-    aug_repeats: int = 1  # views of a picture in an epoch
+    aug_repeats: int = 1  # views of an image in an epoch
 
     @classmethod
     def of(cls, config: Config) -> "Augmentation":
-        """What a configuration asks for.
+        """The augmentation of a configuration.
 
         Raises:
-            UserError: a range of sizes that is none; a frozen backbone, which sees no augmented pictures.
+            UserError: the range of sizes is invalid; or the backbone is frozen, which sees no augmented images.
         """
         augmentation = cls(config.crop_scale, config.flip, config.color_jitter, config.auto_augment,
                            config.random_erasing, config.mixup_alpha, config.cutmix_alpha, config.multi_scale_min,
@@ -48,18 +48,18 @@ class Augmentation:
             raise UserError(f"multi_scale_min {low} and multi_scale_max {high} are no range of sizes: give both, "
                             "the smaller one first, or 0 for both")
         if config.freeze_layer == "backbone" and (keys := augmentation.beyond_views()):
-            raise UserError("--freeze_layer backbone computes each picture's features once, without augmentation: "
+            raise UserError("--freeze_layer backbone computes each image's features once, without augmentation: "
                             f"leave out {', '.join(keys)}, or train the whole network")
         return augmentation
 
     def beyond_views(self) -> list[str]:
-        """The keys that ask for more than crops, mirrored views and other colours."""
+        """The keys that are set and are more than crop, flip and colour jitter."""
         return [key for key in ("auto_augment", "random_erasing", "mixup_alpha", "cutmix_alpha", "multi_scale_max",
                                 "aug_repeats") if getattr(self, key) != getattr(IMAGENET, key)]
 
     @property
     def changes_batches(self) -> bool:
-        """Whether there is something to do for `BatchAugmentation`."""
+        """Whether `BatchAugmentation` has something to do."""
         return bool(self.random_erasing or self.mixup_alpha or self.cutmix_alpha or self.multi_scale_max)
 
 
@@ -68,13 +68,13 @@ IMAGENET = Augmentation()
 
 def resize_size(image_size: int) -> int:
     """The shorter side, in pixels, before the centre crop of evaluation."""
-    return round(image_size / CROP_SHARE)
+    return round(image_size / CROP_PCT)
 
 
 def train_transforms(image_size: int, augmentation: Augmentation = IMAGENET) -> list:
-    """Encoded picture to a random 3 x `image_size` x `image_size` float32 view of it.
+    """Encoded image to a random 3 x `image_size` x `image_size` float32 view of it.
 
-    In multi-scale training the view has the largest of the sizes, and the batch is made smaller later.
+    In multi-scale training the view has the largest size; the batch is shrunk later.
     """
     image_size, jitter = augmentation.multi_scale_max or image_size, augmentation.color_jitter
     if augmentation.auto_augment == "none":
@@ -90,7 +90,7 @@ def train_transforms(image_size: int, augmentation: Augmentation = IMAGENET) -> 
 
 
 def eval_transforms(image_size: int, normalise: bool = True) -> list:
-    """Encoded picture to its 3 x `image_size` x `image_size` float32 centre, normalised or as pixels of 0 to 255."""
+    """Encoded image to its 3 x `image_size` x `image_size` float32 centre, normalised or as pixels of 0 to 255."""
     return [vision.Decode(), vision.Resize(resize_size(image_size)), vision.CenterCrop(image_size),
             *(_normalise() if normalise else [vision.HWC2CHW(), transforms.TypeCast(ms.float32)])]
 

@@ -1,1 +1,1 @@
-"""From a checkpoint to answers: exported files, prediction, the contact sheet."""
+"""Using a trained network: exported files, prediction, the contact sheet."""

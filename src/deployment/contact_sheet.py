@@ -1,21 +1,21 @@
-"""A contact sheet: the first pictures of a prediction, each with its class and probability below."""
+"""Draws a contact sheet: the first predicted images with class and probability."""
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from src.deployment.prediction import Prediction
-from src.files import whole_file
+from src.files import atomic_write
 from src.names import escape_name
 
-COLUMNS, MOST = 8, 64  # pictures in a row, and on the sheet
+COLUMNS, MOST = 8, 64  # images in a row, and on the sheet
 SIDE, MARGIN, LINE = 140, 8, 16  # pixels
 CAPTION_LETTERS = 20
 PAPER, INK, WARNING = (255, 255, 255), (30, 30, 30), (190, 30, 30)
 
 
 def draw_contact_sheet(predictions: Sequence[Prediction], path: Path) -> None:
-    """Draw up to `MOST` pictures, in their order, as a PNG; a bad picture is an empty frame with its fault below."""
+    """Draw up to `MOST` images, in their order, as a PNG; a bad image is an empty frame with its fault."""
     shown = predictions[:MOST]
     columns = min(COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
@@ -28,21 +28,21 @@ def draw_contact_sheet(predictions: Sequence[Prediction], path: Path) -> None:
             draw.rectangle((left, top, left + SIDE - 1, top + SIDE - 1), outline=WARNING)
             lines = (escape_name(prediction.path.name), prediction.fault)
         else:
-            picture = _thumbnail(prediction.path)
-            sheet.paste(picture, (left + (SIDE - picture.width) // 2, top + (SIDE - picture.height) // 2))
+            image = _thumbnail(prediction.path)
+            sheet.paste(image, (left + (SIDE - image.width) // 2, top + (SIDE - image.height) // 2))
             lines = (escape_name(prediction.classes[0]), f"{prediction.probabilities[0]:.1%}")
         for i, line in enumerate(lines):
             draw.text((left, top + SIDE + 2 + i * LINE), line[:CAPTION_LETTERS], WARNING if prediction.fault else INK,
                       font)
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         sheet.save(temporary, "PNG")
 
 
 def _thumbnail(path: Path) -> Image.Image:
-    """A small view of a picture; grey for one that Pillow cannot show, though MindSpore could, or that has gone."""
+    """A small version of an image; a grey one if Pillow cannot read the image."""
     try:
-        with Image.open(path) as picture:
-            picture.thumbnail((SIDE, SIDE))
-            return picture.convert("RGB")
-    except Exception:  # decoders raise what they like at bad input
+        with Image.open(path) as image:
+            image.thumbnail((SIDE, SIDE))
+            return image.convert("RGB")
+    except Exception:  # decoders raise many types of error
         return Image.new("RGB", (SIDE, SIDE), "lightgrey")

@@ -1,20 +1,18 @@
-"""The JSON beside an exported network: what says how to use the file. It stands there under the file's whole name,
-`mobilenetv2.onnx.json`.
-"""
+"""The JSON beside an exported network, which says how to use it: `mobilenetv2.onnx.json` for `mobilenetv2.onnx`."""
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from src.json_records import make_record, read_json
 
 ANY_SIZE = "any"  # of batches
-LARGEST_BATCH, LARGEST_SIDE = 2 ** 16, 2 ** 13  # images, pixels: more is no description, but a damaged one
+LARGEST_BATCH, LARGEST_SIDE = 2 ** 16, 2 ** 13  # images, pixels: larger values mean that the file is damaged
 
 
 @dataclass(frozen=True)
 class Input:
-    """What goes in."""
+    """The input."""
 
-    batch_size: int | str | None = None  # ANY_SIZE, or how many images the file takes at a time; None: not told
+    batch_size: int | str | None = None  # ANY_SIZE, or the batch size; None: unknown
 
     def __post_init__(self) -> None:
         if self.batch_size not in {None, ANY_SIZE} and not (
@@ -24,16 +22,16 @@ class Input:
 
 @dataclass(frozen=True)
 class Output:
-    """What comes out."""
+    """The output."""
 
     meaning: str = "logits"
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What images go through before they go in."""
+    """How images are prepared for the input."""
 
-    centre_crop: int | None = None  # pixels; None: not told
+    centre_crop: int | None = None  # pixels; None: unknown
     normalise: str = ""
 
     def __post_init__(self) -> None:
@@ -43,7 +41,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Description:
-    """What the readers of the JSON need of it."""
+    """The keys of the JSON that this project reads."""
 
     sha256: str = ""
     input: Input = field(default_factory=Input)
@@ -53,7 +51,7 @@ class Description:
 
 
 def description_path(model: Path) -> Path:
-    """Where the JSON of an exported network stands."""
+    """The path of the JSON of an exported network."""
     return model.with_name(f"{model.name}.json")
 
 
@@ -61,7 +59,7 @@ def read_description(model: Path) -> Description | None:
     """The JSON beside an exported network; None if there is none.
 
     Raises:
-        UserError: it cannot be read, or is not the description of an exported network.
+        UserError: it cannot be read, or does not describe an exported network.
     """
     path = description_path(model)
     if not path.is_file():

@@ -1,7 +1,7 @@
-"""A trained network as a file for deployment: MINDIR, ONNX or, on Ascend, AIR; and the JSON that says how to use it.
+"""Exports a trained network for deployment: as MINDIR, ONNX or, on Ascend, AIR, with a JSON that says how to use it.
 
-The graph is made of stock cells alone, whatever kernels the network was trained or is scored with. The JSON
-(src/deployment/description.py) holds the classes, the preprocessing and the digest.
+The exported graph has stock cells alone, whatever kernels the network was trained with. The JSON has the classes, the
+preprocessing and the digest; see src/deployment/description.py.
 """
 import json
 import tempfile
@@ -18,28 +18,28 @@ from src.checkpoint.file import Checkpoint, file_digest
 from src.data.transforms import MEAN, STD, resize_size
 from src.deployment.description import ANY_SIZE, description_path
 from src.errors import UserError, first_line
-from src.files import whole_file
+from src.files import atomic_write
 from src.mobilenetV2 import MobileNetV2
 from src.model_utils.config import Config
 from src.utils import class_count, load_weights
 
 ENDINGS = {"MINDIR": ".mindir", "ONNX": ".onnx", "AIR": ".air"}
 INPUT, OUTPUT = "images", "scores"
-DYNAMIC_TRIAL = 3  # pictures in the batch that a file of dynamic batch size is checked with
+DYNAMIC_TRIAL = 3  # batch size for the check of a file with dynamic batch size
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What a deployed graph takes and gives."""
+    """Input and output of an exported graph."""
 
     image_size: int
     batch_size: int = 1  # 0: any
-    normalise: bool = False  # it takes RGB pixels of 0 to 255 and normalises them itself
-    softmax: bool = False  # it gives probabilities, not logits
+    normalise: bool = False  # True: the graph takes RGB pixels of 0 to 255 and normalises them
+    softmax: bool = False  # True: the output is probabilities, not logits
 
 
 class Deployable(nn.Cell):
-    """A network and what is wanted inside its graph: N x 3 x H x W pictures to N x C logits or probabilities."""
+    """A network with optional normalisation and softmax: N x 3 x H x W images to N x C logits or probabilities."""
 
     def __init__(self, network: nn.Cell, options: ExportOptions) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ def deployable(checkpoint: Checkpoint, config: Config, options: ExportOptions) -
     """The network of a checkpoint, ready for export.
 
     Raises:
-        UserError: the checkpoint is not of the network that the configuration says.
+        UserError: the checkpoint does not fit the network of the configuration.
     """
     network = MobileNetV2(class_count(checkpoint) or max(1, config.num_classes), config.width_mult)
     load_weights(network, checkpoint)
@@ -67,16 +67,16 @@ def deployable(checkpoint: Checkpoint, config: Config, options: ExportOptions) -
 
 
 def export(network: Deployable, options: ExportOptions, path: Path) -> None:
-    """Write the file that `path`'s ending asks for, whole or not at all.
+    """Write a file in the format of `path`'s ending, whole or not at all.
 
-    MindSpore 2.10 writes at most one ONNX file in the life of a process, and none after a MINDIR.
+    A process with MindSpore 2.10 can write only one ONNX file, and none after a MINDIR.
 
     Raises:
         UserError: MindSpore cannot write it; AIR needs Ascend.
     """
     images = Tensor(shape=(options.batch_size or None, 3, options.image_size, options.image_size), dtype=ms.float32)
-    with whole_file(path) as temporary, tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        # In a folder of its own: MindSpore takes the folder that it writes to away from everybody but its owner.
+    with atomic_write(path) as temporary, tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        # In a separate folder: MindSpore makes the folder of its output readable for the owner only.
         written = Path(folder) / path.name
         try:
             if path.suffix == ENDINGS["ONNX"]:
@@ -87,13 +87,13 @@ def export(network: Deployable, options: ExportOptions, path: Path) -> None:
                 ms.export(network, images, file_name=str(written), file_format=path.suffix[1:].upper())
         except (RuntimeError, ValueError, TypeError) as error:
             raise UserError(f"{path}: MindSpore cannot export this: {first_line(error)}") from error
-        description_path(path).unlink(missing_ok=True)  # it tells of the file that was here before
+        description_path(path).unlink(missing_ok=True)  # it describes the old file
         written.replace(temporary)
 
 
 def describe(path: Path, options: ExportOptions, classes: tuple[str, ...] | None, num_classes: int,
-             about: Mapping[str, Any]) -> dict[str, Any]:
-    """What a deployed file is, and what pictures have to go through before they enter it."""
+             metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The description of an exported file: its input, output, preprocessing and classes, with further `metadata`."""
     return {
         "file": path.name,
         "sha256": file_digest(path),
@@ -111,18 +111,18 @@ def describe(path: Path, options: ExportOptions, classes: tuple[str, ...] | None
             "normalise": "inside the graph" if options.normalise else "before the graph",
         },
         "classes": list(classes) if classes else None,
-        **about,
+        **metadata,
     }
 
 
 def write_description(description: Mapping[str, Any], path: Path) -> None:
-    """Write the JSON beside a deployed file."""
-    with whole_file(description_path(path)) as temporary:
+    """Write the JSON beside an exported file."""
+    with atomic_write(description_path(path)) as temporary:
         temporary.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
 
 
-def random_pictures(options: ExportOptions) -> np.ndarray:
-    """A batch of noise such as a graph with these options takes, float32."""
+def random_images(options: ExportOptions) -> np.ndarray:
+    """A batch of noise as input for a graph with these options, float32."""
     shape = (options.batch_size or DYNAMIC_TRIAL, 3, options.image_size, options.image_size)
     generator = np.random.default_rng(0)
     if options.normalise:

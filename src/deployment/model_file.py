@@ -1,4 +1,4 @@
-"""A trained model from a file: a checkpoint, a MINDIR or an ONNX file, to be scored or to classify with."""
+"""Opens a trained model for evaluation or prediction: a checkpoint, a MINDIR or an ONNX file."""
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,37 +18,37 @@ Network = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A file that was read, and what it says of itself."""
+    """The content of a model file, and its configuration."""
 
     path: Path
     content: Checkpoint | ExportedNetwork
-    config: Config  # the run's, with what the file knows better
+    config: Config  # of the command, with the values that the file has
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Names of the classes, if the file tells them."""
+        """Names of the classes; None if unknown."""
         return self.content.classes
 
     def class_names(self, count: int) -> tuple[str, ...]:
-        """Names for `count` classes: those that the file tells, else their indices.
+        """Names for `count` classes: those of the file, else their indices.
 
         Raises:
-            UserError: the file tells more or fewer.
+            UserError: the file has more or fewer names.
         """
         if self.classes is None:
             return tuple(map(str, range(count)))
         if len(self.classes) != count:
-            raise UserError(f"{self.path}: tells {count} classes apart, but the JSON beside it names "
+            raise UserError(f"{self.path}: has {count} classes, but the JSON beside it names "
                             f"{len(self.classes)}; export or train it anew")
         return self.classes
 
     @property
     def normalise(self) -> bool:
-        """Whether pictures must be normalised before they go in: not if the graph does that."""
+        """Whether the input must be normalised; False if the graph does that."""
         return self.content.normalise if isinstance(self.content, ExportedNetwork) else True
 
     def network(self, num_classes: int = 0) -> Network:
-        """What maps N x 3 x H x W pictures to N x C logits; with `num_classes`, only if C is that.
+        """A function from N x 3 x H x W images to N x C logits. With `num_classes`, C must be that number.
 
         Raises:
             UserError: the file does not fit the configuration or the number of classes.
@@ -56,20 +56,20 @@ class ModelFile:
         if isinstance(self.content, ExportedNetwork):
             self.content.expect_classes(num_classes)
             return self.content
-        # Boost mode is for training: what it leaves out there changes nothing in the plain network.
+        # Boost mode is for training. The plain network computes the same.
         config = self.config.replace({"boost_mode": "O0"})
         network = define_net(config, num_classes or class_count(self.content) or 1)
         load_weights(network, self.content)
         return network.set_train(False)
 
     def predictor(self, batch_size: int, num_classes: int = 0) -> Callable[[np.ndarray], np.ndarray]:
-        """The same for arrays of up to `batch_size` pictures."""
+        """The same function for arrays of up to `batch_size` images."""
         network = self.network(num_classes)
         if isinstance(network, ExportedNetwork):
             return network.logits
 
         def predict(images: np.ndarray) -> np.ndarray:
-            # A batch of another size would have the graph compiled anew.
+            # Padded, because a batch of another size would compile the graph again.
             filled = np.pad(images, ((0, batch_size - len(images)), (0, 0), (0, 0), (0, 0)))
             return network(Tensor(filled)).asnumpy()[:len(images)]
         return predict

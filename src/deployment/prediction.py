@@ -1,4 +1,4 @@
-"""Classifying pictures that nobody has labelled: which there are, how they come to the network, what is written."""
+"""Classifies images without labels: lists them, reads them in batches, and writes the predictions."""
 import csv
 import io
 import json
@@ -12,18 +12,18 @@ import numpy as np
 from mindspore.dataset.core.config import ErrorSamplesMode
 from PIL import Image
 
-from src.data.image_check import ROTATED, picture_fault
+from src.data.image_check import ROTATED, image_fault
 from src.data.image_folder import IMAGE_EXTENSIONS
 from src.data.transforms import eval_transforms
 from src.dataset import usable_workers
 from src.errors import UserError
-from src.files import read_names, whole_file
+from src.files import atomic_write, read_names
 from src.names import escape_name, unescape_name
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of a picture: its likeliest classes, or why there are none."""
+    """The likeliest classes of an image, or why there are none."""
 
     path: Path
     classes: tuple[str, ...] = ()  # likeliest first
@@ -31,48 +31,48 @@ class Prediction:
     fault: str = ""
 
 
-def list_pictures(source: str) -> list[Path]:
-    """The pictures of a folder (with the folders in it, sorted), of a text file with one path a line, or a picture.
+def list_images(source: str) -> list[Path]:
+    """List images: `source` is an image, a folder (searched with its subfolders), or a text file with a path a line.
 
-    Paths in a list are relative to the list, and may have escapes (src/names.py). Hidden files are passed over.
+    Paths in a text file are relative to that file, and may have escapes (src/names.py). Hidden files are ignored.
 
     Raises:
-        UserError: nothing is there, or no picture.
+        UserError: `source` does not exist or has no image.
     """
     if not source:
-        raise UserError("no pictures named: give --images with a picture, a folder, or a text file that lists some")
+        raise UserError("no images named: give --images with an image, a folder, or a text file that lists some")
     root = Path(source)
     if root.is_dir():
         found = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_EXTENSIONS and path.is_file()
                        and not any(part.startswith(".") for part in path.relative_to(root).parts))
         if not found:
-            raise UserError(f"{root}: no pictures here; they end in {' '.join(IMAGE_EXTENSIONS)}")
+            raise UserError(f"{root}: no images here; they end in {' '.join(IMAGE_EXTENSIONS)}")
         return found
     if not root.is_file():
-        raise UserError(f"{root}: no such picture, folder or list")
+        raise UserError(f"{root}: no such image, folder or list")
     if root.suffix.lower() in IMAGE_EXTENSIONS:
         return [root]
     try:
         lines = read_names(root)
     except UserError:
-        raise UserError(f"{root}: neither a picture nor a text file that lists pictures") from None
+        raise UserError(f"{root}: neither an image nor a text file that lists images") from None
     listed = [root.parent / unescape_name(line.strip()) for line in lines if line.strip()]
     if not listed:
-        raise UserError(f"{root}: this list names no picture")
+        raise UserError(f"{root}: this list names no image")
     return listed
 
 
 def decoding_workers(num_workers: int, computing_threads: int) -> int:
-    """Of `num_workers` threads as many as have a core beside those that compute (0: all of them do), at least one."""
+    """`num_workers`, limited to the cores that the computing threads leave free (0 threads: no limit); at least 1."""
     cores = usable_workers(num_workers + computing_threads)
     return max(1, cores - computing_threads) if computing_threads else num_workers
 
 
 @dataclass
-class PictureStream:
-    """Pictures in batches, read and decoded ahead by threads of their own while the caller computes.
+class ImageStream:
+    """Images in batches. Threads read and decode them in advance while the caller computes.
 
-    A picture that cannot be read is left out and noted in `faults`, by its position.
+    An image that cannot be read is left out, and `faults` has the reason by its position.
     """
 
     paths: Sequence[Path]
@@ -83,7 +83,7 @@ class PictureStream:
     faults: dict[int, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Positions in `paths` (n) and pictures (n x 3 x size x size float32); n is `batch_size` but in the last."""
+        """Yield positions in `paths` (n) and images (n x 3 x size x size float32). n is at most `batch_size`."""
         before = ds.config.get_error_samples_mode()
         ds.config.set_error_samples_mode(ErrorSamplesMode.SKIP)
         given: set[int] = set()
@@ -107,7 +107,7 @@ class PictureStream:
 
 
 class _Encoded:
-    """The content of picture files; in place of a bad one a black dot, which keeps MindSpore's decoder out of it."""
+    """The content of image files. A bad one is replaced by a black dot, so that MindSpore does not decode it."""
 
     def __init__(self, paths: Sequence[Path], faults: dict[int, str]) -> None:
         self._paths, self._faults = paths, faults
@@ -119,7 +119,7 @@ class _Encoded:
         return len(self._paths)
 
     def __getitem__(self, position: int) -> tuple[np.ndarray, np.ndarray]:
-        fault = picture_fault(self._paths[position])
+        fault = image_fault(self._paths[position])
         if fault not in {"", ROTATED}:
             self._faults[int(position)] = fault
             return self._dot, np.array(position, np.int32)
@@ -127,7 +127,7 @@ class _Encoded:
 
 
 def likeliest(path: Path, logits: np.ndarray, classes: Sequence[str], top_k: int) -> Prediction:
-    """The `top_k` likeliest classes by the logits of one picture (C)."""
+    """The `top_k` likeliest classes by the logits of one image (C)."""
     exponentials = np.exp(logits.astype(np.float64) - logits.max())
     probabilities = exponentials / exponentials.sum()
     order = np.argsort(-probabilities, kind="stable")[:top_k]
@@ -135,11 +135,11 @@ def likeliest(path: Path, logits: np.ndarray, classes: Sequence[str], top_k: int
 
 
 def write_csv(predictions: Sequence[Prediction], path: Path) -> None:
-    """A row per picture: file, class and probability of each rank, and what was wrong with a bad one."""
+    """A row per image: file, class and probability of each rank, and the fault of a bad image."""
     ranks = max(len(prediction.classes) for prediction in predictions)
     columns = [f"{name}_{rank}" if rank > 1 else name for rank in range(1, ranks + 1)
                for name in ("class", "probability")]
-    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["file", *columns, "error"])
         for prediction in predictions:
@@ -151,12 +151,12 @@ def write_csv(predictions: Sequence[Prediction], path: Path) -> None:
 
 def write_predictions(predictions: Sequence[Prediction], model: Path, path: Path) -> None:
     """The same as JSON."""
-    pictures: list[dict[str, Any]] = [
+    images: list[dict[str, Any]] = [
         {"file": escape_name(prediction.path), "error": prediction.fault} if prediction.fault else
         {"file": escape_name(prediction.path), "classes": [
             {"class": escape_name(name), "probability": round(probability, 6)}
             for name, probability in zip(prediction.classes, prediction.probabilities, strict=True)]}
         for prediction in predictions]
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps({"model": escape_name(model), "pictures": pictures}, indent=1) + "\n",
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps({"model": escape_name(model), "pictures": images}, indent=1) + "\n",
                              encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Exported networks, MINDIR or ONNX, loaded to compute: with one interface, whatever runs them."""
+"""Loads and runs exported networks, MINDIR or ONNX, with one interface."""
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,38 +15,41 @@ from src.errors import UserError, first_line
 from src.model_utils.config import Config
 
 EXPORTED_ENDINGS = (ENDINGS["MINDIR"], ENDINGS["ONNX"])
-ONNX_BATCH_SIZE = 8  # activations of more than this many pictures do not stay in a CPU's cache
+ONNX_BATCH_SIZE = 8  # activations of larger batches do not fit into the cache of a CPU
 TINY = np.finfo(np.float32).tiny
 
 
 class Engine(Protocol):
-    """What runs a file: one batch of a size that the file takes."""
+    """Runs a file on one batch of a size that the file takes."""
 
-    image_size: int | None  # None where the file does not tell
-    batch_size: int  # 0 for any, or where the file does not tell
-    best_batch_size: int  # of those that it takes, the fastest; 0 where that is not known
+    image_size: int | None  # None if unknown
+    batch_size: int  # 0 for any size, or if unknown
+    best_batch_size: int  # the fastest one; 0 if unknown
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """N x 3 x H x W float32 to N x C float32."""
 
 
 class ExportedNetwork:
-    """An exported network, called as the network of a checkpoint is: N x 3 x H x W pictures to N x C logits.
+    """An exported network, called as the network of a checkpoint is: N x 3 x H x W images to N x C logits.
 
-    Batches of any size go in: they are cut and filled up to what the file was made for.
+    It takes batches of any size: they are split and padded to the batch size of the file.
 
     Args:
         engine: what computes.
-        description: the JSON beside the file; what it leaves out, the file itself must tell.
+        description: the JSON beside the file. What is missing there comes from the file itself.
         path: the file.
-        image_size: what to take where neither tells.
+        image_size: used if neither of them has it.
     """
 
     training = False
 
     def __init__(self, engine: Engine, description: Description, path: Path, image_size: int) -> None:
-        told = description.input.batch_size
-        self.batch_size: int = told if isinstance(told, int) else 0 if told == ANY_SIZE else engine.batch_size  # 0: any
+        described = description.input.batch_size
+        if isinstance(described, int):
+            self.batch_size = described
+        else:
+            self.batch_size = 0 if described == ANY_SIZE else engine.batch_size  # 0: any
         self._side = description.preprocessing.centre_crop or engine.image_size
         self.image_size: int = self._side or image_size
         self.normalise = description.preprocessing.normalise != "inside the graph"
@@ -56,34 +59,34 @@ class ExportedNetwork:
         self._engine, self._path, self._num_classes = engine, path, 0
 
     def set_train(self, mode: bool = True) -> "ExportedNetwork":
-        """Stand in for `nn.Cell.set_train`: a file cannot be trained."""
+        """As `nn.Cell.set_train`, but a file cannot be trained."""
         if mode:
             raise NotImplementedError("an exported network cannot be trained")
         return self
 
     def expect_classes(self, num_classes: int) -> None:
-        """Refuse to score pictures of another number of classes; 0 for any."""
+        """Make `logits` refuse another number of classes; 0 for any."""
         self._num_classes = num_classes
 
     def __call__(self, images: Tensor) -> Tensor:
         return Tensor(self.logits(images.asnumpy()))
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """The same, without MindSpore's tensors: N x 3 x H x W float32 pictures to N x C float32 logits."""
+        """The same, without MindSpore's tensors: N x 3 x H x W float32 images to N x C float32 logits."""
         scores = self.run(images)
         if self._num_classes not in {0, scores.shape[1]}:
-            raise UserError(f"{self._path}: knows {scores.shape[1]} classes, but the pictures are of "
+            raise UserError(f"{self._path}: knows {scores.shape[1]} classes, but the images are of "
                             f"{self._num_classes}")
         return np.log(np.maximum(scores, TINY)) if self.softmax else scores
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        """What the file itself gives, logits or probabilities, N x C float32.
+        """The output of the file, logits or probabilities, N x C float32.
 
         Raises:
-            UserError: the pictures are not of the size that it was made for.
+            UserError: the images have another size than the file takes.
         """
-        if self._side not in {None, images.shape[2]}:  # MindSpore would compute something
-            raise UserError(f"{self._path}: takes pictures of {self._side}x{self._side} pixels, not of "
+        if self._side not in {None, images.shape[2]}:  # MindSpore would compute a wrong result
+            raise UserError(f"{self._path}: takes images of {self._side}x{self._side} pixels, not of "
                             f"{images.shape[2]}x{images.shape[3]}")
         size = self.batch_size or len(images)
         scores = []
@@ -93,13 +96,13 @@ class ExportedNetwork:
             try:
                 filled = np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0)), mode="edge") if missing else batch
                 found = self._engine(filled)
-            except Exception as error:  # each engine raises what it likes
-                raise UserError(f"{self._path}: does not take {size} pictures of {images.shape[2]}x{images.shape[3]} "
+            except Exception as error:  # the engines raise many types of error
+                raise UserError(f"{self._path}: does not take {size} images of {images.shape[2]}x{images.shape[3]} "
                                 f"pixels ({first_line(error)})") from error
             if not (isinstance(found, np.ndarray) and found.dtype.kind == "f" and found.ndim == 2
                     and len(found) == size and found.shape[1]):
                 raise UserError(f"{self._path}: is no classifier: it does not give a row of numbers for each of {size} "
-                                "pictures")
+                                "images")
             scores.append(found[:len(batch)])
         return scores[0] if len(scores) == 1 else np.concatenate(scores)
 
@@ -160,7 +163,7 @@ class _OnnxEngine:
         except Exception as error:  # ONNX Runtime has a class of its own for each fault
             raise UserError(f"{path}: not an ONNX file, or a damaged one ({first_line(error)})") from error
         if len(inputs := self._session.get_inputs()) != 1:
-            raise UserError(f"{path}: is no classifier of pictures: it has {len(inputs)} inputs, not one")
+            raise UserError(f"{path}: is no classifier of images: it has {len(inputs)} inputs, not one")
         images = inputs[0]
         self._input = images.name
         self.batch_size = _number(images.shape, 0) or 0

@@ -1,4 +1,4 @@
-"""What a process runs on, and how it joins the other processes of a run."""
+"""Chooses the device of a process and joins the other ranks."""
 import logging
 import os
 
@@ -8,7 +8,7 @@ from mindspore import communication
 from src.distributed.world import ALONE, World
 from src.errors import UserError, first_line
 from src.model_utils.config import Config
-from src.model_utils.device_adapter import find_place
+from src.model_utils.device_adapter import find_process_environment
 
 LAUNCHERS = "bash scripts/run_train.sh, bash scripts/run_eval.sh, or msrun"
 
@@ -17,16 +17,16 @@ def setup_device(config: Config) -> World:
     """Choose the device and graph mode, and join the other ranks. To be called before anything is computed.
 
     Raises:
-        UserError: the platform is not there, or does not do what the configuration asks; or the launcher and the
-            configuration disagree on how many processes there are.
+        UserError: the platform is missing or does not support the configuration; or the launcher and the configuration
+            disagree on the number of processes.
     """
     _check_launch(config)
     _check_boost(config)
     ms.set_context(mode=ms.GRAPH_MODE)
-    # MindSpore's own words for a missing platform are pages of warnings; the error below says what is in them.
+    # For a missing platform MindSpore writes pages of warnings. The error below is enough.
     logging.disable(logging.ERROR)
     try:
-        # msrun's processes settle among themselves who takes which device.
+        # The processes of msrun choose the devices among themselves.
         ms.set_device(config.platform, None if "MS_ROLE" in os.environ else _device_id(config))
     except (RuntimeError, ValueError) as error:
         raise UserError(f"platform {config.platform} is not available on this machine "
@@ -39,7 +39,7 @@ def setup_device(config: Config) -> World:
 
 
 def _join_ranks() -> World:
-    """The scheduler, which msrun starts from this same script, ends within `init`."""
+    """Join the other ranks. msrun starts the scheduler from the same script; that process ends inside `init`."""
     try:
         communication.init()
     except (RuntimeError, ValueError) as error:
@@ -51,7 +51,7 @@ def _join_ranks() -> World:
 
 
 def _check_launch(config: Config) -> None:
-    """MindSpore's own words for these two are a page long, or there are none and each process trains for itself."""
+    """Check that launcher and configuration agree. MindSpore would write a page, or train each process alone."""
     launched = "MS_ROLE" in os.environ or {"RANK_ID", "RANK_TABLE_FILE"} <= os.environ.keys()
     if config.distribute and not launched:
         raise UserError(f"distribute is True, but this process was started alone; start it with {LAUNCHERS}")
@@ -61,7 +61,7 @@ def _check_launch(config: Config) -> None:
 
 
 def _check_boost(config: Config) -> None:
-    """MindSpore would say nothing and leave out nothing."""
+    """Refuse what boost mode does not support. MindSpore would silently ignore the boost mode."""
     if config.boost_mode == "O1" and config.amp_level == "O2":
         raise UserError("boost_mode O1 and amp_level O2: the casts around batch norms hide them from MindSpore's boost "
                         "mode; use --amp_level O3, or O0 on CPU")
@@ -70,5 +70,5 @@ def _check_boost(config: Config) -> None:
 
 
 def _device_id(config: Config) -> int | None:
-    """The card that the environment names, as a start from a rank table and ModelArts do."""
-    return find_place(config.enable_modelarts).device_id if config.platform != "CPU" else None
+    """The card that the environment names, as in a start from a rank table or on ModelArts; None on CPU."""
+    return find_process_environment(config.enable_modelarts).device_id if config.platform != "CPU" else None

@@ -1,8 +1,8 @@
-"""Checks an Ascend rank table before anything is started from it. Needs nothing but Python, so that it is quick.
+"""Checks an Ascend rank table before processes are started from it. It needs Python alone, so it is quick.
 
     python rank_table.py TABLE.json DEVICES NODE_RANK NODE_NUM SERVER_KIND
 
-The format is that of "Configuring Distributed Environment Variables" in Huawei's documents: all scalars are texts.
+The format is that of "Configuring Distributed Environment Variables" in Huawei's documents: all numbers are strings.
 """
 import json
 import sys
@@ -34,7 +34,7 @@ def check_rank_table(path: Path, devices: Sequence[int], node_rank: int = 0, nod
         server_kind: "910" has rules for how cards may be grouped, "A2" has none.
 
     Raises:
-        RankTableError: it does not, or a run from it could not work.
+        RankTableError: it does not, or a run with it could not work.
     """
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
@@ -114,7 +114,7 @@ def _numbers(values: Sequence[int]) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Exit status 0 for a table that will do; else 2, and a line on stderr."""
+    """End with status 0 for a good table; else with 2 and one line on stderr."""
     path, devices, node_rank, node_num, server_kind = argv
     try:
         check_rank_table(Path(path), [int(device) for device in devices.split(",")], int(node_rank), int(node_num),

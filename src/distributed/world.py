@@ -1,4 +1,4 @@
-"""A process's place among the processes of a run."""
+"""The rank of this process, and the number of ranks."""
 from dataclasses import dataclass
 
 
@@ -10,7 +10,7 @@ class World:
     rank_size: int = 1
 
     @property
-    def is_first(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this is the rank that prints results and writes files."""
         return self.rank == 0
 

@@ -1,12 +1,12 @@
-"""Where this process stands among the processes of its job, on ModelArts or not."""
-from src.model_utils.local_adapter import Place, local_place
-from src.model_utils.moxing_adapter import modelarts_place
+"""The process environment, on ModelArts or elsewhere."""
+from src.model_utils.local_adapter import ProcessEnvironment, local_environment
+from src.model_utils.moxing_adapter import modelarts_environment
 
 
-def find_place(enable_modelarts: bool) -> Place:
-    """Device id, rank, number of ranks and machines, and job id, as the environment tells them.
+def find_process_environment(enable_modelarts: bool) -> ProcessEnvironment:
+    """Device id, rank, number of ranks and machines, and job id, from environment variables.
 
     Raises:
-        UserError: a variable of the environment is not a number.
+        UserError: an environment variable is not a number.
     """
-    return modelarts_place() if enable_modelarts else local_place()
+    return modelarts_environment() if enable_modelarts else local_environment()

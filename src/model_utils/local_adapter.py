@@ -1,18 +1,18 @@
-"""A process's place as the launchers of this project, msrun and Ascend's own start tell it."""
+"""The process environment that this project's launchers, msrun and Ascend's own launcher set."""
 import os
 from dataclasses import dataclass
 
 from src.errors import UserError
 
-# The second is what ModelArts' Ascend images set; its numbers count the cards that the container sees, from 0.
+# ModelArts' Ascend images set the second one. It counts the cards that the container sees, from 0.
 DEVICE_VARIABLES = ("DEVICE_ID", "ASCEND_DEVICE_ID")
 
 
 @dataclass(frozen=True)
-class Place:
-    """Which of the processes of a job this is."""
+class ProcessEnvironment:
+    """The rank of this process in its job, and its device."""
 
-    device_id: int | None  # number of the card; None where nobody chose one
+    device_id: int | None  # number of the card; None if none was chosen
     rank: int  # 0 to rank_size - 1, over all machines
     rank_size: int
     machines: int
@@ -34,18 +34,18 @@ class Place:
         return self.rank < self.ranks_per_machine
 
 
-def local_place() -> Place:
-    """This process's place outside of ModelArts: one machine, no job.
+def local_environment() -> ProcessEnvironment:
+    """The environment of this process outside of ModelArts: one machine, no job.
 
     Raises:
-        UserError: a variable of the environment is not a number.
+        UserError: an environment variable is not a number.
     """
-    return Place(device_id=number_from(*DEVICE_VARIABLES), rank=number_from("RANK_ID") or 0,
+    return ProcessEnvironment(device_id=number_from(*DEVICE_VARIABLES), rank=number_from("RANK_ID") or 0,
                  rank_size=number_from("RANK_SIZE") or 1, machines=1, job_id="")
 
 
 def number_from(*names: str) -> int | None:
-    """The first of these variables of the environment that is set, as a number; None if none is.
+    """The first of these environment variables that is set, as a number; None if none is set.
 
     Raises:
         UserError: it is not a whole number of 0 or more.

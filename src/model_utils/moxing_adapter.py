@@ -1,7 +1,7 @@
 """ModelArts' environment, and its object storage (OBS) through Huawei's MoXing.
 
-MoXing is a part of ModelArts' images and cannot be installed elsewhere. PyPI's package of that name is an unrelated
-one. So it is imported when a URL of the storage is used, and recognised by what it offers.
+MoXing is part of ModelArts' images and cannot be installed elsewhere. The package of that name on PyPI is unrelated. So
+MoXing is imported only when a URL of the storage is used, and is recognised by its functions.
 """
 import dataclasses
 import errno
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from src.errors import UserError, first_line
-from src.model_utils.local_adapter import Place, local_place, number_from
+from src.model_utils.local_adapter import ProcessEnvironment, local_environment, number_from
 
 REMOTE_SCHEMES = ("obs://", "s3://")
 NOTHING_THERE = "No files to copy"  # MoXing's words for a source without a file
@@ -24,14 +24,14 @@ NOTHING = object()  # what a copy of nothing returns
 SECRET = re.compile(r"(?i)((?:access|secret|signature|token|credential|password|auth)[\w.-]*[\"']?\s*[=:]\s*)\S+")
 
 
-def modelarts_place() -> Place:
-    """This process's place on ModelArts.
+def modelarts_environment() -> ProcessEnvironment:
+    """The environment of this process on ModelArts.
 
     Raises:
-        UserError: a variable of the environment is not a number.
+        UserError: an environment variable is not a number.
     """
     return dataclasses.replace(
-        local_place(), machines=number_from("MA_NUM_HOSTS", "VC_WORKER_NUM") or 1,
+        local_environment(), machines=number_from("MA_NUM_HOSTS", "VC_WORKER_NUM") or 1,
         job_id=next((os.environ[name] for name in JOB_VARIABLES if os.environ.get(name)), ""))
 
 
@@ -44,7 +44,7 @@ def load_moxing() -> ModuleType:
     """Huawei's MoXing.
 
     Raises:
-        UserError: it is not there, or another package has its name.
+        UserError: it is missing, or another package has its name.
     """
     try:
         moxing = importlib.import_module("moxing")
@@ -63,11 +63,11 @@ def load_moxing() -> ModuleType:
 
 @dataclass(frozen=True)
 class Storage:
-    """Copies to and from the object storage, tried again after a while when they fail.
+    """Copies to and from the object storage. A copy that fails is tried again after a while.
 
     Args:
-        tries: how often in all.
-        wait_seconds: before the second try; twice as long before each further one.
+        tries: number of tries in all.
+        wait_seconds: time before the second try; it doubles before each further one.
         sleep: waits for some seconds.
     """
 
@@ -87,7 +87,7 @@ class Storage:
         """Copy one file.
 
         Raises:
-            UserError: it did not work, however often it was tried.
+            UserError: all tries failed.
         """
         self._try(f"cannot copy {source} to {target}", lambda file: file.copy(source, target))
 
@@ -95,9 +95,9 @@ class Storage:
         """Copy what is in a folder; returns False if there is no file in it.
 
         Raises:
-            UserError: it did not work, however often it was tried.
+            UserError: all tries failed.
         """
-        # One thread of this very process is Huawei's advice against copies that hang or break off.
+        # Huawei advises one thread of this process, against copies that hang or break off.
         return self._try(f"cannot copy {source} to {target}", lambda file: file.copy_parallel(
             source, target, threads=0, is_processing=False)) is not NOTHING
 
@@ -119,5 +119,5 @@ class Storage:
 
 
 def harmless(error: BaseException) -> str:
-    """The first line of an error's text, without what looks like a key or a password."""
+    """The first line of an error's text; parts that look like a key or password are masked."""
     return SECRET.sub(r"\1***", first_line(error))

@@ -1,4 +1,4 @@
-"""What ModelArts leaves for a process to wait for."""
+"""Waits for the rank table of ModelArts."""
 import os
 import time
 from collections.abc import Callable
@@ -12,10 +12,10 @@ RANK_TABLE_NAME = "jobstart_hccl.json"
 
 
 def await_rank_table(seconds: float, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Where RANK_TABLE_FILE is a folder, as in custom images, wait for the table in it and name the table instead.
+    """If RANK_TABLE_FILE is a folder, as in custom images, wait for the table in it and set the variable to the table.
 
     Raises:
-        UserError: it was not complete within some seconds.
+        UserError: the table was not complete within `seconds`.
     """
     folder = os.environ.get("RANK_TABLE_FILE", "")
     if not Path(folder).is_dir() or not folder:
@@ -29,6 +29,6 @@ def await_rank_table(seconds: float, sleep: Callable[[float], None] = time.sleep
 def _is_completed(table: Path) -> bool:
     try:
         found = read_json(table)
-    except UserError:  # not there, or not yet whole
+    except UserError:  # missing, or not yet complete
         return False
     return isinstance(found, dict) and found.get("status") == "completed"

@@ -1,5 +1,4 @@
-"""A job's own folders on a machine that other jobs use, too: no other job gets in, and the next attempt finds them."""
-import fcntl
+"""The folders of a job on a machine with several jobs. Other jobs cannot use them; a restarted job finds them again."""
 import json
 import os
 import time
@@ -7,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
+from src.files import lock
 from src.json_records import read_json
 
 
 class JobFolders:
-    """The folders that one process of a job keeps other jobs out of.
+    """The folders that a process has locked against other jobs.
 
     Args:
         job: the name of the job.
@@ -22,24 +22,21 @@ class JobFolders:
         self._held: list[int] = []  # descriptors of the locked files
 
     def claim(self, folder: Path) -> bool:
-        """Make a folder this job's; whether an earlier attempt of the job has left it whole.
+        """Lock a folder for this job. Returns whether an earlier attempt of the job has completed it.
 
-        What others left in it is set aside, so that it gets neither into the data set nor into the upload.
+        Files of other jobs in it are set aside, so that they get neither into the data set nor into the upload.
         """
-        owner = self._owner_file(folder)
         make_folder(folder.parent)
-        descriptor = os.open(owner, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        descriptor = os.open(self._owner_file(folder), os.O_RDWR | os.O_CREAT, 0o644)
+        if not lock(descriptor):
             os.close(descriptor)
             if self._owner(folder).get("job") == self._job:
                 return False  # claimed in this same attempt
             raise UserError(f"{folder}: another job on this machine is using this folder; give this job one of its "
-                            "own (--data_path, --load_path, --output_path)") from None
+                            "own (--data_path, --load_path, --output_path)")
         self._held.append(descriptor)
-        said = self._owner(folder)
-        ours = said.get("job") == self._job
+        owner = self._owner(folder)
+        ours = owner.get("job") == self._job
         if not ours and folder.is_dir() and any(folder.iterdir()):
             aside = folder.with_name(f"{folder.name}-{time.strftime('earlier-%Y%m%d-%H%M%S')}-{os.getpid()}")
             try:
@@ -49,28 +46,28 @@ class JobFolders:
                                 f"({error.strerror}); name an empty folder") from error
             print(f"{folder}: what was here is now in {aside}")
         make_folder(folder)
-        whole = ours and bool(said.get("whole")) and any(folder.iterdir())
+        whole = ours and bool(owner.get("whole")) and any(folder.iterdir())
         self.set_owner(folder, whole)
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        lock(descriptor, shared=True, wait=True)
         return whole
 
     def keep(self, folder: Path) -> None:
-        """Keep other jobs out of a folder that another process of this job has claimed."""
+        """Lock a folder, too, that another process of this job has claimed."""
         if self._owner(folder).get("job") == self._job:
             descriptor = os.open(self._owner_file(folder), os.O_RDONLY)
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            lock(descriptor, shared=True, wait=True)
             self._held.append(descriptor)
 
     def _owner(self, folder: Path) -> dict[str, Any]:
-        """What was written of the job that claimed a folder last."""
+        """The note about the job that claimed a folder last."""
         try:
-            said = read_json(self._owner_file(folder))
-        except UserError:  # there is none, or it was being written by a process that was killed
+            owner = read_json(self._owner_file(folder))
+        except UserError:  # missing, or incomplete because its writer was killed
             return {}
-        return said if isinstance(said, dict) else {}
+        return owner if isinstance(owner, dict) else {}
 
     def set_owner(self, folder: Path, whole: bool) -> None:
-        """Write down that a folder is this job's, and whether all is in it that is to be."""
+        """Note that a folder belongs to this job, and whether it is complete."""
         self._owner_file(folder).write_text(json.dumps({"job": self._job, "whole": whole}), encoding="utf-8")
 
     @staticmethod
@@ -78,13 +75,13 @@ class JobFolders:
         return folder.with_name(f".{folder.name}.job")
 
     def release(self) -> None:
-        """Let other jobs have them."""
+        """Unlock all folders."""
         for descriptor in self._held:
             os.close(descriptor)
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, if it is not there.
+    """Make a folder unless it exists.
 
     Raises:
         UserError: that is not possible.

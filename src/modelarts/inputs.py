@@ -1,4 +1,4 @@
-"""What a job reads: its data set and its models, copied from where the platform has them and unpacked."""
+"""The inputs of a job: copies its data set and its models from the storage, and unpacks them."""
 import os
 import shutil
 from pathlib import Path
@@ -13,7 +13,7 @@ from src.modelarts.folders import JobFolders
 
 MODEL_ENDINGS = (".ckpt", ".mindir", ".onnx")
 DATA_KEYS = ("dataset_path", "eval_dataset_path", "pictures")
-# The storage keeps no times, but a run goes on only with the pictures that it knows, times included.
+# The storage keeps no file times, but a run resumes only with the same images, times included.
 TIME_OF_COPIES = 946684800  # seconds since 1970: the year 2000
 
 
@@ -62,9 +62,9 @@ class Inputs:
         single = url.endswith(MODEL_ENDINGS)
         if self._copies(url):
             self._fetch(url, folder, single)
-            about = url.removesuffix(".ckpt") + ".json"  # of an exported model it is mobilenetv2.mindir.json
-            if single and (self._storage.exists(about) if is_remote(url) else Path(about).is_file()):
-                self._fetch(about, folder, single)
+            json_url = url.removesuffix(".ckpt") + ".json"  # of an exported model it is mobilenetv2.mindir.json
+            if single and (self._storage.exists(json_url) if is_remote(url) else Path(json_url).is_file()):
+                self._fetch(json_url, folder, single)
         elif not Path(url).exists():
             raise UserError(f"checkpoint_url {url}: no such file or folder")
 
@@ -72,7 +72,7 @@ class Inputs:
         return is_remote(url) or self._config.copy_local
 
     def _fetch(self, url: str, folder: Path, single: bool) -> None:
-        """Copy a file or what is in a folder to a folder of this job's own."""
+        """Copy a file, or the content of a folder, to a folder of this job."""
         print(f"copying {url} to {folder}")
         self._folders.claim(folder)
         if not is_remote(url):
@@ -102,7 +102,7 @@ class Inputs:
 
     @property
     def _data_folder(self) -> Path:
-        """Where the data set or the zip file of it lies, once it was fetched."""
+        """The folder of the fetched data set or of its zip file."""
         if self._copies(self._data_url):
             return Path(self._config.data_path)
         given = Path(self._data_url)
@@ -130,7 +130,7 @@ class Inputs:
         if not self._copies(self._data_url):
             self._folders.claim(data_path)
         target = data_path / archive.stem
-        mark = data_path / f".{archive.stem}.unpacked"  # tells our own folder from one that came with the data
+        mark = data_path / f".{archive.stem}.unpacked"  # says that this tool made the folder, and not the data set
         if target.exists():
             if not mark.exists():
                 raise UserError(f"{target}: the data have both this folder and {archive.name}; keep one of them, or "
@@ -144,7 +144,7 @@ class Inputs:
 
     @property
     def _unzipped(self) -> Path:
-        """Where the data set lies, once it was fetched and unpacked."""
+        """The folder of the fetched and unpacked data set."""
         return Path(self._config.data_path) / self._archive().stem if self._is_zip else self._data_folder
 
     @property
@@ -152,21 +152,21 @@ class Inputs:
         return Path(self._config.data_path) / ".pictures-of-mindrecord"
 
     def _unpack_mindrecord(self) -> None:
-        """Make an image folder in `data_path`, if the data are MindRecord files."""
+        """Make an image folder in `data_path` if the data set has MindRecord files."""
         source, target = self._unzipped, self._from_mindrecord
         parts = find_parts(source)
         if not parts and not target.exists():
             return
         if not self._copies(self._data_url) and not self._is_zip:
             self._folders.claim(Path(self._config.data_path))
-        if target.exists():  # this job's earlier attempt made it, maybe of other data
+        if target.exists():  # from an earlier attempt of this job, maybe with other data
             shutil.rmtree(target)
         if parts:
             print(f"unpacking the MindRecord files in {source} to {target}")
             unpack_mindrecord(source, target)
 
     def paths(self) -> dict[str, str]:
-        """Where the pictures, the checkpoint and the teacher are."""
+        """The paths of the images, the checkpoint and the teacher, by their keys."""
         config, found = self._config, {}
         if self._data_url:
             places = [self._data_folder, Path(config.data_path)]
@@ -191,7 +191,7 @@ class Inputs:
 
 
 def _first_existing(folders: list[Path], given: str, key: str) -> Path:
-    """A path in the first of some folders that has it; an absolute one is taken as it is."""
+    """A path in the first folder that has it. An absolute path is returned unchanged."""
     if Path(given).is_absolute():
         return Path(given)
     found = next((folder / given for folder in folders if (folder / given).exists()), None)

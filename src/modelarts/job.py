@@ -1,7 +1,7 @@
-"""A job on ModelArts: the data come before it, the output goes where it is kept after it, however it ends.
+"""A job on ModelArts: fetches its inputs, runs a command, and uploads the output however the command ends.
 
-Jobs of the old kind get obs:// URLs and copy for themselves; those of the new kind get folders that the platform keeps
-in step with the storage. The scheme of each URL decides. On each machine one process copies for all.
+Jobs of the old kind get obs:// URLs and copy by themselves. Jobs of the new kind get folders that the platform
+synchronises with the storage. The scheme of each URL decides. On each machine one process copies for all.
 """
 import functools
 import hashlib
@@ -15,8 +15,8 @@ from typing import NoReturn
 
 from src.errors import UserError
 from src.model_utils.config import Config, get_config
-from src.model_utils.device_adapter import find_place
-from src.model_utils.local_adapter import Place
+from src.model_utils.device_adapter import find_process_environment
+from src.model_utils.local_adapter import ProcessEnvironment
 from src.model_utils.moxing_adapter import Storage, is_remote
 from src.modelarts.environment import await_rank_table
 from src.modelarts.folders import JobFolders, make_folder
@@ -25,17 +25,17 @@ from src.modelarts.lock import JobLock, wait_until
 from src.modelarts.log import Log
 
 OUTPUT_KEYS = ("save_checkpoint_path", "confusion_matrix", "report", "file_name", "predictions")
-LEAVING_SECONDS = 10.0  # that the first process of a machine gives the others to end before it uploads
+LEAVING_SECONDS = 10.0  # how long the first process of a machine waits for the others before it uploads
 
 Main = Callable[[Config], None]
 
 
 def local_or_modelarts(main: Main | None = None, *, resumes: bool = False) -> Callable:
-    """Give `main` the configuration, on ModelArts one in which all paths are those of files that are here.
+    """Call `main` with the configuration. On ModelArts all paths in it are local.
 
     Args:
-        main: an entry script's main function.
-        resumes: whether it goes on with what an earlier run left in `train_url`, which is fetched then.
+        main: the main function of an entry script.
+        resumes: whether it can resume from the output of an earlier run in `train_url`, which is then fetched.
     """
     if main is None:
         return functools.partial(local_or_modelarts, resumes=resumes)
@@ -44,9 +44,9 @@ def local_or_modelarts(main: Main | None = None, *, resumes: bool = False) -> Ca
     @functools.wraps(run)
     def wrapped() -> None:
         config = get_config()
-        # msrun starts the script once more as the scheduler of its processes, which has no part in the work.
+        # msrun starts the script once more as its scheduler, which needs no data.
         if config.enable_modelarts and os.environ.get("MS_ROLE") != "MS_SCHED":
-            Job(config, find_place(config.enable_modelarts), resumes).run(run)
+            Job(config, find_process_environment(config.enable_modelarts), resumes).run(run)
         else:
             run(config)
 
@@ -58,19 +58,19 @@ class Job:
 
     Args:
         config: as the user and the platform gave it.
-        place: which process this is.
-        resumes: whether to fetch what an earlier run left in `train_url`.
+        process: rank, machine and job of this process.
+        resumes: whether to fetch the output of an earlier run from `train_url`.
     """
 
-    def __init__(self, config: Config, place: Place, resumes: bool) -> None:
-        self.config, self._place = config, place
+    def __init__(self, config: Config, process: ProcessEnvironment, resumes: bool) -> None:
+        self.config, self._process = config, process
         data_url, self._train_url, checkpoint_url = (
             given or os.environ.get(name, "") for name, given in (
                 ("data_url", config.data_url), ("train_url", config.train_url),
                 ("checkpoint_url", config.checkpoint_url)))
         self._resumes = resumes and config.resume != "never"
         urls = (data_url, self._train_url, checkpoint_url, config.data_path, config.output_path)
-        self._name = place.job_id or hashlib.sha256("\0".join(urls).encode()).hexdigest()
+        self._name = process.job_id or hashlib.sha256("\0".join(urls).encode()).hexdigest()
         self._storage = Storage(config.copy_tries, config.copy_retry_seconds)
         self._lock = JobLock(self._name, config.copy_wait_seconds)
         self._output = Path(config.output_path if is_remote(self._train_url) or not self._train_url
@@ -81,7 +81,7 @@ class Job:
         self._inputs = Inputs(config, data_url, checkpoint_url, self._storage, self._folders)
 
     def run(self, main: Main) -> None:
-        """Fetch, run, upload. The upload takes place however the rest ended, and so does a SIGTERM's end of this."""
+        """Fetch, run, upload. The upload also follows an error or SIGTERM."""
         before = signal.signal(signal.SIGTERM, _end)
         try:
             main(self._prepare())
@@ -100,7 +100,7 @@ class Job:
     # ---- before
 
     def _prepare(self) -> Config:
-        """Fetch what there is to fetch, or wait until another process has; returns the configuration to run with."""
+        """Fetch the inputs, or wait until another process has. Returns the configuration of the run."""
         if not self._train_url:
             print(f"no train_url: the output stays in {self._output}, and is lost if the platform wipes that")
         with self._lock.gate("fetch its data"):
@@ -108,7 +108,7 @@ class Job:
             self._is_member = True
             self._once("output", self._fetch_output)
             self._folders.keep(self._output)
-            log = Path(sys.argv[0]).stem + (f"-rank{self._place.rank}" if self._place.rank else "") + ".log"
+            log = Path(sys.argv[0]).stem + (f"-rank{self._process.rank}" if self._process.rank else "") + ".log"
             self._log.open(self._output / log)
             self._once("data", self._inputs.fetch_data)
             self._once("checkpoint", self._inputs.fetch_checkpoint)
@@ -118,7 +118,7 @@ class Job:
         return self.config.replace({**self._inputs.paths(), **self._outputs()})
 
     def _once(self, what: str, work: Callable[[], None]) -> None:
-        """Do some work unless another living process of this job has, or has failed at it."""
+        """Do some work, unless another living process of this job has done it. Raise its error if it failed."""
         noted = self._lock.noted(what)
         if noted:
             raise UserError(noted)
@@ -133,13 +133,13 @@ class Job:
             self._lock.note(what, "")
 
     def _fetch_output(self) -> None:
-        """An earlier run's output, on the machine that writes checkpoints: the others would upload it once more."""
+        """Fetch an earlier run's output, only on the machine of rank 0: other machines would upload it again."""
         if not is_remote(self._train_url):
             make_folder(self._output)
             return
         if self._folders.claim(self._output):
             print(f"{self._output}: going on with what this job left here")
-        elif self._resumes and self._place.is_on_first_machine and self._storage.exists(self._train_url):
+        elif self._resumes and self._process.is_on_first_machine and self._storage.exists(self._train_url):
             print(f"fetching earlier output from {self._train_url}")
             self._storage.copy_folder(self._train_url, str(self._output))
         self._folders.set_owner(self._output, whole=True)
@@ -147,7 +147,7 @@ class Job:
     # ---- paths
 
     def _outputs(self) -> dict[str, str]:
-        """Where what the run makes goes: all of it below the folder that is uploaded."""
+        """The output paths by their keys. All are inside the folder that is uploaded."""
         values = self.config.as_dict()
         found = {}
         for key in OUTPUT_KEYS:
@@ -165,19 +165,19 @@ class Job:
     # ---- after
 
     def _finish(self) -> None:
-        """Upload the output, if it is for this process to do that."""
+        """Upload the output if that is the task of this process."""
         signal.signal(signal.SIGTERM, _keep_on)
-        if self._is_member and self._place.ranks_per_machine > 1:
-            # Who still waits for the data has to hear from a living member that there are none.
+        if self._is_member and self._process.ranks_per_machine > 1:
+            # Processes that still wait for data need a living member, which has noted the error.
             wait_until(lambda: not self._lock.is_awaited(), LEAVING_SECONDS)
-            if self._place.is_first_on_machine:
+            if self._process.is_first_on_machine:
                 wait_until(self._others_have_left, LEAVING_SECONDS)
         self._log.close()
         try:
             if self._is_member and is_remote(self._train_url):
                 with self._lock.gate("upload the output"):
-                    # The others upload only in the place of a first process that was killed.
-                    if self._place.is_first_on_machine or (
+                    # Other processes upload only if the first process was killed.
+                    if self._process.is_first_on_machine or (
                             self._lock.is_alone() and self._lock.noted("uploaded") is None):
                         self._upload()
         finally:
@@ -191,14 +191,14 @@ class Job:
     def _upload(self) -> None:
         self._lock.note("uploaded", "")
         try:
-            there_is_any = self._storage.copy_folder(str(self._output), self._train_url)
+            has_files = self._storage.copy_folder(str(self._output), self._train_url)
         except UserError as error:
             raise UserError(f"the output could not be uploaded and is still in {self._output}: {error}") from error
-        print(f"output uploaded to {self._train_url}" if there_is_any else "no output to upload")
+        print(f"output uploaded to {self._train_url}" if has_files else "no output to upload")
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
-    """SIGTERM ends the process through all its `finally`, and so through the upload."""
+    """Handler of SIGTERM: ends the process by an exception, so that the upload still runs."""
     print("SIGTERM: ending; what there is gets uploaded", file=sys.stderr)
     sys.exit(128 + number)
 

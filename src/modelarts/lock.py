@@ -1,11 +1,13 @@
-"""Work that one of the processes of a job on a machine does for all of them.
+"""Lets one process of a job on a machine work for all of them.
 
-Two files of a job, which the kernel locks (flock) and unlocks when their holder dies in whatever way. The gate lets
-one process work at a time. Each process holds the membership file, shared, for as long as it lives: who gets it for
-itself alone knows that no other process of the job is alive, and that what is noted was noted by an earlier job.
-A third file is held by who has not yet got through the gate for the first time.
+Each job has four files. The kernel frees a lock on them when its process ends in any way.
+
+- gate: only its holder works.
+- members: every process has a shared lock while it lives. A process that gets it exclusively is the only one alive, so
+  the notes are from an earlier job.
+- queue: processes that have not yet joined have a shared lock.
+- notes: what the processes tell each other, as JSON.
 """
-import fcntl
 import hashlib
 import json
 import os
@@ -17,15 +19,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from src.errors import UserError
+from src.files import lock, unlock
 
 POLL_SECONDS = 0.2
 
 
 class JobLock:
-    """What the processes of one job on this machine agree by.
+    """The locks and notes of one job on this machine.
 
     Args:
-        job: tells jobs apart.
+        job: the name of the job.
         seconds: how long to wait for another process of the job.
     """
 
@@ -36,60 +39,56 @@ class JobLock:
         self._seconds, self._sleep = seconds, sleep
         self._gate, self._members, self._notes, self._queue = (
             self._open(kind) for kind in ("gate", "members", "notes", "queue"))
-        fcntl.flock(self._queue, fcntl.LOCK_SH)
+        lock(self._queue, shared=True, wait=True)
 
     def join(self) -> None:
-        """Become a member; within the gate. Notes of a job without living members are forgotten."""
+        """Become a member, inside the gate. Notes are deleted if no other member is alive."""
         if self.is_alone():
             os.ftruncate(self._notes, 0)
-        fcntl.flock(self._queue, fcntl.LOCK_UN)
+        unlock(self._queue)
 
     def is_awaited(self) -> bool:
-        """Whether a process of the job is still on its way to `join`; to be asked by a member."""
-        awaited = not _try_lock(self._queue)
-        fcntl.flock(self._queue, fcntl.LOCK_UN)
+        """Whether a process of the job has not yet called `join`; for members only."""
+        awaited = not lock(self._queue)
+        unlock(self._queue)
         return awaited
 
     def is_alone(self) -> bool:
-        """Whether no other process of the job is alive; to be asked within the gate. The membership stays."""
-        try:
-            fcntl.flock(self._members, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            fcntl.flock(self._members, fcntl.LOCK_SH)  # trying for more may have given up what there was
-            return False
-        fcntl.flock(self._members, fcntl.LOCK_SH)
-        return True
+        """Whether no other process of the job is alive; inside the gate only. The process stays a member."""
+        is_alone = lock(self._members)
+        lock(self._members, shared=True, wait=True)  # also after a failure, which may have freed the shared lock
+        return is_alone
 
     @contextmanager
     def gate(self, what: str) -> Iterator[None]:
         """Be the only process of the job in this block.
 
         Args:
-            what: what the others are waiting for, for the error.
+            what: what the holder of the gate does, for the error.
 
         Raises:
-            UserError: another process stayed in it for too long.
+            UserError: another process held the gate for too long.
         """
-        if not wait_until(lambda: _try_lock(self._gate), self._seconds, self._sleep):
+        if not wait_until(lambda: lock(self._gate), self._seconds, self._sleep):
             raise UserError(f"waited {self._seconds:g} seconds for another process of this job to {what}; look in its "
                             "log, or raise --copy_wait_seconds")
         try:
             yield
         finally:
-            fcntl.flock(self._gate, fcntl.LOCK_UN)
+            unlock(self._gate)
 
     def note(self, key: str, value: str) -> None:
-        """Tell the other processes something; within the gate."""
+        """Write a note for the other processes, inside the gate."""
         content = json.dumps({**self._read(), key: value}).encode()
         os.ftruncate(self._notes, 0)
         os.pwrite(self._notes, content, 0)
 
     def noted(self, key: str) -> str | None:
-        """What a process of this job has told; within the gate."""
+        """Read the note of a process of this job, inside the gate; None if there is none."""
         return self._read().get(key)
 
     def leave(self) -> None:
-        """No longer be a member."""
+        """End the membership."""
         for descriptor in (self._members, self._gate, self._notes, self._queue):
             os.close(descriptor)
 
@@ -109,18 +108,10 @@ class JobLock:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, sleep: Callable[[float], None] = time.sleep) -> bool:
-    """Ask again and again until a condition holds; False if it does not within some seconds."""
+    """Wait until a condition holds. Returns False if it does not within `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() >= end:
             return False
         sleep(POLL_SECONDS)
-    return True
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
     return True

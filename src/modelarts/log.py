@@ -1,4 +1,4 @@
-"""What a job prints, kept in a file that is uploaded with its output."""
+"""Copies what a job prints to a file that is uploaded with its output."""
 import contextlib
 import io
 import sys
@@ -11,7 +11,7 @@ from src.names import ESCAPED
 
 
 class Log:
-    """A file that gets what is printed, besides where it goes anyway."""
+    """A file that gets a copy of everything that is printed."""
 
     def __init__(self) -> None:
         self._file: TextIO | None = None
@@ -26,13 +26,13 @@ class Log:
         sys.stdout, sys.stderr = (_Tee(stream, self) for stream in self._streams)
 
     def write(self, text: str) -> None:
-        """A log that cannot be written is no reason to end the run."""
+        """Write to the file. An error in writing does not end the run."""
         if self._file:
             with contextlib.suppress(OSError, ValueError):
                 self._file.write(text)
 
     def write_end(self, error: BaseException) -> None:
-        """What the platform's own log gets after this one was uploaded."""
+        """Write how the process ends, which is printed only after the upload."""
         if isinstance(error, UserError):
             self.write(f"error: {error}\n")
         elif isinstance(error, SystemExit):

@@ -1,1 +1,1 @@
-"""What a run shows a person: curves, tables, pictures."""
+"""Reports for people: curves, tables, figures."""

@@ -1,4 +1,4 @@
-"""The evaluation of a run's best epoch, kept beside `best.ckpt` so that a resumed run can still report it."""
+"""The evaluation of a run's best epoch. Its file beside `best.ckpt` lets a resumed run report it."""
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,28 +6,28 @@ from typing import Any
 
 import numpy as np
 
-from src.checkpoint.record import TrainingMetadata
+from src.checkpoint.record import History
 from src.data.image_folder import ImageFolder
-from src.files import whole_file
-from src.metrics import MISTAKE, Score
+from src.files import atomic_write
+from src.metrics import MISTAKE, EvalResult
 
 FILE = "best.npz"
 
 
 @dataclass(frozen=True)
 class BestEvaluation:
-    """What is kept of it.
+    """The results of the best epoch.
 
     Args:
-        run: the run that it is of.
+        run_id: the run that wrote it.
         epoch: from 1.
         top1: of that epoch.
         confusion: as in `Score`.
         mistakes: as in `Score`.
-        files: the wrong images, relative to the folder of validation.
+        files: the images of the mistakes, relative to the validation folder.
     """
 
-    run: str
+    run_id: str
     epoch: int
     top1: float
     confusion: np.ndarray
@@ -35,35 +35,38 @@ class BestEvaluation:
     files: tuple[str, ...]
 
     @classmethod
-    def of(cls, score: Score, folder: ImageFolder, run: str, epoch: int) -> "BestEvaluation":
-        """Of a score on a folder."""
-        return cls(run, epoch, score.top1, score.confusion, score.mistakes, mistaken_files(score, folder))
+    def of(cls, result: EvalResult, folder: ImageFolder, run_id: str, epoch: int) -> "BestEvaluation":
+        """From the result of an evaluation on a folder."""
+        return cls(run_id, epoch, result.top1, result.confusion, result.mistakes, mistaken_files(result, folder))
 
     def save(self, path: Path) -> None:
-        """Write the file, whole or not at all; a confusion matrix is mostly zeros."""
-        content = io.BytesIO()  # numpy leaves an open archive behind where it cannot write to a disk
-        np.savez_compressed(content, run=np.array(self.run), epoch=np.array(self.epoch), top1=np.array(self.top1),
+        """Write the file, whole or not at all. It is compressed: a confusion matrix is mostly zeros."""
+        content = io.BytesIO()  # numpy leaves an open archive behind if it cannot write to a disk
+        np.savez_compressed(content, run=np.array(self.run_id), epoch=np.array(self.epoch), top1=np.array(self.top1),
                             confusion=self.confusion, mistakes=self.mistakes, files=np.array(self.files, np.str_))
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(content.getvalue())
 
     @classmethod
-    def load(cls, path: Path, training: TrainingMetadata, num_classes: int) -> "BestEvaluation | None":
-        """Read the file; None if it is damaged, not there, of another run, or of an epoch that the run, which resumes
-        from an older checkpoint, has yet to come to.
+    def load(cls, path: Path, run_id: str, history: History, num_classes: int) -> "BestEvaluation | None":
+        """Read the file.
+
+        Returns None if the file is missing, damaged or of another run. Also if its epoch is later than the checkpoint
+        that the run resumes from.
         """
         try:
             with np.load(path, allow_pickle=False) as file:
                 values: dict[str, Any] = {name: file[name] for name in file.files}
             found = cls(str(values["run"]), int(values["epoch"]), float(values["top1"]), values["confusion"],
                         values["mistakes"], tuple(map(str, values["files"])))
-        except Exception:  # numpy and its parsers raise what they like; a report without this file is no harm
+        except Exception:  # numpy raises many types of error; the report works without this file
             return None
-        return found if found._is_of(training) and found._is_sound(num_classes) else None
+        return found if found._is_of(run_id, history) and found._is_sound(num_classes) else None
 
-    def _is_of(self, training: TrainingMetadata) -> bool:
-        return self.run == training.run_id and 1 <= self.epoch <= training.epoch and \
-            training.history[self.epoch - 1].get("top1") == self.top1 == training.best_top1
+    def _is_of(self, run_id: str, history: History) -> bool:
+        top1 = [row.get("top1") for row in history]
+        return self.run_id == run_id and 1 <= self.epoch <= len(top1) and self.top1 == top1[self.epoch - 1] == max(
+            score for score in top1 if score is not None)
 
     def _is_sound(self, num_classes: int) -> bool:
         confusion, mistakes = self.confusion, self.mistakes
@@ -72,6 +75,6 @@ class BestEvaluation:
             all(((mistakes[column] >= 0) & (mistakes[column] < num_classes)).all() for column in ("label", "predicted"))
 
 
-def mistaken_files(score: Score, folder: ImageFolder) -> tuple[str, ...]:
-    """The files of a score's `mistakes`, relative to the folder that was scored."""
-    return tuple(folder.files[position] for position in score.mistakes["position"])
+def mistaken_files(result: EvalResult, folder: ImageFolder) -> tuple[str, ...]:
+    """The files of the `mistakes` of a result, relative to the evaluated folder."""
+    return tuple(folder.files[position] for position in result.mistakes["position"])

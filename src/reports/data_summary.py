@@ -1,4 +1,4 @@
-"""A data set as one picture: how many pictures each class has, how large they are, and some of them."""
+"""Draws a data set in one figure: the number of images of each class, their sizes, and samples."""
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -6,21 +6,21 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from src.data.stats import Survey
-from src.files import whole_file
+from src.data.stats import DataStats
+from src.files import atomic_write
 from src.names import escape_name
 from src.reports.lettering import names_as_they_are
 
-NAMED = 40  # classes that get a bar with their name; more become a line
-SHOWN, ACROSS, SAMPLES, SIDE = 24, 3, 5, 96  # classes with samples, beside each other, pictures of each, pixels
-BAR_LETTERS, STRIP_LETTERS = 28, 48  # of a class's name, beside its bar and above its samples
+NAMED = 40  # with more classes the bars with names become a line
+SHOWN, ACROSS, SAMPLES, SIDE = 24, 3, 5, 96  # classes with samples, beside each other, images of each, pixels
+BAR_LETTERS, STRIP_LETTERS = 28, 48  # letters of a class name beside its bar and above its samples
 COLOURS = ("tab:blue", "tab:orange")  # of train and of val
 WIDTH, BAR, STRIP = 13.0, 0.24, 1.12  # inches: of all; height of a class's bar and of its samples
 
 
 @names_as_they_are()
-def draw_summary(parts: Mapping[str, Survey], path: Path) -> None:
-    """Draw as a PNG. The samples are of the first part."""
+def draw_summary(parts: Mapping[str, DataStats], path: Path) -> None:
+    """Draw the summary as a PNG. The samples are from the first part."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -40,17 +40,17 @@ def draw_summary(parts: Mapping[str, Survey], path: Path) -> None:
     if len(parts) > 1:
         top.legend(*plots["classes"].get_legend_handles_labels(), loc="outside upper right", ncols=len(parts))
     _draw_samples(bottom, first, shown)
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=100, format="png")
 
 
 def _spread(count: int, most: int) -> list[int]:
-    """Up to `most` of `count` positions, evenly apart."""
+    """Up to `most` of `count` positions, evenly spaced."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
 
 
 def short(name: str, letters: int) -> str:
-    """A name of at most so many letters, with its beginning and its end: long names often differ there."""
+    """A name cut to `letters` letters. It keeps its beginning and its end, where long names often differ."""
     name = escape_name(name)
     if len(name) <= letters:
         return name
@@ -58,7 +58,7 @@ def short(name: str, letters: int) -> str:
     return f"{name[:letters - half - 1]}\N{HORIZONTAL ELLIPSIS}{name[-half:]}"
 
 
-def _draw_counts(axes: Any, parts: Mapping[str, Survey], classes: list[str]) -> None:  # noqa: ANN401 - matplotlib's
+def _draw_counts(axes: Any, parts: Mapping[str, DataStats], classes: list[str]) -> None:  # noqa: ANN401 - matplotlib's
     height = 0.8 / len(parts)
     for position, (name, part) in enumerate(parts.items()):
         of_class = dict(zip(part.folder.classes, part.counts.tolist(), strict=True))
@@ -70,23 +70,23 @@ def _draw_counts(axes: Any, parts: Mapping[str, Survey], classes: list[str]) -> 
         else:
             axes.step(np.arange(len(classes)), sorted(counts, reverse=True), where="mid", label=name,
                       color=COLOURS[position % len(COLOURS)])
-    axes.set_title(f"pictures of each of {len(classes)} classes")
+    axes.set_title(f"images of each of {len(classes)} classes")
     if len(classes) <= NAMED:
         axes.set_yticks(np.arange(len(classes)) + 0.4 - height / 2)
         axes.set_yticklabels([short(one, BAR_LETTERS) for one in classes], fontsize=9)
         axes.set_ylim(len(classes) - 0.5 + height / 2, -0.5 - height / 2)
         axes.margins(x=0.08)
     else:
-        axes.set(xlabel="classes, by their number of pictures", ylabel="pictures")
+        axes.set(xlabel="classes, by their number of images", ylabel="images")
         axes.set_ylim(bottom=0)
 
 
-def _draw_sizes(size: Any, shape: Any, parts: Mapping[str, Survey]) -> None:  # noqa: ANN401 - matplotlib's own types
+def _draw_sizes(size: Any, shape: Any, parts: Mapping[str, DataStats]) -> None:  # noqa: ANN401 - matplotlib's own types
     sizes = {name: part.known_sizes for name, part in parts.items() if len(part.known_sizes)}
     values = {"shorter side, pixels": (size, {name: found.min(axis=1) for name, found in sizes.items()}),
               "width / height": (shape, {name: found[:, 0] / found[:, 1] for name, found in sizes.items()})}
     for label, (axes, found) in values.items():
-        axes.set(xlabel=label, ylabel="pictures")
+        axes.set(xlabel=label, ylabel="images")
         if found:
             axes.hist(list(found.values()), bins=_bins(np.concatenate(list(found.values()))), label=list(found),
                       color=COLOURS[:len(found)], stacked=True)
@@ -94,15 +94,15 @@ def _draw_sizes(size: Any, shape: Any, parts: Mapping[str, Survey]) -> None:  # 
 
 
 def _bins(values: np.ndarray) -> np.ndarray:
-    """Edges of up to 30 bins, also where all values are one."""
+    """Edges of 30 bins, also if all values are the same."""
     low, high = float(values.min()), float(values.max())
-    if high - low < 0.1 * high:  # a bin would be narrower than what it tells
+    if high - low < 0.1 * high:  # else the bins would be too narrow
         middle = (low + high) / 2
         low, high = 0.85 * middle, 1.15 * middle
     return np.linspace(low, high, 31)
 
 
-def _draw_samples(figure: Any, part: Survey, shown: list[str]) -> None:  # noqa: ANN401 - matplotlib's own type
+def _draw_samples(figure: Any, part: DataStats, shown: list[str]) -> None:  # noqa: ANN401 - matplotlib's own type
     grid = figure.subplots(-(-len(shown) // ACROSS), ACROSS, squeeze=False).ravel()
     for axes in grid:
         axes.axis("off")
@@ -113,8 +113,8 @@ def _draw_samples(figure: Any, part: Survey, shown: list[str]) -> None:  # noqa:
     figure.suptitle("samples" if len(shown) == classes else f"samples of {len(shown)} of the {classes} classes")
 
 
-def _strip(part: Survey, name: str) -> Image.Image:
-    """Some pictures of a class beside each other, cut to squares; a crossed field for one that cannot be read."""
+def _strip(part: DataStats, name: str) -> Image.Image:
+    """Some images of a class side by side, cropped to squares; a crossed box for one that cannot be read."""
     label = part.folder.classes.index(name)
     files = [part.folder.files[i] for i in np.flatnonzero(part.folder.labels == label)]
     strip = Image.new("RGB", (SAMPLES * (SIDE + 4) - 4, SIDE), "white")
@@ -128,7 +128,7 @@ def _sample(path: Path) -> Image.Image:
         with Image.open(path) as image:
             image.draft("RGB", (2 * SIDE, 2 * SIDE))  # JPEG: decodes at a coarse scale
             return ImageOps.fit(image.convert("RGB"), (SIDE, SIDE))
-    except Exception:  # decoders raise what they like at bad input
+    except Exception:  # decoders raise many types of error
         field = Image.new("RGB", (SIDE, SIDE), "lightgrey")
         draw = ImageDraw.Draw(field)
         draw.line((0, 0, SIDE, SIDE), "red", 2)

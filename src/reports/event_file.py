@@ -1,4 +1,4 @@
-"""The figures of a run as event files, for TensorBoard."""
+"""Event files of a run, for TensorBoard."""
 import importlib.util
 import sys
 import time
@@ -11,7 +11,7 @@ from src.model_utils.config import Config
 
 
 def check_tensorboard(config: Config) -> None:
-    """See, before the work begins, that event files can be written if they are wanted.
+    """Check before the training that event files can be written if they are wanted.
 
     Raises:
         UserError: the library is missing.
@@ -22,14 +22,14 @@ def check_tensorboard(config: Config) -> None:
 
 
 class EventFile:
-    """A new event file in a folder of them.
+    """A new event file.
 
-    The library's own `SummaryWriter` hands events to a thread that a full disk ends, and then waits for it for ever.
-    Here a point is written when it is given, and a full disk costs the points.
+    The library's own `SummaryWriter` passes events to a thread. A full disk ends that thread, and the writer then waits
+    for it forever. Here each point is written at once, and a full disk only loses points.
 
     Args:
-        folder: of this run's files.
-        step: steps that the run has done; what an earlier part of it wrote of later ones, readers pass over.
+        folder: the event files of this run.
+        step: steps done so far. Readers ignore later steps in earlier event files of the run.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -38,14 +38,14 @@ class EventFile:
         self._folder, self._event = folder, Event
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._writer = EventsWriter(str(folder / "events"), f".{step}")  # no part of a run takes another's name
+            self._writer = EventsWriter(str(folder / "events"), f".{step}")  # each part of a run has its own file name
         except OSError as error:
             raise UserError(f"{folder}: cannot write event files here: {error.strerror}") from error
         if step:
             self._put(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Add a point to the curve of each name, at `step` optimisation steps from the beginning."""
+        """Add a point at optimisation step `step` to the curve of each name."""
         from tensorboardX.summary import scalar
         for name, value in values.items():
             self._put(self._event(step=step, summary=scalar(name, value)))

@@ -1,4 +1,4 @@
-"""Pictures and tables that a run leaves behind. matplotlib is loaded when one is drawn: it takes its time."""
+"""Figures and tables of a run. matplotlib loads slowly, so it is imported only when a figure is drawn."""
 import csv
 import io
 from collections.abc import Sequence
@@ -8,49 +8,52 @@ from typing import Any
 import numpy as np
 
 from src.checkpoint.record import History
-from src.files import whole_file
+from src.files import atomic_write
 from src.names import escape_name
 from src.reports.lettering import names_as_they_are
 
-MOST_DOTS = 500  # of a confusion matrix as a picture, in a row
-MOST_MARKED = 60  # epochs of which each has its point on a curve
-INK = "#123456"  # no colour of a line: where it stands in an SVG, the reader's own colour of letters is put
+MOST_DOTS = 500  # dots in a row of the image of a confusion matrix
+MOST_MARKED = 60  # with more epochs than this, a curve has no dots
+INK = "#123456"  # a placeholder that no line uses; in an SVG it is replaced by the text colour of the page
 THEME = b"<style>svg{color:#333}@media(prefers-color-scheme:dark){svg{color:#ccc}}</style>"
 
 
 def write_table(history: History, path: Path) -> None:
-    """The curves as CSV, a row per epoch."""
+    """Write the history as CSV, a row per epoch."""
     columns = list(dict.fromkeys(column for row in history for column in row))
-    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, columns)
         table.writeheader()
         table.writerows(history)
 
 
 def draw_curves(history: History, path: Path) -> None:
-    """Loss, learning rate and validation accuracy over the epochs, as a picture."""
+    """Draw loss, learning rate and validation accuracy over the epochs in one figure."""
     figure, axes = _subplots(3, (13, 3.6))
-    for place, plot in zip(axes, _CURVES.values(), strict=True):
-        plot(place, history)
+    for subplot, plot in zip(axes, _CURVES.values(), strict=True):
+        plot(subplot, history)
     _save(figure, path)
 
 
 def curve_svgs(history: History) -> dict[str, bytes]:
-    """The same as an SVG each, by name, with lines and letters in a colour that suits the reader's light or dark page.
-    Those of which there is nothing to show are left out.
+    """The same curves as one SVG each, by name. Their text colour follows the light or dark theme of the page.
+
+    Curves without values are left out.
     """
-    pictures = {}
+    svgs = {}
     for name, plot in _CURVES.items():
         figure, (axes,) = _subplots(1, (5.2, 3.2))
         plot(axes, history)
         if axes.lines:
-            pictures[name] = _themed_svg(figure, axes)
-    return pictures
+            svgs[name] = _themed_svg(figure, axes)
+    return svgs
 
 
 def confusion_png(confusion: np.ndarray) -> bytes:
-    """A dot per pair of classes, or per block of pairs where there are more than `MOST_DOTS` in a row: a row per true
-    class, brighter for a larger share of its images. The share's square root is drawn, so that rare mistakes show.
+    """The confusion matrix as an image: a row per true class, brighter for a larger fraction of its images.
+
+    A dot is a pair of classes, or a block of pairs if there are more than `MOST_DOTS` classes. The brightness is the
+    square root of the fraction, so that rare mistakes are visible.
     """
     from matplotlib import colormaps
     from PIL import Image
@@ -67,7 +70,7 @@ def confusion_png(confusion: np.ndarray) -> bytes:
 
 @names_as_they_are()
 def write_confusion(confusion: np.ndarray, classes: Sequence[str], path: Path) -> None:
-    """The confusion matrix as a picture: a row per true class, the share of its images taken for each class."""
+    """Draw the confusion matrix: a row per true class, with the fraction of its images predicted as each class."""
     side = min(40.0, 3 + 0.32 * len(classes))
     figure, (axes,) = _subplots(1, (side, side))
     shares = _shares(confusion)
@@ -84,7 +87,7 @@ def write_confusion(confusion: np.ndarray, classes: Sequence[str], path: Path) -
 
 
 def _shares(confusion: np.ndarray) -> np.ndarray:
-    """Of each true class's images, the share that was taken for each class."""
+    """The fraction of each true class's images that was predicted as each class."""
     return confusion / np.maximum(1, confusion.sum(axis=1, keepdims=True))
 
 
@@ -135,7 +138,7 @@ def _themed_svg(figure: Any, axes: Any) -> bytes:  # noqa: ANN401 - matplotlib's
     figure.patch.set_visible(False)
     axes.patch.set_visible(False)
     axes.grid(color=INK, alpha=0.15)
-    axes.set_title("")  # the page has it
+    axes.set_title("")  # the page has the title
     axes.spines[["top", "right"]].set_visible(False)
     legend = axes.get_legend()
     for text in (axes.xaxis.label, axes.yaxis.offsetText, *(legend.get_texts() if legend else ())):
@@ -148,11 +151,11 @@ def _themed_svg(figure: Any, axes: Any) -> bytes:  # noqa: ANN401 - matplotlib's
     with mpl.rc_context({"svg.hashsalt": "curves"}):
         figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
     drawn = content.getvalue()
-    start = drawn.index(b"<svg")  # a DOCTYPE, which names an address, is before it
+    start = drawn.index(b"<svg")  # leaves out the DOCTYPE, which has a URL
     head, tail = drawn[start:].split(b">", 1)
     return head + b">" + THEME + tail.replace(INK.encode(), b"currentColor")
 
 
 def _save(figure: Any, path: Path) -> None:  # noqa: ANN401 - matplotlib's own type
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110)

@@ -1,17 +1,19 @@
-"""Names of classes in pictures."""
+"""Names of classes in figures."""
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Fonts that systems bring for Chinese, Japanese and Korean; matplotlib's own has none of these letters.
+# Fonts for Chinese, Japanese and Korean that systems have. The font of matplotlib has none of these letters.
 CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei",
              "Droid Sans Fallback", "Microsoft YaHei", "SimHei", "PingFang SC", "Hiragino Sans GB", "Arial Unicode MS")
 
 
 @contextmanager
 def names_as_they_are() -> Iterator[None]:
-    """Within it matplotlib draws what a user has named, letter by letter: no formula between two `$`, and what its own
-    font lacks from one of `CJK_FONTS`, where one is installed. A letter that no font has is a box, without a warning.
+    """In this block matplotlib draws names literally: two `$` make no formula.
+
+    Letters that its own font lacks come from one of `CJK_FONTS`, if one is installed. A letter that no font has is a
+    box, without a warning.
     """
     import matplotlib as mpl
     from matplotlib import font_manager

@@ -1,4 +1,4 @@
-"""What a result came from: the settings, the command that repeats it, the versions and the machine."""
+"""Where a result came from: settings, the command that repeats it, versions and machine."""
 import os
 import platform
 import re
@@ -21,24 +21,24 @@ ROOT = BASE_FILE.parent
 
 
 def changed_settings(config: Config) -> dict[str, Any]:
-    """The keys in which a configuration differs from what its platform and its recipe alone give."""
+    """The keys whose values differ from the defaults of the platform and recipe."""
     usual = get_config(["--platform", config.platform, "--recipe", config.recipe]).as_dict()
     return {key: value for key, value in config.as_dict().items() if value != usual[key]}
 
 
 def repeating_command(config: Config, script: Path) -> str:
-    """Shell lines that run a script with this configuration again, whatever files it was read from.
+    """Shell lines that run a script again with this configuration.
 
-    Several processes are started by a launcher, which is for the user to add.
+    For several processes the user must add the launcher.
     """
     settings = {"platform": config.platform, "recipe": config.recipe, **changed_settings(config)}
-    # One word for each: a value may begin with a dash.
+    # Key and value are one word, because a value may begin with a dash.
     words = ["python", str(script), *(f"--{key}={value}" for key, value in settings.items())]
     return f"cd {_quote(str(Path.cwd()))}\n{' '.join(map(_quote, words))}"
 
 
 def _quote(word: str) -> str:
-    """A word for a shell, also one that is not text: bash reads the escapes of src/names.py between $' and '."""
+    """Quote a word for a shell. A word that is not text gets the escapes of src/names.py between $' and '."""
     if word == escape_name(word):
         return shlex.quote(word)
     plain = "".join(chr(byte) if 32 <= byte < 127 and byte not in b"\\'" else f"\\x{byte:02x}"
@@ -47,7 +47,7 @@ def _quote(word: str) -> str:
 
 
 def environment(network: object, rank_size: int) -> dict[str, str]:
-    """Versions, and the machine as far as it matters; `network` is what was computed with."""
+    """Versions and machine. `network` is the network that was used."""
     kernels = isinstance(network, nn.Cell) and library_in_use(network) is not None
     return {
         "Project": _project_version(),
@@ -72,7 +72,7 @@ def _project_version() -> str:
 
 
 def processor_name() -> str:
-    """The processor by its maker's name, or the kind of machine where the kernel tells no name."""
+    """The name of the processor, or the kind of machine if the kernel has no name."""
     try:
         names = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:

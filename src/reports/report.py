@@ -1,4 +1,4 @@
-"""A report of a run or of an evaluation: one HTML file that needs nothing else, no network and no script."""
+"""The report of a run or of an evaluation: one HTML file without scripts, which needs no network."""
 import base64
 import io
 from collections.abc import Sequence
@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from src.checkpoint.record import History
-from src.files import whole_file
+from src.files import atomic_write
 from src.names import ESCAPED, escape_name
 from src.reports.figures import confusion_png, curve_svgs
 
-NAMED_CLASSES = 30  # a confusion matrix of more of them is a picture without names and numbers
-MOST_PAIRS = 12  # of classes that were taken for each other
+NAMED_CLASSES = 30  # with more classes the confusion matrix is an image without names and numbers
+MOST_PAIRS = 12  # most confused pairs of classes to show
 THUMBNAIL = 128  # pixels
 JPEG_QUALITY = 80
-HEAD_BYTES = 2000  # of a file, in which its mark stands
+HEAD_BYTES = 2000  # at the beginning of the file, which have its mark
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Evaluated:
     `files` are those of the `mistakes` (see `src.metrics.Score`), relative to `root`.
     """
 
-    title: str  # which weights were scored
+    title: str  # which weights were evaluated
     classes: Sequence[str]
     confusion: np.ndarray
     mistakes: np.ndarray
@@ -37,14 +37,14 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Report:
-    """What is told. Parts that are empty are left out."""
+    """The content of a report. Empty parts are left out."""
 
     title: str
-    state: str  # a sentence: what this is the end of
-    facts: dict[str, str]  # what a reader looks for first
+    state: str  # a sentence, such as: Finished after 30 steps.
+    facts: dict[str, str]  # the most important figures
     settings: dict[str, Any]  # the whole configuration
-    changed: dict[str, Any]  # what of it is not the default
-    command: str  # that does it again, lines for a shell
+    changed: dict[str, Any]  # keys that differ from the default
+    command: str  # shell lines that repeat the run
     environment: dict[str, str]
     history: History = field(default_factory=list)
     evaluated: Evaluated | None = None
@@ -55,9 +55,9 @@ def write_report(report: Report, path: Path, mark: str = "") -> None:
     """Write a report.
 
     Args:
-        report: what is told.
+        report: its content.
         path: the HTML file.
-        mark: what `is_report_of` knows the file by, if it is to be known again.
+        mark: a text in the file by which `is_report_of` recognises it.
 
     Raises:
         UserError: the file cannot be written.
@@ -71,12 +71,12 @@ def write_report(report: Report, path: Path, mark: str = "") -> None:
         report=report, columns=columns, mark=mark,
         curves={name: _data_url(svg, "image/svg+xml") for name, svg in curve_svgs(report.history).items()},
         **_of_evaluation(report.evaluated))
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8", errors=ESCAPED)
 
 
 def is_report_of(path: Path, mark: str) -> bool:
-    """Whether a file is a report that was written with this mark."""
+    """Whether a file is a report with this mark."""
     try:
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
@@ -86,7 +86,7 @@ def is_report_of(path: Path, mark: str) -> bool:
 
 
 def class_scores(confusion: np.ndarray) -> np.ndarray:
-    """C x 3: precision, recall and F1 of each class; 0 where there is nothing to divide by."""
+    """C x 3: precision, recall and F1 of each class; 0 for a division by 0."""
     right = np.diag(confusion).astype(float)
     predicted, support = confusion.sum(axis=0), confusion.sum(axis=1)
     scores = right / np.maximum(1, predicted), right / np.maximum(1, support), \
@@ -103,7 +103,7 @@ def confused_pairs(confusion: np.ndarray) -> list[tuple[int, int, int]]:
 
 
 def _of_evaluation(evaluated: Evaluated | None) -> dict[str, Any]:
-    """What the template needs of an evaluation, by name."""
+    """The values of the template that come from an evaluation."""
     if evaluated is None:
         return {}
     classes, confusion = [escape_name(name) for name in evaluated.classes], evaluated.confusion
@@ -112,13 +112,13 @@ def _of_evaluation(evaluated: Evaluated | None) -> dict[str, Any]:
     weakest = np.lexsort((-support, scores[:, 2]))
     return {
         "matrix": matrix,
-        "matrix_picture": "" if matrix else _data_url(confusion_png(confusion), "image/png"),
+        "matrix_image": "" if matrix else _data_url(confusion_png(confusion), "image/png"),
         "support": support.tolist(),
         "class_rows": [(classes[i], *scores[i].tolist(), int(support[i])) for i in weakest],
         "mean_scores": scores.mean(axis=0).tolist(),
         "pairs": [(classes[i], classes[j], images, images / int(support[i]))
                   for i, j, images in confused_pairs(confusion)],
-        "mistakes": [{"picture": _thumbnail(evaluated.root / name), "name": escape_name(name),
+        "mistakes": [{"image": _thumbnail(evaluated.root / name), "name": escape_name(name),
                       "label": classes[mistake["label"]], "predicted": classes[mistake["predicted"]],
                       "probability": float(mistake["probability"])}
                      for mistake, name in zip(evaluated.mistakes, evaluated.files, strict=True)],
@@ -126,14 +126,14 @@ def _of_evaluation(evaluated: Evaluated | None) -> dict[str, Any]:
 
 
 def _thumbnail(path: Path) -> str:
-    """A picture, small, as a data URL; nothing where it has gone or cannot be read."""
+    """A small version of an image as a data URL; empty if the image cannot be read."""
     from PIL import Image
     content = io.BytesIO()
     try:
-        with Image.open(path) as picture:
-            picture.thumbnail((THUMBNAIL, THUMBNAIL))
-            picture.convert("RGB").save(content, "JPEG", quality=JPEG_QUALITY)
-    except Exception:  # noqa: BLE001 - decoders raise what they like at bad input
+        with Image.open(path) as image:
+            image.thumbnail((THUMBNAIL, THUMBNAIL))
+            image.convert("RGB").save(content, "JPEG", quality=JPEG_QUALITY)
+    except Exception:  # noqa: BLE001 - decoders raise many types of error
         return ""
     return _data_url(content.getvalue(), "image/jpeg")
 

@@ -1,4 +1,4 @@
-"""What a report tells of an evaluation, and of where any result came from."""
+"""The report of an evaluation, and the parts that all reports share."""
 import sys
 import time
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 from src.data.image_folder import ImageFolder
 from src.deployment.model_file import ModelFile
 from src.distributed.world import World
-from src.metrics import Score
+from src.metrics import EvalResult
 from src.model_utils.config import Config
 from src.model_utils.keys import BOOLEANS
 from src.reports.best_evaluation import mistaken_files
@@ -16,20 +16,21 @@ from src.reports.provenance import changed_settings, environment, repeating_comm
 from src.reports.report import Evaluated, Report
 
 
-def evaluation_report(model: ModelFile, folder: ImageFolder, score: Score, network: object, world: World) -> Report:
-    """Of the score of a file on a folder."""
+def evaluation_report(model: ModelFile, folder: ImageFolder, result: EvalResult, network: object,
+                      world: World) -> Report:
+    """The report of how a model file did on a folder."""
     config = model.config
-    facts = {"top-1": f"{score.top1:.2%}", "top-5": f"{score.top5:.2%}", "mean cross entropy": f"{score.loss:.4f}",
-             "pictures": f"{score.images:,}", "classes": f"{len(folder.classes):,}",
-             "picture size": f"{config.image_size} pixels"}
-    evaluated = Evaluated(str(model.path), folder.classes, score.confusion, score.mistakes, folder.root,
-                          mistaken_files(score, folder))
+    facts = {"top-1": f"{result.top1:.2%}", "top-5": f"{result.top5:.2%}", "mean cross entropy": f"{result.loss:.4f}",
+             "images": f"{result.images:,}", "classes": f"{len(folder.classes):,}",
+             "image size": f"{config.image_size} pixels"}
+    evaluated = Evaluated(str(model.path), folder.classes, result.confusion, result.mistakes, folder.root,
+                          mistaken_files(result, folder))
     return Report(title=f"{model.path.name} on {data_name(config)}", state=dated(f"Score of {model.path}"), facts=facts,
                   evaluated=evaluated, **origin(config, network, world))
 
 
 def report_path(config: Config) -> Path | None:
-    """Where eval.py's report goes, if one is wanted: `report` is a file's name, or True for `report.html`."""
+    """The file of eval.py's report; None if there is none. `report` is a file name, or True for `report.html`."""
     path = Path(config.report)
     wanted = BOOLEANS.get(path.name.lower(), bool(config.report))
     if not wanted:
@@ -38,7 +39,7 @@ def report_path(config: Config) -> Path | None:
 
 
 def origin(config: Config, network: object, world: World) -> Mapping[str, Any]:
-    """The parts of a `Report` that say what it came from."""
+    """The parts of a `Report` that say where the result came from."""
     return {"settings": config.as_dict(), "changed": changed_settings(config),
             "command": repeating_command(config, Path(sys.argv[0])),
             "environment": environment(network, world.rank_size)}
@@ -50,5 +51,5 @@ def data_name(config: Config) -> str:
 
 
 def dated(state: str) -> str:
-    """A state with the present time."""
+    """A sentence with the present time."""
     return f"{state}. {time.strftime('%Y-%m-%d %H:%M %Z')}."

@@ -1,1 +1,1 @@
-"""What a training run is made of: the step, its record on disk, resuming, stopping."""
+"""The parts of a training run: the step, checkpoints, resuming, the log, stopping."""

@@ -1,4 +1,4 @@
-"""Knowledge distillation: a trained teacher's opinion of the very pictures that the student sees, as a second target.
+"""Knowledge distillation: the logits of a trained teacher, for the same images that the student sees, as second target.
 
 Hinton, Vinyals, Dean: "Distilling the Knowledge in a Neural Network", https://arxiv.org/abs/1503.02531.
 """
@@ -21,14 +21,14 @@ PIXEL_MEAN, PIXEL_STD = (255 * np.array(values, np.float32).reshape(1, 3, 1, 1) 
 
 
 class DistillationLoss(nn.Cell):
-    """(1 - w) * hard loss + w * T^2 * KL(softmax(teacher / T) || softmax(student / T)), a mean over the pictures.
+    """(1 - w) * hard loss + w * T^2 * KL(softmax(teacher / T) || softmax(student / T)), mean over the images.
 
     T^2 keeps the gradients of the two parts in proportion at any temperature (section 2 of the paper). Takes N x C
-    logits and N x 2C float32 targets as `TaughtData` makes them.
+    logits and N x 2C float32 targets as `DistillationDataset` makes them.
 
     Args:
-        hard_loss: N x C logits and N x C float32 shares of the classes to a scalar.
-        config: `kd_weight` is w, the share of the teacher's part; `kd_temperature` is T.
+        hard_loss: maps N x C logits and N x C float32 targets to a scalar.
+        config: `kd_weight` is w, the weight of the teacher's part; `kd_temperature` is T.
     """
 
     def __init__(self, hard_loss: nn.Cell, config: Config) -> None:
@@ -52,60 +52,63 @@ class Teacher:
         classes: the student's.
 
     Raises:
-        UserError: the file cannot be read or knows other classes; or there is a frozen backbone, which has no pictures
-            to show it.
+        UserError: the file cannot be read or has other classes; or the backbone is frozen, so that there are no images
+            for the teacher.
     """
 
     def __init__(self, config: Config, classes: tuple[str, ...]) -> None:
         if config.freeze_layer == "backbone":
-            raise UserError("--kd_teacher looks at the pictures of each step, and --freeze_layer backbone trains on "
-                            "features without pictures: leave out one of the two")
-        # What was chosen on the command line was chosen for the student: all keys may come from the teacher's file.
-        # What the user chose is for the student: the teacher has the image size and width that it was trained with.
+            raise UserError("--kd_teacher needs the images of each step, but --freeze_layer backbone trains on "
+                            "stored features without images; leave out one of the two")
+        # The options of the command line are for the student, so the teacher's file may override all of them.
         self._model = open_model(dataclasses.replace(config, pretrain_ckpt=config.kd_teacher, chosen=frozenset()))
         check_classes(self._model.classes, classes, f"{config.kd_teacher} as a teacher")
-        self._classes = classes
+        self.num_classes = len(classes)
         self._sizes = (config.multi_scale_min, config.multi_scale_max) if config.multi_scale_max \
             else (config.image_size,)
         self.digest = file_digest(self._model.path)
 
-    def teach(self, data: Data) -> "TaughtData":
-        """Training data with this teacher's logits; tries the teacher on blank pictures first.
+    def prepare(self, batch_size: int) -> None:
+        """Load the network, and try it on blank images of all sizes that training uses.
 
         Raises:
-            UserError: it does not take pictures of this size, or does not know as many classes.
+            UserError: the teacher does not take images of this size, or has another number of classes.
         """
         self._network = self._model.network()
         for size in self._sizes:
             try:
-                logits = self(Tensor(np.zeros((data.batch_size, 3, size, size), np.float32)))
+                logits = self(Tensor(np.zeros((batch_size, 3, size, size), np.float32)))
             except UserError as error:
-                raise UserError(f"{error}; a teacher sees the student's pictures: set --image_size to its size, export "
+                raise UserError(f"{error}; a teacher sees the student's images: set --image_size to its size, export "
                                 "it for this one, or name its checkpoint, which takes any") from error
-            if logits.shape[1:] != (len(self._classes),):
-                raise UserError(f"{self._model.path}: as a teacher it must know the {len(self._classes)} classes of "
-                                f"the pictures, and it knows {logits.shape[1]}")
-        return TaughtData(data, self, len(self._classes))
+            if logits.shape[1:] != (self.num_classes,):
+                raise UserError(f"{self._model.path}: as a teacher it must know the {self.num_classes} classes of "
+                                f"the images, and it knows {logits.shape[1]}")
 
     def __call__(self, images: Tensor) -> Tensor:
-        """N x C logits of N x 3 x H x W normalised pictures."""
-        if not self._model.normalise:  # the file's graph does that itself, from pixels
+        """N x C logits of N x 3 x H x W normalised images."""
+        if not self._model.normalise:  # the graph of the file takes pixels and normalises them itself
             images = Tensor(images.asnumpy() * PIXEL_STD + PIXEL_MEAN)
         return self._network(images)
 
 
-class TaughtData:
-    """The batches of training data, with targets N x 2C: each class's share of the label, and the teacher's logits.
+class DistillationDataset:
+    """The batches of training data with N x 2C targets: the class probabilities of the labels, then the logits.
 
-    The teacher sees what the student sees: pictures that are augmented and mixed.
+    The logits are the teacher's, who sees the same augmented and mixed images as the student.
+
+    Raises:
+        UserError: the teacher does not fit the data.
     """
 
-    def __init__(self, data: Data, teacher: Teacher, num_classes: int) -> None:
+    def __init__(self, data: Data, teacher: Teacher) -> None:
         self.images, self.batch_size, self.steps_per_epoch = data.images, data.batch_size, data.steps_per_epoch
-        self._data, self._teacher, self._one_hot = data, teacher, np.eye(num_classes, dtype=np.float32)
+        teacher.prepare(self.batch_size)
+        self._data, self._teacher = data, teacher
+        self._one_hot = np.eye(teacher.num_classes, dtype=np.float32)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch (from 0), from a step on: pictures and float32 targets."""
+        """The batches of an epoch (from 0), from a step on: images and float32 targets."""
         for images, labels in self._data.epoch(epoch, first_step):
-            shares = labels.asnumpy() if labels.ndim == 2 else self._one_hot[labels.asnumpy()]
-            yield images, Tensor(np.concatenate([shares, self._teacher(images).asnumpy()], axis=1))
+            probabilities = labels.asnumpy() if labels.ndim == 2 else self._one_hot[labels.asnumpy()]
+            yield images, Tensor(np.concatenate([probabilities, self._teacher(images).asnumpy()], axis=1))

@@ -1,4 +1,4 @@
-"""What a training run would do, without doing it: nothing is computed and nothing written."""
+"""Describes a training run without training: nothing is computed and nothing is written."""
 from pathlib import Path
 
 from mindspore import nn
@@ -6,7 +6,7 @@ from mindspore import nn
 from src.checkpoint.file import read_checkpoint
 from src.checkpoint.names import BEST, LAST, stem
 from src.data.image_folder import ImageFolder
-from src.dataset import share
+from src.dataset import shard
 from src.distributed.world import World
 from src.lr_generator import run_lr
 from src.mobilenetV2 import ConvBN, MobileNetV2
@@ -17,33 +17,33 @@ FLOAT32, FLOAT16 = 4, 2  # bytes
 
 
 def describe_run(config: Config, world: World, train_folder: ImageFolder, eval_folder: ImageFolder | None) -> str:
-    """A table of a run: where, on what, which network, which schedule, how much memory, which files."""
+    """A table of a run: platform, data, network, schedule, memory and files."""
     if config.pretrain_ckpt:
         checkpoint = read_checkpoint(Path(config.pretrain_ckpt))
         config = config.adopt(checkpoint.config, "width_mult", where=checkpoint.path)
     frozen = config.freeze_layer == "backbone"
-    _, batch_size, batches = share(len(train_folder), config.batch_size, True, world.rank, world.rank_size)
+    _, batch_size, batches = shard(len(train_folder), config.batch_size, True, world.rank, world.rank_size)
     steps, accumulated = count_steps(batches, config), config.grad_accum_steps
-    step_pictures = batch_size * accumulated * world.rank_size
+    step_images = batch_size * accumulated * world.rank_size
     network = MobileNetV2(len(train_folder.classes), config.width_mult)
     largest_size = config.multi_scale_max or config.image_size
     memory = _memory(config, network, len(train_folder), batch_size, largest_size)
-    trained = network.head if frozen else network
-    lr = run_lr(config, step_pictures, steps)
+    train_net = network.head if frozen else network
+    lr = run_lr(config, step_images, steps)
     folder = Path(config.save_checkpoint_path)
     checkpoints = (f"{folder}/{stem(frozen)}-<epoch>_{steps}.ckpt, {LAST}.ckpt"
                    + (f", {BEST}.ckpt" if eval_folder else "") if config.save_checkpoint else "none")
     rows = {
         "recipe": config.recipe,
         "platform": f"{config.platform}, {config.amp_level}, {world.rank_size} rank{'s' * (world.rank_size > 1)}",
-        "pictures": f"{len(train_folder)} of {len(train_folder.classes)} classes in {train_folder.root}",
+        "images": f"{len(train_folder)} of {len(train_folder.classes)} classes in {train_folder.root}",
         "validation": f"{len(eval_folder)} in {eval_folder.root}" if eval_folder else "none",
-        "batch": f"{batch_size} x {world.rank_size}{f' x {accumulated}' * (accumulated > 1)} = {step_pictures} of "
+        "batch": f"{batch_size} x {world.rank_size}{f' x {accumulated}' * (accumulated > 1)} = {step_images} of "
                  + (f"{config.multi_scale_min} to " if config.multi_scale_max else "") + f"{largest_size} pixels",
         "steps": f"{steps} per epoch, {config.epoch_size} epochs, {len(lr)} in all",
         "network": f"MobileNetV2 {config.width_mult}, {_count(network):,} parameters, "
-                   f"{multiply_adds(network, config.image_size) / 1e6:,.1f} million multiply-adds a picture",
-        "trained": f"{'the classifier' if frozen else 'everything'}, {_count(trained):,} parameters, "
+                   f"{multiply_adds(network, config.image_size) / 1e6:,.1f} million multiply-adds an image",
+        "trained": f"{'the classifier' if frozen else 'everything'}, {_count(train_net):,} parameters, "
                    f"from {config.pretrain_ckpt or 'new weights'}",
         "teacher": f"{config.kd_teacher}, {config.kd_weight:g} of the loss, at temperature {config.kd_temperature:g}"
                    if config.kd_teacher else "none",
@@ -56,7 +56,7 @@ def describe_run(config: Config, world: World, train_folder: ImageFolder, eval_f
 
 
 def multiply_adds(network: MobileNetV2, image_size: int) -> int:
-    """Multiplications with an addition that one picture takes: the paper's MAdds, of convolutions and classifier."""
+    """Multiply-adds for one image, as the paper counts them: of the convolutions and the classifier."""
     classifier = network.head.classifier
     return classifier.in_channels * classifier.out_channels + sum(
         pixels * conv.out_channels * conv.in_channels // conv.group * conv.kernel_size[0] * conv.kernel_size[1]
@@ -77,14 +77,16 @@ def _count(cell: nn.Cell) -> int:
     return sum(parameter.size for parameter in cell.trainable_params())
 
 
-def _memory(config: Config, network: MobileNetV2, pictures: int, batch_size: int, image_size: int) -> int:
-    """Bytes. A frozen backbone's features stay in memory; else each convolution's output does, before and after its
-    batch norm. The device's own needs come on top.
+def _memory(config: Config, network: MobileNetV2, images: int, batch_size: int, image_size: int) -> int:
+    """Estimated memory in bytes, without what the device itself needs.
+
+    The backward pass needs the output of each convolution, before and after its batch norm. With a frozen backbone only
+    its features stay in memory.
     """
     weights = _count(network) * FLOAT32 * (1 + (config.ema_decay > 0))
     copies = 2 + (config.grad_accum_steps > 1)  # gradients, momenta, sums of gradients
     if config.freeze_layer == "backbone":
-        return weights + copies * _count(network.head) * FLOAT32 + pictures * network.backbone.out_channels * FLOAT32
+        return weights + copies * _count(network.head) * FLOAT32 + images * network.backbone.out_channels * FLOAT32
     activations = sum(conv.out_channels * pixels for conv, pixels in _convolutions(network, image_size))
     width = FLOAT32 if config.amp_level == "O0" else FLOAT16
     return weights + copies * _count(network) * FLOAT32 + 2 * batch_size * activations * width

@@ -1,4 +1,4 @@
-"""Pooled features of a frozen backbone: computed once, kept in a cache, trained on from memory."""
+"""Pooled features of a frozen backbone: computed once, kept in a cache, and read from memory in training."""
 import hashlib
 from pathlib import Path
 
@@ -8,27 +8,27 @@ from tqdm import tqdm
 
 from src.cache_folder import cache_folder
 from src.data.image_folder import ImageFolder
-from src.data.transforms import CROP_SHARE, MEAN, STD
-from src.dataset import PADDING, ImageData
-from src.distributed.collectives import sum_counts, sum_floats
+from src.data.transforms import CROP_PCT, MEAN, STD
+from src.dataset import IGNORE_INDEX, ImageData
+from src.distributed.collectives import all_reduce, sum_counts
 from src.distributed.world import World
-from src.files import whole_file
+from src.files import atomic_write
 from src.utils import network_parameters
 
-EXCHANGED = 4096  # pictures whose features the ranks exchange at a time
+EXCHANGED = 4096  # number of images whose features the ranks exchange at a time
 
 
 def pooled_features(backbone: nn.Cell, folder: ImageFolder, image_size: int, batch_size: int,
                     num_workers: int, world: World) -> np.ndarray:
-    """N x C x 1 x 1 float32: the backbone's output for each picture of a folder, in its order, averaged over the map.
+    """The backbone's output for each image of a folder, averaged over the feature map: N x C x 1 x 1 float32.
 
-    Pictures go through the evaluation transform. The cache is keyed by the weights, the transform and the pictures.
-    Each rank computes its share of them, and all ranks get them all.
+    Images go through the evaluation transform. The key of the cache is made of the weights, the transform and the
+    images. Each rank computes its shard, and all ranks get the features of all images.
     """
     path = cache_folder("features") / f"{_key(backbone, folder, image_size)}.npy"
     shape = (len(folder), backbone.out_channels, 1, 1)
     cached = _cached(path, shape)
-    # Ranks may be on machines with caches of their own: they either all load or all compute.
+    # Machines may have different caches. Either all ranks load the features, or all compute them.
     if sum_counts(np.array([cached is None], np.int64), world)[0] == 0 and cached is not None:
         return cached
     data = ImageData(folder, image_size, batch_size, training=False, num_workers=num_workers, rank=world.rank,
@@ -37,31 +37,31 @@ def pooled_features(backbone: nn.Cell, folder: ImageFolder, image_size: int, bat
     result = np.zeros(shape, np.float32)
     done = 0
     for images, labels in tqdm(data.epoch(), total=data.steps_per_epoch, desc="features", leave=False,
-                               disable=None if world.is_first else True):
-        pooled = backbone(images).asnumpy().mean(axis=(2, 3), keepdims=True)[labels.asnumpy() != PADDING]
+                               disable=None if world.is_main_process else True):
+        pooled = backbone(images).asnumpy().mean(axis=(2, 3), keepdims=True)[labels.asnumpy() != IGNORE_INDEX]
         rows = world.rank + world.rank_size * np.arange(done, done + len(pooled))
         result[rows] = pooled
         done += len(pooled)
     for rows in np.array_split(np.arange(len(result)), -(-len(result) // EXCHANGED)):
-        result[rows] = sum_floats(result[rows], world)  # the other ranks' are zero here
+        result[rows] = all_reduce(result[rows], world)  # the rows of other ranks are zero here
     if cached is None:
-        with whole_file(path) as temporary, temporary.open("wb") as file:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
             np.save(file, result, allow_pickle=False)
     return result
 
 
 def _cached(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Features in a file, in memory that processes share; None where there are none, or others than expected."""
+    """Features from a file, in memory that processes share; None if there are none of this shape."""
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception:  # numpy raises what it likes at a damaged file; computing anew costs only time
+    except Exception:  # numpy raises many types of error for a damaged file; computing anew is safe
         return None
     return np.asarray(found) if isinstance(found, np.ndarray) and (found.shape, found.dtype) == (
         shape, np.float32) else None
 
 
 def _key(backbone: nn.Cell, folder: ImageFolder, image_size: int) -> str:
-    hasher = hashlib.sha256(repr((folder.root, folder.digest(), image_size, CROP_SHARE, MEAN, STD)).encode())
+    hasher = hashlib.sha256(repr((folder.root, folder.digest(), image_size, CROP_PCT, MEAN, STD)).encode())
     for name, parameter in sorted(network_parameters(backbone).items()):
         hasher.update(name.encode())
         hasher.update(parameter.asnumpy().tobytes())

@@ -1,4 +1,4 @@
-"""The loss scale, which keeps small gradients of float16 above zero, and how it adapts."""
+"""The adaptive loss scale, which keeps small float16 gradients from becoming zero."""
 import mindspore as ms
 from mindspore import Parameter, Tensor, ops
 
@@ -6,13 +6,13 @@ MAX_LOSS_SCALE = 2.0 ** 24
 
 
 def adapt_loss_scale(loss_scale: Parameter, good_steps: Parameter, window: int, finite: Tensor) -> None:
-    """Twice the scale after `window` applied steps in a row, half of it after an overflow. A part of a step's graph.
+    """Double the scale after `window` applied steps in a row; halve it after an overflow. Part of the graph of a step.
 
     Micikevicius et al., "Mixed Precision Training", section 3.2, https://arxiv.org/abs/1710.03740.
 
     Args:
         loss_scale: float32, changed in place.
-        good_steps: int32, the applied steps since the scale changed last; changed in place.
+        good_steps: int32, applied steps since the last change of the scale; changed in place.
         window: `loss_scale_window`.
         finite: whether this step was applied.
     """

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradients are not finite. `TrainStep` leaves the weights as they were; this does the rest."""
+"""Handles steps whose loss or gradients are not finite. `TrainStep` has already left the weights as they were."""
 from collections.abc import Callable
 
 from mindspore import Parameter, Tensor, ops
@@ -6,41 +6,43 @@ from mindspore import Parameter, Tensor, ops
 from src.errors import UserError
 from src.model_utils.config import Config
 
-ROLLBACKS = 3  # to one checkpoint; a run that comes no further than that is lost
-OVERFLOWS = 100  # in a row; a loss scale that adapts has come from its largest value to 1 by then
+ROLLBACKS = 3  # to the same checkpoint; after that the run ends
+OVERFLOWS = 100  # in a row; by then an adaptive loss scale has fallen from its largest value to 1
 
 
-class Divergence:
-    """Does as `on_nan` says: stop, skip the step, or roll back to the last checkpoint.
+class NonFiniteGuard:
+    """Follows `on_nan`: stop, skip the step, or roll back to the last checkpoint.
 
-    Under float16 such a step is an overflow, to be expected now and then, and skipped whatever `on_nan` says, unless
-    there have been `OVERFLOWS` of them and nothing else.
+    With float16 such a step is an overflow, which is normal now and then. It is skipped whatever `on_nan` says, but
+    `OVERFLOWS` of them in a row end the run.
 
     Args:
-        config: `on_nan` and `amp_level` count here.
-        statistics: batch norm statistics; the forward pass of a skipped step may have spoiled them.
-        roll_back: sets weights and momenta back to the last checkpoint; returns the steps that had been done by then,
-            None if there is none.
+        config: `on_nan` and `amp_level` are read.
+        statistics: batch norm statistics, which the forward pass of a skipped step may have spoiled.
+        roll_back: sets weights and momenta back to the last checkpoint. Returns the step of the checkpoint; None if
+            there is no checkpoint.
     """
 
     def __init__(self, config: Config, statistics: list[Parameter], roll_back: Callable[[], int | None]) -> None:
         self._choice = config.on_nan if config.amp_level == "O0" else "overflow"
         self._statistics = statistics
         self._roll_back = roll_back
-        self._seen = self._steps = self._overflows = 0
-        self._rollbacks: list[int | None] = []  # to which step each led
+        self._steps = self._overflows = 0
+        self._rollbacks: list[int | None] = []  # the step that each rollback led to
         self._good_statistics = self._copy()
 
     def check(self, bad_steps: int, where: str) -> None:
-        """Act on steps that were left out, so many of the run so far; `where` describes the latest for people. To be
-        called after each step.
+        """React to bad steps. To be called after each step.
+
+        Args:
+            bad_steps: number of bad steps since the last call.
+            where: describes the latest step, for the error.
 
         Raises:
-            UserError: the run is to stop, or cannot be rolled back.
+            UserError: the run must stop, or cannot be rolled back.
         """
-        new, self._seen = bad_steps - self._seen, bad_steps
         self._steps += 1
-        if not new:
+        if not bad_steps:
             self._good_statistics = self._copy()
         elif self._choice == "stop":
             raise UserError(f"the loss or its gradients are not finite at {where}; lower --lr_max, or see "
@@ -54,11 +56,11 @@ class Divergence:
             if self._rollbacks[-1] is None or tries > ROLLBACKS:
                 raise UserError(f"the loss or its gradients are not finite at {where}, and "
                                 + ("there is no checkpoint to go back to" if self._rollbacks[-1] is None
-                                   else f"{ROLLBACKS} returns to the last checkpoint did not help")
+                                   else f"{ROLLBACKS} rollbacks to the last checkpoint did not help")
                                 + "; lower --lr_max")
         else:
-            # Values come from the device several steps at a time: bad ones, and the steps since there last were any.
-            self._overflows, self._steps = new + (self._overflows if new == self._steps else 0), 0
+            # Values arrive for several steps at once. If all of these steps are bad, the row of bad steps goes on.
+            self._overflows, self._steps = bad_steps + (self._overflows if bad_steps == self._steps else 0), 0
             if self._overflows >= OVERFLOWS:
                 raise UserError(f"{self._overflows} steps in a row overflowed float16, the last at {where}; lower "
                                 "--lr_max or --loss_scale, or set --loss_scale_window")

@@ -1,9 +1,8 @@
-"""MindSpore's profiler on some steps of a run, and what it found in a few lines.
+"""Runs MindSpore's profiler on some steps of a run and summarises its tables.
 
-On CPU it times every operator. This project's C++ kernels appear there as one operator for a whole pass of the
-backbone: `--cpu_kernels off` shows the layers, but of MindSpore's own operators. On Ascend and GPU it writes the files
-of those platforms, which the vendor's viewers show; the lines are made of the host's operators alone, where it wrote
-those.
+On CPU the profiler times every operator. The C++ kernels of this project are one operator for a whole pass of the
+backbone; `--cpu_kernels off` shows single layers, but of MindSpore's own operators. On Ascend and GPU the profiler
+writes files for the viewers of the vendors. The summary there has only the operators of the host, if there are any.
 """
 import contextlib
 import csv
@@ -17,7 +16,7 @@ from mindspore import profiler as ms_profiler
 
 from src.dataset import Batch
 from src.distributed.world import World
-from src.files import whole_file
+from src.files import atomic_write
 from src.model_utils.config import Config
 from src.training.timing import DATA, Timing
 
@@ -32,22 +31,22 @@ KINDS, OPERATORS = "cpu_op_type_info_*.csv", "cpu_op_detail_info_*.csv"
 class StepProfiler:
     """Profiles `profiling_steps` batches of this process, after the first one, which is compiled; rank 0 alone.
 
-    It ends with the epoch at the latest, so that no evaluation gets in.
+    It ends with the epoch at the latest, so that it never includes an evaluation.
 
     Args:
-        config: `enable_profiling` and `profiling_steps` count here.
-        timing: of the run, for the time that it waits for data.
+        config: `enable_profiling` and `profiling_steps` are read.
+        timing: of the run, for the time of waiting for data.
         world: which rank this is.
     """
 
     def __init__(self, config: Config, timing: Timing, world: World) -> None:
         self._config, self._timing = config, timing
-        self._wanted = config.enable_profiling and world.is_first
+        self._wanted = config.enable_profiling and world.is_main_process
         self._compiled = False
         self._folder = Path(config.save_checkpoint_path) / "profile"
 
     def watch(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The same batches; each is profiled, if at all, until the next one is asked for. To be closed at the end."""
+        """The same batches. Profiles the steps between them. The caller must close the iterator at the end."""
         for batch in batches:
             if self._wanted and self._compiled:
                 self._wanted = False
@@ -76,22 +75,22 @@ class StepProfiler:
             seconds, waited = time.perf_counter() - begin, self._timing.seconds[DATA] - waited
             with _quiet():
                 profile.stop()
-            self._tell(steps, seconds, waited)
+            self._report(steps, seconds, waited)
 
-    def _tell(self, steps: int, seconds: float, waited: float) -> None:
+    def _report(self, steps: int, seconds: float, waited: float) -> None:
         text = summary(self._folder, steps, seconds, waited)
-        with whole_file(self._folder / "summary.txt") as temporary:
+        with atomic_write(self._folder / "summary.txt") as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
         print(f"{text}\nprofile: {self._folder}")
 
 
 def summary(folder: Path, steps: int, seconds: float, waited: float) -> str:
-    """Where the time of profiled steps went, from the newest files that the profiler wrote below a folder.
+    """A text of where the time of the profiled steps went, from the newest tables of the profiler in a folder.
 
     Args:
-        folder: the profiler's.
-        steps: how many batches it saw.
-        seconds: how long they took.
+        folder: where the profiler wrote.
+        steps: number of profiled batches.
+        seconds: time of these batches.
         waited: how many of these seconds the run waited for data.
     """
     lines = [f"{steps} batches profiled, {1000 * seconds / steps:.1f} ms each, of which {waited / seconds:.1%} waiting "
@@ -101,7 +100,7 @@ def summary(folder: Path, steps: int, seconds: float, waited: float) -> str:
                  for row in _newest_table(folder, KINDS)]
         operators = [(float(row["op_total_time(ms)"]), int(row["op_occurrences"]), row["full_op_name"])
                      for row in _newest_table(folder, OPERATORS)]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error):  # another version's table, or one that was cut
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):  # a table of another version, or cut off
         kinds = operators = []
     busy = sum(milliseconds for milliseconds, _, _ in kinds)
     if not busy > 0:
@@ -119,7 +118,7 @@ def summary(folder: Path, steps: int, seconds: float, waited: float) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the profiler's warnings of a schedule, which it does not need: it is started and stopped by hand."""
+    """Silence the profiler's warnings that it has no schedule. It needs none: it is started and stopped here."""
     logging.disable(logging.WARNING)
     try:
         yield

@@ -1,39 +1,24 @@
-"""Resuming after an interruption: how far a run is, and which checkpoint it resumes from.
+"""Resuming after an interruption: how far a run has come, and which checkpoint it resumes from.
 
-A run goes on where the same command left off, bit for bit on CPU: weights, momenta, moving averages, the counters of
-the schedule and of dropout come from the checkpoint; data order and augmentation follow from (seed, epoch).
+The same command resumes the run where it stopped. On CPU the result has the same bits as without the stop. Weights,
+momenta, moving averages and the counters of the schedule and of dropout come from the checkpoint. Data order and
+augmentation follow from (seed, epoch).
 """
-import fcntl
 import os
-import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from src.checkpoint.file import Checkpoint, read_checkpoint
 from src.checkpoint.names import metadata_path, newest_first
-from src.checkpoint.record import CheckpointMetadata, History, TrainingMetadata, read_metadata
+from src.checkpoint.record import CheckpointMetadata, TrainingMetadata, read_metadata
 from src.dataset import usable_workers
 from src.errors import UserError
+from src.files import lock
 from src.model_utils.config import Config
 from src.model_utils.keys import KEYS, with_present_names
+from src.training.state import TrainingState
 
 DAMAGED_SUFFIX = ".damaged"
-
-
-@dataclass
-class Progress:
-    """How far a run is."""
-
-    step: int = 0  # optimisation steps done, over all epochs
-    best_top1: float = -1.0
-    losses: list[float] = field(default_factory=list)  # of the steps of the unfinished epoch
-    history: History = field(default_factory=list)  # a row per finished epoch
-    run: str = field(default_factory=lambda: secrets.token_hex(4))  # tells this run's checkpoints from others'
-
-    @classmethod
-    def of(cls, training: TrainingMetadata) -> "Progress":
-        """As far as a checkpoint is."""
-        return cls(training.step, training.best_top1, list(training.losses), list(training.history), training.run_id)
 
 
 @dataclass(frozen=True)
@@ -42,7 +27,7 @@ class Run:
 
     config: Config
     classes: tuple[str, ...]
-    pictures: str  # digest of the training folder
+    train_images: str  # digest of the training folder
     ranks: int
     steps_per_epoch: int
     teacher: str = ""  # digest of the file, if there is one
@@ -54,28 +39,29 @@ class Run:
         """Optimisation steps from the beginning to the end."""
         return self.config.epoch_size * self.steps_per_epoch
 
-    def metadata(self, progress: Progress, metrics: dict[str, int | float], whole_epoch: bool,
-                 is_best: bool) -> CheckpointMetadata:
-        """What a checkpoint of this run says of itself."""
+    def metadata(self, state: TrainingState) -> CheckpointMetadata:
+        """The metadata of a checkpoint of this run in a state: within an epoch, or with the epoch's row."""
+        epoch, step = divmod(state.step, self.steps_per_epoch)
+        is_whole = step == 0 and bool(state.history)
         training = TrainingMetadata(
-            run_id=progress.run, step=progress.step, epoch=progress.step // self.steps_per_epoch,
-            whole_epoch=whole_epoch, losses=progress.losses, history=progress.history, metrics=metrics,
-            best_top1=progress.best_top1, is_best=is_best, ranks=self.ranks, train_images=self.pictures,
+            run_id=state.run_id, step=state.step, epoch=epoch, whole_epoch=is_whole, losses=state.losses,
+            history=state.history, metrics=state.history[-1] if is_whole else {}, best_top1=state.best_top1,
+            is_best=is_whole and state.is_best, ranks=self.ranks, train_images=self.train_images,
             eval_images=self.eval_images, pretrained=self.pretrained, teacher=self.teacher)
         return CheckpointMetadata(config=self.config.as_dict(), classes=self.classes, training=training)
 
     def difference(self, metadata: CheckpointMetadata) -> str | None:
-        """What keeps this run from resuming from a checkpoint, in words; None if nothing does."""
+        """Why this run cannot resume from a checkpoint; None if it can."""
         training = metadata.training
         if training is None:
-            return "it is not of a training run"
+            return "no training run wrote it"
         by_digest = {"pretrain_ckpt"} if training.pretrained is not None else set()
         then = with_present_names(metadata.config)
         for key, value in self.config.as_dict().items():
             if KEYS[key].affects_result and key not in by_digest and then.get(key) != value:
                 return f"{key} is {value!r} now and was {then.get(key)!r}"
-        if metadata.classes != self.classes or training.train_images != self.pictures:
-            return "the training pictures have changed"
+        if metadata.classes != self.classes or training.train_images != self.train_images:
+            return "the training images have changed"
         return self._other_difference(training)
 
     def _other_difference(self, training: TrainingMetadata) -> str | None:
@@ -91,7 +77,7 @@ class Run:
         return None
 
     def remarks(self, metadata: CheckpointMetadata) -> list[str]:
-        """What does not keep this run from resuming from a checkpoint, but makes it differ from one run in one go."""
+        """Differences that allow this run to resume, but change its result compared with a run without a stop."""
         training, found = metadata.training, []
         workers = metadata.config.get("num_workers")
         if self.config.freeze_layer != "backbone" and isinstance(workers, int) \
@@ -99,7 +85,7 @@ class Run:
             found.append(f"num_workers is {self.config.num_workers} now and was {workers}: crops and colours are drawn "
                          "in another order from here on")
         if training and training.eval_images not in {None, self.eval_images}:
-            found.append("the validation pictures have changed: scores before and after are not of the same pictures")
+            found.append("the validation images have changed: scores before and after are not of the same images")
         return found
 
 
@@ -107,7 +93,7 @@ def find_checkpoint(run: Run, folder: Path) -> Checkpoint | None:
     """The checkpoint to resume from as `resume` says, or None to begin anew.
 
     `auto` takes the newest whole checkpoint of a run of the same configuration and images, finished or not; damaged
-    ones are named and set aside. `never` takes none. Otherwise `resume` is the checkpoint itself.
+    ones are reported and set aside. `never` takes none. Otherwise `resume` is the checkpoint itself.
 
     Raises:
         UserError: the run cannot resume from the checkpoint that was named.
@@ -158,10 +144,11 @@ def lock_folder(folder: Path) -> int:
         raise UserError(f"{folder}: cannot keep checkpoints here: {error.strerror}; choose another "
                         "--save_checkpoint_path") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"{folder}: another run is writing its checkpoints here; wait for it, or choose another "
-                        "--save_checkpoint_path") from None
+        is_free = lock(descriptor)
     except OSError:
+        is_free = True
         print(f"{folder}: this file system has no locks; do not start two runs in one folder")
+    if not is_free:
+        raise UserError(f"{folder}: another run is writing its checkpoints here; wait for it, or choose another "
+                        "--save_checkpoint_path")
     return descriptor

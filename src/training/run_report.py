@@ -1,32 +1,33 @@
-"""What a report tells of a training run."""
+"""The report of a training run."""
 from src.data.image_folder import ImageFolder
 from src.distributed.world import World
 from src.reports.best_evaluation import BestEvaluation
 from src.reports.report import Evaluated, Report
 from src.reports.run_report import data_name, dated, origin
-from src.training.resume import Progress, Run
+from src.training.resume import Run
+from src.training.state import TrainingState
 from src.training.timing import DATA, STEPS, Timing
 
 
-def training_report(run: Run, progress: Progress, best: BestEvaluation | None, eval_folder: ImageFolder | None,
+def training_report(run: Run, state: TrainingState, best: BestEvaluation | None, eval_folder: ImageFolder | None,
                     timing: Timing, network: object, world: World, is_saved: bool) -> Report:
-    """Of a run as far as it is; `is_saved`: whether there is a checkpoint of this step."""
-    config, done = run.config, progress.step
-    state = f"Finished after {done} steps" if done == run.total_steps else \
+    """The report of a run at its present step. `is_saved`: whether there is a checkpoint of this step."""
+    config, done = run.config, state.step
+    status = f"Finished after {done} steps" if done == run.total_steps else \
         f"Stopped after {done} of {run.total_steps} steps; " + (
             "the same command goes on from there" if is_saved else "there is no checkpoint of that step")
     facts: dict[str, str] = {}
     if best:
         facts |= {"top-1, best epoch": f"{best.top1:.2%}",
-                  "top-5, the same epoch": f"{progress.history[best.epoch - 1]['top5']:.2%}",
-                  "validation pictures": f"{best.confusion.sum():,}", "best epoch": str(best.epoch)}
-    facts |= {"epochs": f"{len(progress.history)} of {config.epoch_size}", "classes": f"{len(run.classes):,}",
-              "picture size": f"{config.image_size} pixels"}
+                  "top-5, the same epoch": f"{state.history[best.epoch - 1]['top5']:.2%}",
+                  "validation images": f"{best.confusion.sum():,}", "best epoch": str(best.epoch)}
+    facts |= {"epochs": f"{len(state.history)} of {config.epoch_size}", "classes": f"{len(run.classes):,}",
+              "image size": f"{config.image_size} pixels"}
     seconds = timing.seconds[STEPS] + timing.seconds[DATA]
-    if timing.pictures:
-        facts["training pictures a second"] = f"{timing.pictures * world.rank_size / seconds:,.1f}"
+    if timing.images:
+        facts["training images a second"] = f"{timing.images * world.rank_size / seconds:,.1f}"
     evaluated = Evaluated(f"the weights of epoch {best.epoch}, the best one", run.classes, best.confusion,
                           best.mistakes, eval_folder.root, best.files) if best and eval_folder else None
-    return Report(title=f"MobileNetV2 on {data_name(config)}", state=dated(state), facts=facts,
-                  history=progress.history, evaluated=evaluated, seconds=timing.seconds,
+    return Report(title=f"MobileNetV2 on {data_name(config)}", state=dated(status), facts=facts,
+                  history=state.history, evaluated=evaluated, seconds=timing.seconds,
                   **origin(config, network, world))

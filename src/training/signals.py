@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, save, then end."""
+"""Ctrl-C and SIGTERM: the run finishes its step, saves a checkpoint and ends."""
 import ctypes
 import os
 import signal
@@ -11,12 +11,13 @@ KEEP_SECONDS = 0.002
 
 
 class StopRequest:
-    """While entered, the first SIGINT or SIGTERM is noted; a second one ends the process at once, but for a SIGTERM
-    that had a handler before.
+    """Inside its block, the first SIGINT or SIGTERM is noted. A second one ends the process at once.
 
-    MindSpore puts a SIGINT handler of its own in place whenever a graph starts, which turns SIGINT into SIGTERM. A
-    thread puts this one back, so that Ctrl-C is told from a termination but for the first moment of a step; taking the
-    one for the other costs nothing but the exit status.
+    A second SIGTERM is ignored if SIGTERM had a handler before: that handler has work to do after the step.
+
+    Whenever a graph starts, MindSpore installs its own SIGINT handler, which turns SIGINT into SIGTERM. A thread
+    restores the handler of this class every few milliseconds. A Ctrl-C before that counts as a SIGTERM; only the exit
+    status differs then.
     """
 
     def __init__(self) -> None:
@@ -36,21 +37,21 @@ class StopRequest:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether a signal came."""
+        """Whether a signal has arrived."""
         return self._signal is not None
 
     @property
     def exit_status(self) -> int:
-        """What the shell reports of a process that a signal ended: 130 for SIGINT, 143 for SIGTERM.
+        """The exit status of a process that a signal ended: 130 for SIGINT, 143 for SIGTERM.
 
-        A rank that stops because another one got a signal ends like that of SIGTERM.
+        A rank that stops because another rank got a signal ends with the status of SIGTERM.
         """
         return 128 + (self._signal or signal.SIGTERM)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None:
             if number == signal.SIGTERM and callable(self._previous[signal.SIGTERM]):
-                return  # there is work to do after the step, too: the upload of a job, which a platform may rush
+                return  # the job still has to upload its output after the step
             os._exit(128 + number)
         self._signal = number
         print(f"{signal.Signals(number).name}: stopping after this step; once more to stop at once", file=sys.stderr)

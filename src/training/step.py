@@ -4,12 +4,12 @@ from collections.abc import Iterable, Iterator
 import mindspore as ms
 from mindspore import Parameter, Tensor, amp, nn, ops
 
-from src.cpu_kernels import average_update, finite_check, rank_sum
+from src.cpu_kernels import ema_update, finite_check, rank_sum
 from src.distributed.world import ALONE, World
 from src.errors import UserError
 from src.model_utils.config import Config
 from src.models import EMA_PREFIX
-from src.training.ema import average_share, means_and_values
+from src.training.ema import ema_and_weights, one_minus_decay
 from src.training.loss_scale import adapt_loss_scale
 from src.utils import network_parameters
 
@@ -17,25 +17,26 @@ SUM_PREFIX = "sum."  # of the gradients of the batches of one step
 
 
 class TrainStep(nn.Cell):
-    """Forward, backward, update. A step whose gradients are not finite (float16 overflow) changes no weight; the
-    learning rate goes on as if it had.
+    """Forward, backward, update.
+
+    A step whose gradients are not finite (float16 overflow) changes no weight, but counts for the learning rate.
 
     Args:
         network: inputs to logits.
         loss_fn: logits and labels to a scalar loss.
         optimizer: over the parameters to train, made by `build_optimizer` for the same configuration.
         config: `grad_accum_steps`, `amp_level`, `loss_scale`, `loss_scale_window` and `ema_decay` count here.
-        average: optional network of the same parameters, their names with `EMA_PREFIX` before them, that follows the
-            trained one as an exponential moving average.
-        world: the ranks that train together: gradients and loss are means over them, so all take the same step. They
-            make their steps together, too.
+        ema: optional network for the moving average of the weights. Its parameters have the same names with
+            `EMA_PREFIX` before them.
+        world: the ranks that train together. Gradients and loss are means over them, so all take the same step. All
+            ranks must create their steps at the same time.
 
-    `step(inputs, labels)` returns the loss, and whether the step was applied. With `grad_accum_steps` above 1 a step is
-    over several batches: `step.over(batches)`.
+    `step(inputs, labels)` returns the loss, and whether the step was applied. With `grad_accum_steps` above 1 a step
+    takes several batches; use `step.over(batches)`.
     """
 
     def __init__(self, network: nn.Cell, loss_fn: nn.Cell, optimizer: nn.Optimizer, config: Config,
-                 average: nn.Cell | None = None, world: World = ALONE) -> None:
+                 ema: nn.Cell | None = None, world: World = ALONE) -> None:
         super().__init__(auto_prefix=False)
         self.network = network if config.amp_level == "O0" else amp.auto_mixed_precision(network, config.amp_level)
         self.loss_fn, self.optimizer = loss_fn, optimizer
@@ -56,17 +57,17 @@ class TrainStep(nn.Cell):
         if world.rank_size > 1:
             self.rank_sum = rank_sum(network, optimizer.parameters, world)
         self.ema_decay = config.ema_decay
-        self.has_average = average is not None
-        if average is not None:
-            self.means, self.values = means_and_values(average, network)
-            self.average_update = average_update(network)
+        self.has_ema = ema is not None
+        if ema is not None:
+            self.means, self.values = ema_and_weights(ema, network)
+            self.ema_update = ema_update(network)
 
     def _scaled_loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        # A batch's share of the mean over ranks and batches, so that sums over them are that mean.
+        # Divided by the number of ranks and batches, so that the sum over them is the mean.
         return self.loss_fn(self.network(inputs), labels) * (self.loss_scale / (self.rank_size * self.grad_accum_steps))
 
     def over(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Step after step, each over `grad_accum_steps` of the batches: what `step(inputs, labels)` returns."""
+        """Run one step for every `grad_accum_steps` batches; yields what `step(inputs, labels)` returns."""
         for number, (inputs, labels) in enumerate(batches, 1):
             is_last = number % self.grad_accum_steps == 0
             result = self(inputs, labels, is_last)
@@ -74,7 +75,7 @@ class TrainStep(nn.Cell):
                 yield result
 
     def construct(self, inputs: Tensor, labels: Tensor, is_last: bool = True) -> tuple[Tensor, Tensor | bool]:
-        """`is_last`, a constant of the graph, is False for all but the last of the batches of a step."""
+        """`is_last` is True for the last batch of a step. It is a constant of the graph."""
         loss, gradients = self.value_and_grad(inputs, labels)
         if not is_last:
             return self._add_to_sums(loss, gradients), False
@@ -83,16 +84,16 @@ class TrainStep(nn.Cell):
         if self.rank_size > 1:
             sums = self.rank_sum((loss.reshape(1), *gradients))
             loss, gradients = sums[0].reshape(()), sums[1:]
-        finite = self.all_finite(gradients)  # of the sums, which one rank's overflow spoils for all
+        finite = self.all_finite(gradients)  # of the sums over the ranks: an overflow on one rank makes all skip
         loss = loss / self.loss_scale
         if finite:
             if self.is_scaled:
                 gradients = tuple([gradient / self.loss_scale for gradient in gradients])
             loss = ops.depend(loss, self.optimizer(gradients))
-            if self.has_average:
-                share = average_share(self.ema_decay, self.optimizer.global_step)
-                loss = ops.depend(loss, self.average_update(share, self.means, self.values))
-        else:  # the schedule goes by the steps of the run, as the log does
+            if self.has_ema:
+                rate = one_minus_decay(self.ema_decay, self.optimizer.global_step)
+                loss = ops.depend(loss, self.ema_update(rate, self.means, self.values))
+        else:  # a skipped step counts for the schedule, as it does in the log
             loss = ops.depend(loss, ops.assign_add(self.optimizer.global_step, self.one))
         if self.window:
             adapt_loss_scale(self.loss_scale, self.good_steps, self.window, finite)
@@ -105,7 +106,7 @@ class TrainStep(nn.Cell):
         return loss
 
     def _take_sums(self, loss: Tensor, gradients: tuple) -> tuple[Tensor, tuple]:
-        """Loss and gradients of all batches of a step; the sums are zero again."""
+        """Loss and gradients of all batches of a step. Sets the sums back to zero."""
         loss = loss + self.loss_sum
         gradients = tuple([total + gradient for total, gradient in zip(self.sums, gradients)])  # noqa: B905
         ops.assign(self.loss_sum, ops.zeros_like(self.loss_sum))
@@ -115,25 +116,27 @@ class TrainStep(nn.Cell):
 
 
 def training_state(train_step: TrainStep) -> dict[str, Tensor]:
-    """What going on with training needs besides the scored network: momenta, counters, a loss scale that adapts, and
-    under an average the trained weights themselves. The sums of gradients are zero between two steps.
+    """What a resumed run needs besides the evaluated network: momenta, counters, the adaptive loss scale.
+
+    With an EMA the evaluated network is the average, so the trained weights are here, too. The sums of gradients are
+    left out: they are zero between two steps.
     """
-    scored = () if train_step.has_average else network_parameters(train_step.network)
+    evaluated = () if train_step.has_ema else network_parameters(train_step.network)
     return {name: value for name, value in train_step.parameters_dict().items()
-            if name not in scored and name != "learning_rate" and not name.startswith((EMA_PREFIX, SUM_PREFIX))}
+            if name not in evaluated and name != "learning_rate" and not name.startswith((EMA_PREFIX, SUM_PREFIX))}
 
 
 def batch_norm_statistics(cell: nn.Cell) -> list[Parameter]:
-    """The moving means and variances at and below a cell, which follow the pictures and not the gradients."""
+    """The moving means and variances of all batch norms in a cell."""
     return [parameter for parameter in cell.get_parameters()
             if parameter.name.endswith((".moving_mean", ".moving_variance"))]
 
 
 def count_steps(batches: int, config: Config) -> int:
-    """Steps in an epoch of so many batches; batches that do not fill a step are left out.
+    """Steps in an epoch of `batches` batches. Batches that do not fill a step are left out.
 
     Raises:
-        UserError: they fill none.
+        UserError: there are too few batches for one step.
     """
     if batches < config.grad_accum_steps:
         raise UserError(f"grad_accum_steps is {config.grad_accum_steps}, but an epoch has only {batches} batches; "

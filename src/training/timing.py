@@ -1,4 +1,4 @@
-"""Where the time of a run goes."""
+"""Measures where the time of a run goes."""
 import contextlib
 import time
 from collections.abc import Iterable, Iterator
@@ -10,21 +10,21 @@ EVALUATION, CHECKPOINTS = "evaluation", "checkpoints"
 
 
 class Timing:
-    """Seconds of each part of this process's training, by the clock of the host.
+    """Seconds of each part of the training in this process, by the clock of the host.
 
-    Parts exclude each other: what is measured within another part counts as the inner one alone. An accelerator works
-    on while the host waits for data, so there the parts tell what the host waited for.
+    The parts do not overlap: time in an inner part does not count for the outer one. With an accelerator the parts say
+    what the host waited for, because the device computes while the host waits for data.
     """
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys((DATA, FIRST_STEP, STEPS, EVALUATION, CHECKPOINTS), 0.0)
-        self.pictures = 0  # trained on, those of the first step, which is compiled, left out
+        self.images = 0  # trained on, without those of the first step, which includes compilation
         self._measured = 0.0
         self._compiled = False
 
     @contextlib.contextmanager
     def measure(self, part: str) -> Iterator[None]:
-        """Count the time in this block as `part`'s."""
+        """Add the time of this block to `part`."""
         begin, measured = time.perf_counter(), self._measured
         try:
             yield
@@ -34,7 +34,7 @@ class Timing:
             self._measured = measured + elapsed
 
     def batches(self, epoch: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches of an epoch: waiting for one is waiting for data, until the next is wanted is its step."""
+        """The same batches. Waiting for a batch counts as DATA. The time until the next request counts as its step."""
         waiting = iter(epoch)
         while True:
             with self.measure(DATA):
@@ -43,7 +43,7 @@ class Timing:
                 return
             part = STEPS if self._compiled else FIRST_STEP
             if self._compiled:
-                self.pictures += batch[0].shape[0]
+                self.images += batch[0].shape[0]
             self._compiled = True
             with self.measure(part):
                 yield batch

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, Pictures, make_pictures, run_script
+from conftest import ROOT, Images, make_images, run_script
 from PIL import Image
 
-from src.deployment.prediction import PictureStream, list_pictures
+from src.deployment.prediction import ImageStream, list_images
 
 TINY = ROOT / "tests" / "fixtures" / "tiny.mindir"
 SIZE, BATCH_SIZE = 32, 4
@@ -104,9 +104,9 @@ def results(lite: Path, build_folder: Path, decodes: None, photographs: Path,
 
 
 def test_pictures_enter_as_evaluation_shows_them(results: Path, photographs: Path) -> None:
-    paths = list_pictures(str(photographs))
+    paths = list_images(str(photographs))
     entered = read(results / "inputs", paths, photographs).reshape(-1, 3, SIZE, SIZE)
-    expected = np.concatenate([images for _, images in PictureStream(paths, SIZE, 3, 1)])
+    expected = np.concatenate([images for _, images in ImageStream(paths, SIZE, 3, 1)])
     np.testing.assert_allclose(entered, expected, atol=1e-5)  # a grey level is 0.017
 
 
@@ -114,7 +114,7 @@ def test_logits_are_those_of_the_network(lite: Path, build_folder: Path, results
                                          tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements-dev.txt names")
     session = runtime.InferenceSession(TINY.with_suffix(".onnx"))
-    paths = list_pictures(str(photographs))
+    paths = list_images(str(photographs))
     entered = read(results / "inputs", paths, photographs).reshape(-1, 3, SIZE, SIZE)
     padded = np.concatenate([entered, entered[:-len(entered) % BATCH_SIZE]])
     expected = np.concatenate([session.run(None, {"images": padded[i:i + BATCH_SIZE]})[0]
@@ -178,9 +178,9 @@ def test_the_script_ends_with_the_first_step_that_failed(build_folder: Path, dec
     assert not (tmp_path / "acc.log").exists()
 
 
-def test_names_alike_do_not_collide(lite: Path, build_folder: Path, decodes: None, pictures: Pictures,
+def test_names_alike_do_not_collide(lite: Path, build_folder: Path, decodes: None, images: Images,
                                     tmp_path: Path) -> None:
-    root = pictures({"a": 1, "a.b": 1, "c/a": 1})
+    root = images({"a": 1, "a.b": 1, "c/a": 1})
     (root / "a" / "000.x.jpg").write_bytes((root / "a" / "000.jpg").read_bytes())
     (root / "a" / "000.JPEG").write_bytes((root / "a" / "000.jpg").read_bytes())
     (root / "a" / ".hidden.jpg").write_text("no picture")
@@ -193,7 +193,7 @@ def test_names_alike_do_not_collide(lite: Path, build_folder: Path, decodes: Non
 @pytest.mark.parametrize("bad", ["text", "empty", "cut", "png", "unreadable"])
 def test_a_bad_picture_ends_the_program_with_its_name(bad: str, lite: Path, build_folder: Path, decodes: None,
                                                       tmp_path: Path) -> None:
-    root = make_pictures(tmp_path / "pictures", {"a": 6})
+    root = make_images(tmp_path / "pictures", {"a": 6})
     culprit = root / "a" / "003.jpg"
     if bad == "text":
         culprit.write_text("no picture")

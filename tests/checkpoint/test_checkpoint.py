@@ -158,7 +158,7 @@ def test_keeps_the_latest_and_best_and_last(tmp_path: Path) -> None:
         assert checkpoint.network["head.b"].asnumpy().tolist() == [epoch, epoch]
 
 
-def test_keeps_the_best_and_every_so_manieth_too(tmp_path: Path) -> None:
+def test_keeps_the_best_and_every_nth_epoch_too(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path, Retention(latest=1, best=2, every=3))
     scores = [0.9, 0.1, 0.2, 0.8, 0.3, 0.4, 0.5]
     for epoch, top1 in enumerate(scores, 1):

@@ -62,16 +62,16 @@ std::vector<float> run(const std::vector<int32_t> &plan, const Size &size, int t
 
 int main() {
   limit_time();
-  // Batch statistics, layers, then kind, stride, activation, shortcut, input and output channels of each.
+  // Batch statistics, pooled, layers, then kind, stride, activation, shortcut, input and output channels of each.
   const std::vector<std::vector<int32_t>> plans = {
-      {1, 1, 0, 1, 1, -1, 1, 1},
-      {1, 1, 0, 1, 0, -1, 19, 70},
-      {1, 1, 1, 1, 1, -1, 17, 17},
-      {1, 1, 1, 2, 1, -1, 33, 33},
-      {1, 1, 2, 2, 1, -1, 3, 24},
-      {0, 3, 0, 1, 1, -1, 8, 48, 1, 1, 1, -1, 48, 48, 0, 1, 0, 0, 48, 8},
-      {1, 3, 0, 1, 1, -1, 8, 48, 1, 2, 1, -1, 48, 48, 0, 1, 0, -1, 48, 24},
-      {1, 4, 2, 2, 1, -1, 3, 8, 1, 1, 1, -1, 8, 8, 0, 1, 0, 1, 8, 8, 0, 1, 1, -1, 8, 40},
+      {1, 0, 1, 0, 1, 1, -1, 1, 1},
+      {1, 0, 1, 0, 1, 0, -1, 19, 70},
+      {1, 0, 1, 1, 1, 1, -1, 17, 17},
+      {1, 0, 1, 1, 2, 1, -1, 33, 33},
+      {1, 0, 1, 2, 2, 1, -1, 3, 24},
+      {0, 0, 3, 0, 1, 1, -1, 8, 48, 1, 1, 1, -1, 48, 48, 0, 1, 0, 0, 48, 8},
+      {1, 0, 3, 0, 1, 1, -1, 8, 48, 1, 2, 1, -1, 48, 48, 0, 1, 0, -1, 48, 24},
+      {1, 1, 4, 2, 2, 1, -1, 3, 8, 1, 1, 1, -1, 8, 8, 0, 1, 0, 1, 8, 8, 0, 1, 1, -1, 8, 40},
   };
   for (const auto &plan : plans) {
     for (const Size &size : {Size{1, 1, 1}, Size{2, 7, 5}, Size{3, 6, 20}, Size{9, 12, 11}}) {

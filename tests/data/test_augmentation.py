@@ -1,4 +1,4 @@
-"""What training does to pictures: each key's arithmetic, and that it touches nothing else."""
+"""What training does to images: each key's arithmetic, and that it touches nothing else."""
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +6,7 @@ import mindspore as ms
 import mindspore.dataset as ds
 import numpy as np
 import pytest
-from conftest import Pictures, config_for
+from conftest import Images, config_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mindspore import Tensor, nn
@@ -38,7 +38,7 @@ def train_folder(photos: Path) -> ImageFolder:
 
 
 def made(folder: ImageFolder, epoch: int = 0, rank: int = 0, ranks: int = 1, **keys: Any) -> Found:
-    """The batches of an epoch: five of 4 pictures of 32 pixels, from two threads."""
+    """The batches of an epoch: five of 4 images of 32 pixels, from two threads."""
     data = ImageData(folder, 32, 4, training=True, seed=3, num_workers=2, rank=rank, rank_size=ranks,
                      augmentation=Augmentation(**keys))
     return batches(data, epoch)
@@ -51,9 +51,9 @@ def assert_same(found: Found, expected: Found) -> None:
         np.testing.assert_array_equal(labels, expected_labels)
 
 
-# ---- mixing: pictures that are their own one-hot target in every pixel must stay so
+# ---- mixing: images that are their own one-hot target in every pixel must stay so
 
-def one_hot_pictures(labels: list[int], height: int = 12, width: int = 20) -> tuple[np.ndarray, np.ndarray]:
+def one_hot_images(labels: list[int], height: int = 12, width: int = 20) -> tuple[np.ndarray, np.ndarray]:
     targets = np.eye(3, dtype=np.float32)[labels]
     return np.broadcast_to(targets[:, :, None, None], (len(labels), 3, height, width)).copy(), targets
 
@@ -62,19 +62,19 @@ def one_hot_pictures(labels: list[int], height: int = 12, width: int = 20) -> tu
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=9), st.sampled_from([0.1, 0.4, 1.0, 8.0]),
        st.integers(0, 2 ** 31), st.sampled_from([mixup, cutmix]))
 def test_targets_are_the_shares_of_the_pixels(labels, alpha, seed, mix) -> None:  # type: ignore[no-untyped-def]
-    pictures, targets = mix(*one_hot_pictures(labels), alpha, np.random.default_rng(seed))
-    assert pictures.dtype == targets.dtype == np.float32
+    images, targets = mix(*one_hot_images(labels), alpha, np.random.default_rng(seed))
+    assert images.dtype == targets.dtype == np.float32
     np.testing.assert_allclose(targets.sum(axis=1), 1, atol=1e-6)
-    np.testing.assert_allclose(pictures.mean(axis=(2, 3)), targets, atol=1e-5)
+    np.testing.assert_allclose(images.mean(axis=(2, 3)), targets, atol=1e-5)
 
 
 def test_mixup_blends_every_pixel_alike_and_cutmix_none() -> None:
     generator = np.random.default_rng(0)
-    blended, targets = mixup(*one_hot_pictures([0, 1, 2]), 1.0, generator)
+    blended, targets = mixup(*one_hot_images([0, 1, 2]), 1.0, generator)
     np.testing.assert_allclose(blended, np.broadcast_to(targets[:, :, None, None], blended.shape), atol=1e-6)
-    pasted, _ = cutmix(*one_hot_pictures([0, 1, 2] * 4), 1.0, generator)
+    pasted, _ = cutmix(*one_hot_images([0, 1, 2] * 4), 1.0, generator)
     assert set(np.unique(pasted)) == {0.0, 1.0}
-    other = (pasted != one_hot_pictures([0, 1, 2] * 4)[0]).any(axis=(0, 1))
+    other = (pasted != one_hot_images([0, 1, 2] * 4)[0]).any(axis=(0, 1))
     rows, columns = np.flatnonzero(other.any(axis=1)), np.flatnonzero(other.any(axis=0))
     assert other[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1].all()  # a box
 
@@ -93,10 +93,10 @@ def test_shares_come_from_the_beta_distribution(alpha: float) -> None:
 
 
 def test_cutmix_pastes_what_was_drawn_less_what_lies_outside() -> None:
-    pasted = [cutmix(*one_hot_pictures([0, 1], 64, 64), 1.0, np.random.default_rng(seed))[1][0, 1]
+    pasted = [cutmix(*one_hot_images([0, 1], 64, 64), 1.0, np.random.default_rng(seed))[1][0, 1]
               for seed in range(3000)]
     # A box of side s, around any point of a unit square, keeps s (1 - s / 4) of a side in the mean. Beta(1, 1) draws
-    # its area evenly; half of the time the other picture of the two is pasted.
+    # its area evenly; half of the time the other image of the two is pasted.
     sides = np.sqrt(np.linspace(0, 1, 10001))
     assert np.mean(pasted) == pytest.approx(0.5 * np.mean((sides * (1 - sides / 4)) ** 2), abs=0.015)
 
@@ -106,11 +106,11 @@ def test_cutmix_pastes_what_was_drawn_less_what_lies_outside() -> None:
 def test_erasing_sets_one_rectangle_of_the_published_size_to_zero() -> None:
     erased, shares = 0, []
     for seed in range(60):
-        pictures = np.ones((8, 3, 40, 50), np.float32)
-        erase(pictures, 0.25, np.random.default_rng(seed))
-        for picture in pictures:
-            assert (picture == picture[0]).all()
-            hole = picture[0] == 0
+        images = np.ones((8, 3, 40, 50), np.float32)
+        erase(images, 0.25, np.random.default_rng(seed))
+        for image in images:
+            assert (image == image[0]).all()
+            hole = image[0] == 0
             if not hole.any():
                 continue
             erased += 1
@@ -128,14 +128,14 @@ def test_erasing_sets_one_rectangle_of_the_published_size_to_zero() -> None:
 
 @pytest.mark.parametrize(("old", "new"), [(64, 32), (96, 64), (160, 96), (64, 64)])
 def test_a_smaller_pixel_is_the_mean_of_what_it_covers(old: int, new: int) -> None:
-    pictures = np.random.default_rng(0).standard_normal((2, 3, old, old)).astype(np.float32)
+    images = np.random.default_rng(0).standard_normal((2, 3, old, old)).astype(np.float32)
     edges = np.arange(new + 1) * (old / new)
     pixels = np.arange(old)
     covered = np.clip(np.minimum(pixels + 1, edges[1:, None]) - np.maximum(pixels, edges[:-1, None]), 0, None)
     weights = covered / covered.sum(axis=1, keepdims=True)
-    found = shrink(pictures, new)
+    found = shrink(images, new)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, weights @ pictures @ weights.T, atol=1e-5)
+    np.testing.assert_allclose(found, weights @ images @ weights.T, atol=1e-5)
 
 
 def test_every_size_of_the_range_comes_up_the_same_on_all_ranks(train_folder: ImageFolder) -> None:
@@ -162,31 +162,31 @@ def test_evaluation_keeps_its_size(train_folder: ImageFolder) -> None:
 
 @pytest.fixture(scope="module")
 def texture() -> np.ndarray:
-    """A picture in which every change shows: uneven brightness, all colours, none of them the grey that fills in."""
+    """An image in which every change shows: uneven brightness, all colours, none of them the grey that fills in."""
     pixels = np.random.default_rng(5).integers(20, 236, (8, 8, 3), np.uint8)
     return np.asarray(Image.fromarray(pixels).resize((32, 32), Image.Resampling.BICUBIC))
 
 
-def drawn(name: str, picture: np.ndarray, count: int) -> np.ndarray:
+def drawn(name: str, image: np.ndarray, count: int) -> np.ndarray:
     ds.config.set_seed(1)
-    pipeline = ds.NumpySlicesDataset(np.arange(count), ["picture"], shuffle=False)
-    pipeline = pipeline.map(lambda _: picture, "picture").map(auto_augment(name), "picture", num_parallel_workers=1)
+    pipeline = ds.NumpySlicesDataset(np.arange(count), ["image"], shuffle=False)
+    pipeline = pipeline.map(lambda _: image, "image").map(auto_augment(name), "image", num_parallel_workers=1)
     return np.stack([row[0] for row in pipeline.create_tuple_iterator(num_epochs=1, output_numpy=True)])
 
 
 @pytest.mark.parametrize(("name", "distinct", "unchanged"), [
     ("autoaugment", 40, (0.05, 0.3)),
-    ("randaugment", 150, (1 / 14 ** 2 / 3, 0.04)),  # the identity twice, or changes that do nothing to this picture
+    ("randaugment", 150, (1 / 14 ** 2 / 3, 0.04)),  # the identity twice, or changes that do nothing to this image
     ("trivialaugment", 200, (1 / 14, 0.2)),
 ])
-def test_draws_are_many_and_none_loses_the_picture(name: str, distinct: int, unchanged: tuple[float, float],
+def test_draws_are_many_and_none_loses_the_image(name: str, distinct: int, unchanged: tuple[float, float],
                                                    texture: np.ndarray) -> None:
     found = drawn(name, texture, 1500)
     assert found.dtype == np.uint8
     assert found.shape == (1500, 32, 32, 3)
     assert len(np.unique(found.reshape(1500, -1), axis=0)) > distinct
     assert unchanged[0] < (found == texture).all(axis=(1, 2, 3)).mean() < unchanged[1]
-    # MindSpore's own RandAugment and TrivialAugmentWide turn one picture in eight into a grey area.
+    # MindSpore's own RandAugment and TrivialAugmentWide turn one image in eight into a grey area.
     assert (found.std(axis=(1, 2)).max(axis=1) < 2).mean() < 0.005
 
 
@@ -235,7 +235,7 @@ def test_of_mixup_and_cutmix_each_batch_gets_one_as_if_it_were_alone(train_folde
     assert set(both) == {0, 1}
 
 
-def test_mixing_uses_the_pictures_of_the_batch(train_folder: ImageFolder) -> None:
+def test_mixing_uses_the_images_of_the_batch(train_folder: ImageFolder) -> None:
     for (images, targets), (own, labels) in zip(made(train_folder, mixup_alpha=0.4), made(train_folder), strict=True):
         assert targets.shape == (4, 3)
         np.testing.assert_allclose(targets.sum(axis=1), 1, atol=1e-6)
@@ -253,7 +253,7 @@ def test_repeats_stand_side_by_side_and_an_epoch_keeps_its_length() -> None:
     assert np.bincount(order).max() == 3
 
 
-def test_repeated_pictures_are_different_views(train_folder: ImageFolder) -> None:
+def test_repeated_images_are_different_views(train_folder: ImageFolder) -> None:
     (images, labels), *_ = made(train_folder, aug_repeats=2)
     assert labels[0] == labels[1]
     assert labels[2] == labels[3]
@@ -289,24 +289,24 @@ def test_a_range_of_sizes_that_is_none(low: int, high: int) -> None:
 @pytest.mark.parametrize("options", [("--mixup_alpha", 0.2), ("--auto_augment", "randaugment"),
                                      ("--multi_scale_min", 64, "--multi_scale_max", 64),
                                      ("--aug_repeats", 3)])
-def test_a_frozen_backbone_is_shown_no_augmented_pictures(options: tuple[object, ...]) -> None:
+def test_a_frozen_backbone_is_shown_no_augmented_images(options: tuple[object, ...]) -> None:
     name = str(options[-2]).removeprefix("--")
-    with pytest.raises(UserError, match=f"computes each picture's features once.*: leave out {name}, or train"):
+    with pytest.raises(UserError, match=f"computes each image's features once.*: leave out {name}, or train"):
         Augmentation.of(config_for("--freeze_layer", "backbone", *options))
     # These are told by their help texts to be without effect there, and have defaults.
     Augmentation.of(config_for("--freeze_layer", "backbone", "--crop_scale", 0.5, "--flip", 0, "--color_jitter", 0))
 
 
-def test_a_single_picture_and_a_single_class_can_be_mixed(pictures: Pictures) -> None:
-    folder = ImageFolder.scan(pictures({"cat": 1, "dog": 1}))
+def test_a_single_image_and_a_single_class_can_be_mixed(images: Images) -> None:
+    folder = ImageFolder.scan(images({"cat": 1, "dog": 1}))
     data = ImageData(folder, 32, 1, training=True, augmentation=Augmentation(mixup_alpha=1.0, cutmix_alpha=1.0))
     assert sorted(labels.argmax() for _, labels in batches(data)) == [0, 1]
 
 
-def test_an_unreadable_picture_is_named_in_one_line_beside_mixing(pictures: Pictures, tmp_path: Path,
+def test_an_unreadable_image_is_named_in_one_line_beside_mixing(images: Images, tmp_path: Path,
                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # where MindSpore leaves a copy of such a picture
-    root = pictures({"cat": 3, "dog": 3})
+    monkeypatch.chdir(tmp_path)  # where MindSpore leaves a copy of such an image
+    root = images({"cat": 3, "dog": 3})
     (root / "dog" / "bad.jpg").write_bytes(b"\xff\xd8\xff\xe0 broken")
     data = ImageData(ImageFolder.scan(root), 32, 7, training=True, augmentation=Augmentation(mixup_alpha=1.0))
     with pytest.raises(UserError) as error:

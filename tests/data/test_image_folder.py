@@ -1,9 +1,9 @@
-"""Image folders: what counts as a class and as a picture, and where train and val lie."""
+"""Image folders: what counts as a class and as an image, and where train and val lie."""
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Pictures
+from conftest import Images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,8 +11,8 @@ from src.data.image_folder import ImageFolder, eval_root, train_root, validation
 from src.errors import UserError
 
 
-def test_classes_are_the_sorted_names_of_folders_with_pictures(pictures: Pictures) -> None:
-    root = pictures({"b": 2, "a": 1, "Z": 3})
+def test_classes_are_the_sorted_names_of_folders_with_images(images: Images) -> None:
+    root = images({"b": 2, "a": 1, "Z": 3})
     folder = ImageFolder.scan(root)
     assert folder.classes == ("Z", "a", "b")
     assert folder.labels.tolist() == [0, 0, 0, 1, 2, 2]
@@ -20,23 +20,23 @@ def test_classes_are_the_sorted_names_of_folders_with_pictures(pictures: Picture
     assert len(folder) == 6
 
 
-def test_hidden_empty_and_other_entries_never_count(pictures: Pictures) -> None:
-    root = pictures({"cat": 2, "dog": 1, ".cache": 2, "ape": 1})
-    (root / "ape" / "000.jpg").rename(root / "ape" / ".000.jpg")  # only a hidden picture: no class
+def test_hidden_empty_and_other_entries_never_count(images: Images) -> None:
+    root = images({"cat": 2, "dog": 1, ".cache": 2, "ape": 1})
+    (root / "ape" / "000.jpg").rename(root / "ape" / ".000.jpg")  # only a hidden image: no class
     (root / "bear").mkdir()
     (root / "crab").mkdir()
-    (root / "crab" / "notes.txt").write_text("no picture")
+    (root / "crab" / "notes.txt").write_text("no image")
     (root / "loose.jpg").write_bytes(b"not in a class")
     (root / "cat" / ".hidden.jpg").write_bytes(b"")
-    (root / "cat" / "notes.txt").write_text("no picture")
+    (root / "cat" / "notes.txt").write_text("no image")
     (root / "cat" / "more").mkdir()
     folder = ImageFolder.scan(root)
     assert folder.classes == ("cat", "dog")
     assert folder.files == ("cat/000.jpg", "cat/001.jpg", "dog/000.jpg")
 
 
-def test_endings_in_any_case(pictures: Pictures) -> None:
-    root = pictures({"cat": 1, "dog": 1})
+def test_endings_in_any_case(images: Images) -> None:
+    root = images({"cat": 1, "dog": 1})
     (root / "cat" / "000.jpg").rename(root / "cat" / "A.JPG")
     (root / "dog" / "000.jpg").rename(root / "dog" / "photo.of.dog.JpEg")
     folder = ImageFolder.scan(root)
@@ -44,35 +44,35 @@ def test_endings_in_any_case(pictures: Pictures) -> None:
     assert folder.extensions == (".JPG", ".JpEg")
 
 
-def test_a_folder_that_ends_like_a_picture_is_named(pictures: Pictures) -> None:
-    root = pictures({"cat": 1, "cat/album.jpg": 1})
-    with pytest.raises(UserError, match=r"album\.jpg: ends like a picture but is no file"):
+def test_a_folder_that_ends_like_an_image_is_named(images: Images) -> None:
+    root = images({"cat": 1, "cat/album.jpg": 1})
+    with pytest.raises(UserError, match=r"album\.jpg: ends like an image but is no file"):
         ImageFolder.scan(root)
 
 
-def test_missing_folder_and_folder_without_pictures(tmp_path: Path) -> None:
+def test_missing_folder_and_folder_without_images(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"^{tmp_path / 'none'}: no such folder"):
         ImageFolder.scan(tmp_path / "none")
     (tmp_path / "cat").mkdir()
-    with pytest.raises(UserError, match=f"^{tmp_path}: no pictures here; expected"):
+    with pytest.raises(UserError, match=f"^{tmp_path}: no images here; expected"):
         ImageFolder.scan(tmp_path)
 
 
-def test_digest_follows_names_sizes_and_times(pictures: Pictures) -> None:
-    root = pictures({"cat": 2, "dog": 2})
+def test_digest_follows_names_sizes_and_times(images: Images) -> None:
+    root = images({"cat": 2, "dog": 2})
     before = ImageFolder.scan(root).digest()
     assert ImageFolder.scan(root).digest() == before
-    picture = root / "cat" / "000.jpg"
-    content = picture.read_bytes()
-    picture.write_bytes(content + b"\0")
+    image = root / "cat" / "000.jpg"
+    content = image.read_bytes()
+    image.write_bytes(content + b"\0")
     changed = ImageFolder.scan(root).digest()
-    picture.rename(root / "cat" / "009.jpg")
+    image.rename(root / "cat" / "009.jpg")
     renamed = ImageFolder.scan(root).digest()
     assert len({before, changed, renamed}) == 3
 
 
-def test_both_forms_of_dataset_path(pictures: Pictures) -> None:
-    root = pictures({"train/cat": 1, "val/cat": 1})
+def test_both_forms_of_dataset_path(images: Images) -> None:
+    root = images({"train/cat": 1, "val/cat": 1})
     for path in (root, root / "train"):
         assert train_root(str(path)) == root / "train"
         assert validation_root(str(path), "") == root / "val"
@@ -80,26 +80,26 @@ def test_both_forms_of_dataset_path(pictures: Pictures) -> None:
     assert eval_root(str(root / "val")) == root / "val"
 
 
-def test_a_plain_folder_of_classes_has_no_validation(pictures: Pictures) -> None:
-    root = pictures({"cat": 1, "dog": 1})
+def test_a_plain_folder_of_classes_has_no_validation(images: Images) -> None:
+    root = images({"cat": 1, "dog": 1})
     assert train_root(str(root)) == root
     assert validation_root(str(root), "") is None
     assert eval_root(str(root)) == root
 
 
-def test_named_validation_pictures(pictures: Pictures) -> None:
-    root, other = pictures({"train/cat": 1, "val/cat": 1}), pictures({"val/cat": 1}, name="other")
+def test_named_validation_images(images: Images) -> None:
+    root, other = images({"train/cat": 1, "val/cat": 1}), images({"val/cat": 1}, name="other")
     assert validation_root(str(root), str(other)) == other / "val"
     assert validation_root(str(root), str(other / "val")) == other / "val"
 
 
-def test_the_ancestors_validation_folder(pictures: Pictures) -> None:
-    root = pictures({"train/cat": 1, "validation_preprocess/cat": 1})
+def test_the_ancestors_validation_folder(images: Images) -> None:
+    root = images({"train/cat": 1, "validation_preprocess/cat": 1})
     assert eval_root(str(root)) == root / "validation_preprocess"
 
 
-def test_scoring_a_root_without_val_is_an_error(pictures: Pictures) -> None:
-    root = pictures({"train/cat": 1})
+def test_scoring_a_root_without_val_is_an_error(images: Images) -> None:
+    root = images({"train/cat": 1})
     with pytest.raises(UserError, match="has train/ but no val/"):
         eval_root(str(root))
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import mindspore.dataset as ds
 import numpy as np
 import pytest
-from conftest import Pictures
+from conftest import Images
 from mindspore.dataset import vision
 from PIL import Image
 
@@ -45,11 +45,11 @@ def test_evaluation_keeps_proportions(shape: tuple[int, int], tmp_path: Path) ->
 def test_evaluation_normalises_rgb(tmp_path: Path) -> None:
     colour = (200, 100, 50)
     Image.new("RGB", (50, 40), colour).save(tmp_path / "plain.png")
-    picture = transformed(tmp_path / "plain.png", 32)
-    assert picture.shape == (3, 32, 32)
-    assert picture.dtype == np.float32
+    image = transformed(tmp_path / "plain.png", 32)
+    assert image.shape == (3, 32, 32)
+    assert image.dtype == np.float32
     expected = (np.array(colour) / 255 - MEAN) / STD
-    np.testing.assert_allclose(picture, np.broadcast_to(expected[:, None, None], picture.shape), atol=1e-5)
+    np.testing.assert_allclose(image, np.broadcast_to(expected[:, None, None], image.shape), atol=1e-5)
 
 
 def test_training_transform_is_the_published_one() -> None:
@@ -63,11 +63,11 @@ def test_training_transform_is_the_published_one() -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK", "I;16"])
-def test_pictures_of_every_mode_have_three_channels(mode: str, pictures: Pictures) -> None:
-    root = pictures({"cat": 1, "dog": 1})
+def test_images_of_every_mode_have_three_channels(mode: str, images: Images) -> None:
+    root = images({"cat": 1, "dog": 1})
     Image.new(mode, (40, 40), 60 if mode in {"L", "I;16"} else None).save(
         root / "cat" / ("b.jpg" if mode == "CMYK" else "b.png"))
     data = ImageData(ImageFolder.scan(root), 32, 3, training=False)
-    (images, labels), = batches(data)
-    assert images.shape == (3, 3, 32, 32)
+    (batch, labels), = batches(data)
+    assert batch.shape == (3, 3, 32, 32)
     assert labels.tolist() == [0, 0, 1]

@@ -192,9 +192,9 @@ def test_truncated_files_are_refused(ending: str, described: bool, share: float,
 
 
 def test_other_sizes_and_kinds_are_refused(onnx: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"any\.onnx: takes pictures of 32x32 pixels, not of 64x64"):
+    with pytest.raises(UserError, match=r"any\.onnx: takes images of 32x32 pixels, not of 64x64"):
         load_exported(onnx, config_for()).run(np.zeros((2, 3, 64, 64), np.float32))
-    with pytest.raises(UserError, match=r"any\.onnx: does not take 2 pictures"):
+    with pytest.raises(UserError, match=r"any\.onnx: does not take 2 images"):
         load_exported(onnx, config_for()).run(np.zeros((2, 1, 32, 32), np.float32))
     with pytest.raises(UserError, match="no such file"):
         load_exported(tmp_path / "none.onnx", config_for())

@@ -1,4 +1,4 @@
-"""infer.py and eval.py on checkpoints, MINDIR and ONNX files: the same answers, and bad pictures told by name."""
+"""infer.py and eval.py on checkpoints, MINDIR and ONNX files: the same answers, and bad images told by name."""
 import ast
 import csv
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Pictures, assert_one_clear_line, config_for, make_pictures, run_script
+from conftest import Images, assert_one_clear_line, config_for, make_images, run_script
 from mindspore import Tensor
 from PIL import Image
 
@@ -23,7 +23,7 @@ from src.dataset import ImageData
 from src.deployment.description import description_path
 from src.deployment.exporter import ExportOptions, deployable, describe, export, write_description
 from src.deployment.model_file import open_model
-from src.deployment.prediction import PictureStream, decoding_workers, list_pictures
+from src.deployment.prediction import ImageStream, decoding_workers, list_images
 from src.errors import UserError
 from src.mobilenetV2 import MobileNetV2
 from tools.benchmark import measure_inference
@@ -55,14 +55,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def holiday(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Nine good pictures of three colours and formats in folders of folders; not to be changed."""
+    """Nine good images of three colours and formats in folders of folders; not to be changed."""
     root = tmp_path_factory.mktemp("holiday")
-    make_pictures(root, {"a/deep/blue": 3, "b/red": 2})
-    make_pictures(root, {"b/green": 2}, ending=".PNG", size=(30, 70))
-    make_pictures(root, {"c/green": 2}, ending=".bmp", seed=1)
+    make_images(root, {"a/deep/blue": 3, "b/red": 2})
+    make_images(root, {"b/green": 2}, ending=".PNG", size=(30, 70))
+    make_images(root, {"c/green": 2}, ending=".bmp", seed=1)
     (root / ".hidden").mkdir()
     Image.new("RGB", (9, 9)).save(root / ".hidden" / "x.png")
-    (root / "notes.md").write_text("not a picture")
+    (root / "notes.md").write_text("not an image")
     return root
 
 
@@ -101,40 +101,40 @@ def test_eval_counts_the_same_on_an_exported_file(kind: str, models: dict[str, P
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "MINDIR", "ONNX"])
-def test_every_picture_gets_the_answer_of_the_network(kind: str, models: dict[str, Path], holiday: Path,
+def test_every_image_gets_the_answer_of_the_network(kind: str, models: dict[str, Path], holiday: Path,
                                                       tmp_path: Path) -> None:
     needs_onnx_runtime(kind)
-    call(infer, "--model", models[kind], "--pictures", holiday, "--predictions", tmp_path / "out", "--batch_size", 2,
+    call(infer, "--model", models[kind], "--images", holiday, "--predictions", tmp_path / "out", "--batch_size", 2,
          "--top_k", 2)
-    paths = list_pictures(str(holiday))
+    paths = list_images(str(holiday))
     rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").open(encoding="utf-8")))
     assert [row["file"] for row in rows] == list(map(str, paths))
     assert len(rows) == 9
 
     network = open_model(config_for("--pretrain_ckpt", models["checkpoint"])).network()
     for row, path in zip(rows, paths, strict=True):
-        (_, image), = PictureStream([path], SIZE, 1, 1)
-        logits = network(Tensor(image)).asnumpy()[0].astype(np.float64)
+        (_, batch), = ImageStream([path], SIZE, 1, 1)
+        logits = network(Tensor(batch)).asnumpy()[0].astype(np.float64)
         probabilities = np.exp(logits) / np.exp(logits).sum()
         assert row["class"] == CLASSES[logits.argmax()]
         assert float(row["probability"]) == pytest.approx(probabilities.max(), abs=2e-5)
         assert float(row["probability_2"]) == pytest.approx(np.sort(probabilities)[-2], abs=2e-5)
         assert row["error"] == ""
     told = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert [picture["classes"][0]["class"] for picture in told["pictures"]] == [row["class"] for row in rows]
+    assert [image["classes"][0]["class"] for image in told["pictures"]] == [row["class"] for row in rows]
     with Image.open(tmp_path / "out" / "predictions.png") as sheet:
         assert sheet.width > 8 * 140
 
 
-def test_pictures_come_as_evaluation_shows_them(photos: Path) -> None:
+def test_images_come_as_evaluation_shows_them(photos: Path) -> None:
     folder = ImageFolder.scan(photos / "val")
     shown = np.concatenate([images.asnumpy() for images, _ in ImageData(folder, SIZE, 4, training=False).epoch()])
-    stream = PictureStream([folder.root / name for name in folder.files], SIZE, 4, 2)
+    stream = ImageStream([folder.root / name for name in folder.files], SIZE, 4, 2)
     streamed = np.concatenate([images for _, images in stream])
     np.testing.assert_array_equal(streamed, shown[:len(folder)])
 
 
-def test_pictures_are_decoded_while_the_network_computes(photos: Path) -> None:
+def test_images_are_decoded_while_the_network_computes(photos: Path) -> None:
     asked = threading.Event()
 
     class Paths(list):
@@ -143,16 +143,16 @@ def test_pictures_are_decoded_while_the_network_computes(photos: Path) -> None:
                 asked.set()
             return super().__getitem__(position)
 
-    stream = iter(PictureStream(Paths(list_pictures(str(photos / "train"))), SIZE, 1, 1))
+    stream = iter(ImageStream(Paths(list_images(str(photos / "train"))), SIZE, 1, 1))
     next(stream)
     assert asked.wait(60)  # the sixth is read though nobody asked for the second
     assert len(list(stream)) == 20
 
 
-def test_broken_pictures_are_named_and_stop_nothing(models: dict[str, Path], pictures: Pictures, tmp_path: Path,
+def test_broken_images_are_named_and_stop_nothing(models: dict[str, Path], images: Images, tmp_path: Path,
                                                     capsys: pytest.CaptureFixture) -> None:
-    root = pictures({"x": 3})
-    (root / "x" / "0.jpg").write_text("no picture")
+    root = images({"x": 3})
+    (root / "x" / "0.jpg").write_text("no image")
     (root / "x" / "empty.png").touch()
     cut = (root / "x" / "000.jpg").read_bytes()
     (root / "x" / "cut.jpg").write_bytes(cut[:len(cut) // 3])
@@ -162,12 +162,12 @@ def test_broken_pictures_are_named_and_stop_nothing(models: dict[str, Path], pic
                                                          "cat.jpg", "002.jpg")) + "\n")
     before = sorted(Path.cwd().iterdir())
     with pytest.raises(SystemExit) as end:
-        call(infer, "--model", models["checkpoint"], "--pictures", listed, "--predictions", tmp_path / "out")
+        call(infer, "--model", models["checkpoint"], "--images", listed, "--predictions", tmp_path / "out")
     assert end.value.code == 1
     assert sorted(Path.cwd().iterdir()) == before  # MindSpore's decoder left nothing behind
     said = capsys.readouterr()
-    assert "3 of 7 pictures classified" in said.out
-    for name in ("0.jpg: not a picture", "empty.png: empty", "cut.jpg: ", "cat.jpg: "):
+    assert "3 of 7 images classified" in said.out
+    for name in ("0.jpg: not an image", "empty.png: empty", "cut.jpg: ", "cat.jpg: "):
         assert f"{root}/x/{name}" in said.err
     rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").open(encoding="utf-8")))
     assert [bool(row["error"]) for row in rows] == [True, False, True, False, True, True, False]
@@ -178,39 +178,39 @@ def test_what_is_wrong_is_one_clear_line(models: dict[str, Path], photos: Path, 
     out = ("--predictions", tmp_path / "out")
     model = ("--model", models["checkpoint"])
     (tmp_path / "hollow").mkdir()
-    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "list.txt").write_text("\n\n")
     (tmp_path / "data.bin").write_bytes(b"\xff\xfe\x00")
     assert "--images" in refusal(infer, *model, *out)
-    assert "--pretrain_ckpt" in refusal(infer, "--pictures", photos, *out)
-    assert "hollow: no pictures here" in refusal(infer, *model, "--pictures", tmp_path / "hollow", *out)
-    assert "no such picture" in refusal(infer, *model, "--pictures", tmp_path / "none", *out)
-    assert "names no picture" in refusal(infer, *model, "--pictures", tmp_path / "list.txt", *out)
-    assert "neither a picture nor" in refusal(infer, *model, "--pictures", tmp_path / "data.bin", *out)
-    assert "text.jpg: not a picture" in refusal(infer, *model, "--pictures", tmp_path / "text.jpg", *out)
-    assert "no such checkpoint" in refusal(infer, "--model", tmp_path / "none", "--pictures", photos, *out)
+    assert "--pretrain_ckpt" in refusal(infer, "--images", photos, *out)
+    assert "hollow: no images here" in refusal(infer, *model, "--images", tmp_path / "hollow", *out)
+    assert "no such image" in refusal(infer, *model, "--images", tmp_path / "none", *out)
+    assert "names no image" in refusal(infer, *model, "--images", tmp_path / "list.txt", *out)
+    assert "neither an image nor" in refusal(infer, *model, "--images", tmp_path / "data.bin", *out)
+    assert "text.jpg: not an image" in refusal(infer, *model, "--images", tmp_path / "text.jpg", *out)
+    assert "no such checkpoint" in refusal(infer, "--model", tmp_path / "none", "--images", photos, *out)
     assert not (tmp_path / "out").exists()
 
 
 def test_an_exported_file_of_other_classes_or_size_is_refused(models: dict[str, Path], photos: Path,
-                                                              pictures: Pictures, tmp_path: Path) -> None:
-    other = pictures({"blue": 1, "green": 1, "rad": 1, "red": 1})
+                                                              images: Images, tmp_path: Path) -> None:
+    other = images({"blue": 1, "green": 1, "rad": 1, "red": 1})
     assert "the model does not know rad" in refusal(evaluation, "--dataset_path", other, "--pretrain_ckpt",
                                                     models["MINDIR"])
     bare = tmp_path / "bare.mindir"  # without its JSON
     bare.write_bytes(models["MINDIR"].read_bytes())
     text = refusal(evaluation, "--dataset_path", other, "--pretrain_ckpt", bare, "--image_size", SIZE, "--batch_size",
                    4)
-    assert text == f"{bare}: knows 3 classes, but the pictures are of 4"
+    assert text == f"{bare}: knows 3 classes, but the images are of 4"
     text = refusal(evaluation, "--dataset_path", photos, "--pretrain_ckpt", models["MINDIR"], "--image_size", 64)
-    assert "takes pictures of 32x32 pixels, not of 64x64" in text
+    assert "takes images of 32x32 pixels, not of 64x64" in text
 
 
 @pytest.mark.parametrize(("kind", "values", "says"), [
     ("checkpoint", {"config": {"width_mult": "wide"}}, "its configuration: width_mult must be a number, not 'wide'"),
     ("checkpoint", {"config": {"image_size": 33}}, "its configuration: image_size must be a multiple of 32, not 33"),
-    ("checkpoint", {"classes": ["blue", "red"]}, "tells 3 classes apart, but the JSON beside it names 2"),
-    ("MINDIR", {"classes": ["blue", "red"]}, "tells 3 classes apart, but the JSON beside it names 2"),
+    ("checkpoint", {"classes": ["blue", "red"]}, "has 3 classes, but the JSON beside it names 2"),
+    ("MINDIR", {"classes": ["blue", "red"]}, "has 3 classes, but the JSON beside it names 2"),
     ("MINDIR", {"input": {"batch_size": -4}}, "input: batch_size must be 1 to 65536, or 'any'"),
 ])
 def test_a_json_that_contradicts_its_file_is_one_line(kind: str, values: dict[str, object], says: str,
@@ -220,14 +220,14 @@ def test_a_json_that_contradicts_its_file_is_one_line(kind: str, values: dict[st
     about, copy = (metadata_path(path) if kind == "checkpoint" else description_path(path)
                    for path in (models[kind], model))
     copy.write_text(json.dumps({**json.loads(about.read_text()), **values}))
-    assert says in refusal(infer, "--model", model, "--pictures", photos / "val", "--predictions", tmp_path / "out")
+    assert says in refusal(infer, "--model", model, "--images", photos / "val", "--predictions", tmp_path / "out")
 
 
 def test_a_truncated_model_ends_the_command(models: dict[str, Path], photos: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut.mindir"
     cut.write_bytes(models["MINDIR"].read_bytes()[:5000])
     (tmp_path / "cut.mindir.json").write_text((models["MINDIR"].parent / "m.mindir.json").read_text())
-    run = run_script("infer.py", "--platform", "CPU", "--model", cut, "--pictures", photos, "--predictions",
+    run = run_script("infer.py", "--platform", "CPU", "--model", cut, "--images", photos, "--predictions",
                      tmp_path / "out")
     assert_one_clear_line(run, str(cut), "damaged")
     assert not (tmp_path / "out").exists()

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.dataset import FeatureData, share, training_order
+from src.dataset import FeatureData, shard, training_order
 from src.distributed.device import setup_device
 from src.distributed.world import World
 from src.errors import UserError
@@ -26,14 +26,14 @@ def test_evaluation_shares_are_everything_once(images: int, rank_size: int, batc
 
 
 @given(images=st.integers(1, 200), rank_size=RANKS, batch_size=st.integers(1, 40), epoch=st.integers(0, 3))
-def test_training_shares_have_the_same_steps_and_no_picture_twice(images: int, rank_size: int, batch_size: int,
+def test_training_shares_have_the_same_steps_and_no_image_twice(images: int, rank_size: int, batch_size: int,
                                                                   epoch: int) -> None:
     if images < rank_size:
-        with pytest.raises(UserError, match=f"{images} training pictures are too few for {rank_size} processes"):
-            share(images, batch_size, True, 0, rank_size)
+        with pytest.raises(UserError, match=f"{images} training images are too few for {rank_size} processes"):
+            shard(images, batch_size, True, 0, rank_size)
         return
-    shares = {share(images, batch_size, True, rank, rank_size)[1:] for rank in range(rank_size)}
-    (batch, steps), = shares
+    shards = {shard(images, batch_size, True, rank, rank_size)[1:] for rank in range(rank_size)}
+    (batch, steps), = shards
     assert 1 <= batch <= batch_size
     assert steps >= 1
     orders = [training_order(images, 1, epoch, rank, rank_size) for rank in range(rank_size)]
@@ -68,4 +68,4 @@ def test_one_of_several_must_be_told_so(monkeypatch: pytest.MonkeyPatch, environ
 
 
 def test_only_rank_0_is_first() -> None:
-    assert [World(rank, 3).is_first for rank in range(3)] == [True, False, False]
+    assert [World(rank, 3).is_main_process for rank in range(3)] == [True, False, False]

@@ -16,7 +16,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from conftest import make_pictures  # noqa: E402 - needs the path
+from conftest import make_images  # noqa: E402 - needs the path
 
 from src.checkpoint.file import read_checkpoint  # noqa: E402
 
@@ -31,7 +31,7 @@ def run_with_kills(folder: Path, kills: int, seed: int) -> tuple[int, list[str]]
     Returns how often it was killed, and the names of the parameters that came out different.
     """
     moments = random.Random(seed)
-    make_pictures(folder / "photos", {"train/ape": 8, "train/zebra": 8, "val/ape": 2, "val/zebra": 2})
+    make_images(folder / "photos", {"train/ape": 8, "train/zebra": 8, "val/ape": 2, "val/zebra": 2})
     epochs = max(3, kills * STEPS_OF_A_LIFE // 2 // STEPS_PER_EPOCH)
     options = ["--platform", "CPU", "--dataset_path", folder / "photos", "--image_size", "32", "--width_mult", "0.35",
                "--batch_size", "4", "--epoch_size", epochs, "--log_steps", "1", "--save_checkpoint_steps", "1",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from src.checkpoint.file import read_checkpoint
-from tests.conftest import make_pictures
+from tests.conftest import make_images
 from tests.support.compiler_tools import COMPILERS, has
 from tests.support.launcher_tools import ROOT, Bench, end_leftovers, free_port, processes_with, wait_for
 from tests.support.rank_program import array_of
@@ -23,7 +23,7 @@ BENCH_VARIABLE = "CALLS"  # of the environment, by which a test finds the proces
 def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, dict, dict]:
     """What rank_program.py found on rank 0 and rank 1 of 2, and alone."""
     folder = tmp_path_factory.mktemp("ranks")
-    make_pictures(folder, {"five/cat": 3, "five/dog": 2, "one/cat": 1})
+    make_images(folder, {"five/cat": 3, "five/dog": 2, "one/cat": 1})
     bench = Bench(folder, stubs=())
     program = [str(ROOT / "tests/support/rank_program.py"), str(folder), str(folder)]
     environment = {**bench.env, "MS_RECEIVE_MSG_TIMEOUT": "1000", "OMP_NUM_THREADS": "1"}
@@ -107,7 +107,7 @@ save_checkpoint_steps: 1
 epoch_size: 20
 """
 EPOCHS = 20
-STEPS_PER_EPOCH = 3  # 25 pictures: 12 for each rank, in batches of 4
+STEPS_PER_EPOCH = 3  # 25 images: 12 for each rank, in batches of 4
 
 
 class KilledRun:
@@ -116,7 +116,7 @@ class KilledRun:
     def __init__(self, folder: Path) -> None:
         self.bench = Bench(folder, stubs=())
         counts = {"train/blue": 13, "train/red": 12, "val/blue": 4, "val/red": 3}
-        self.photos = make_pictures(folder / "photos", counts)
+        self.photos = make_images(folder / "photos", counts)
         (self.bench.folder / "tiny.yaml").write_text(TINY)
         self.log = self.bench.folder / "train.log"
         launcher = self.start()

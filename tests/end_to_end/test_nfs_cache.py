@@ -14,7 +14,7 @@ from src.data.cache_server import dataset_cache
 from src.data.image_folder import ImageFolder
 from src.dataset import ImageData
 from src.errors import UserError
-from tests.conftest import config_for, make_pictures
+from tests.conftest import config_for, make_images
 from tests.support.launcher_tools import ROOT, Bench, end_leftovers, free_port
 
 FILES_OF_AN_EPOCH = 8  # a checkpoint and its JSON, three times; the evaluation of the best epoch; the curves
@@ -48,8 +48,8 @@ def bench(tmp_path: Path, port: str, cache: Cache, monkeypatch: pytest.MonkeyPat
     end_leftovers("CALLS", str(bench.calls_file))
 
 
-def test_pictures_from_the_cache_are_those_of_the_folder(cache: Cache, tmp_path: Path) -> None:
-    root = make_pictures(tmp_path / "pictures", {"cat": 5, "dog": 4})
+def test_images_from_the_cache_are_those_of_the_folder(cache: Cache, tmp_path: Path) -> None:
+    root = make_images(tmp_path / "pictures", {"cat": 5, "dog": 4})
     folder = ImageFolder.scan(root)
     assert cache("--start").returncode == 0
     session = cache("-g").stdout.split()[-1]
@@ -65,7 +65,7 @@ def test_pictures_from_the_cache_are_those_of_the_folder(cache: Cache, tmp_path:
 
 
 def test_a_killed_server_ends_the_run_in_one_line(cache: Cache, port: str, tmp_path: Path) -> None:
-    folder = ImageFolder.scan(make_pictures(tmp_path / "pictures", {"cat": 5, "dog": 4}))
+    folder = ImageFolder.scan(make_images(tmp_path / "pictures", {"cat": 5, "dog": 4}))
     assert cache("--start").returncode == 0
     handle = dataset_cache(config_for("--enable_cache", "True", "--cache_session_id", cache("-g").stdout.split()[-1]))
     data = ImageData(folder, 32, 2, training=True, cache=handle)
@@ -86,21 +86,21 @@ def test_a_cache_needs_a_session() -> None:
 
 
 def test_two_ranks_train_from_a_server_that_comes_and_goes(bench: Bench, cache: Cache, tmp_path: Path) -> None:
-    photos = make_pictures(tmp_path / "photos", {"train/red": 5, "train/blue": 3, "val/red": 2, "val/blue": 1})
+    photos = make_images(tmp_path / "photos", {"train/red": 5, "train/blue": 3, "val/red": 2, "val/blue": 1})
     run = bench.run("run_train_nfs_cache.sh", "CPU", photos, "--epoch_size", 2, "--batch_size", 4, "--image_size", 32,
                     "--width_mult", .35, WORKER_NUM="2")
     assert run.returncode == 0, run.stderr
     assert "cache: server started" in run.stdout
     session = re.search(r"cache: session (\d+)", run.stdout)[1]
     # All 11, but for those that MindSpore's threads had not written yet when a pipeline ended.
-    assert 4 <= int(re.search(rf"cache: (\d+) pictures in session {session}", run.stdout)[1]) <= 11
+    assert 4 <= int(re.search(rf"cache: (\d+) images in session {session}", run.stdout)[1]) <= 11
     assert "cache: server stopped" in run.stdout
     assert cache("--list_sessions").returncode != 0
     assert "'images': 3" in (bench.folder / "train.log").read_text()
 
 
 def test_a_killed_run_is_resumed_with_another_session(bench: Bench, tmp_path: Path) -> None:
-    photos = make_pictures(tmp_path / "photos", {"train/red": 5, "train/blue": 3, "val/red": 2, "val/blue": 1})
+    photos = make_images(tmp_path / "photos", {"train/red": 5, "train/blue": 3, "val/red": 2, "val/blue": 1})
     program = bench.folder.parent / "bin" / "python"  # dies once, when the files of the first epoch have been written
     program.write_text(f"""#!/bin/sh
 case $1 in */train.py) if mkdir "{tmp_path}/died"; then

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from src.mobilenetV2 import MobileNetV2
 from src.model_utils.config import ALIASES, get_config
-from tests.conftest import ROOT, make_pictures
+from tests.conftest import ROOT, make_images
 from tests.support.launcher_tools import Bench
 from tools.convert_weights import STATISTICS, torchvision_layers
 
@@ -203,8 +203,8 @@ class Reader:
         self.folder.mkdir()
         for entry in [*ROOT.glob("*.py"), *ROOT.glob("*.yaml"), *map(ROOT.joinpath, ("src", "tools", "scripts"))]:
             (self.folder / entry.name).symlink_to(entry)
-        make_pictures(self.folder / "my_photos", {"apple": 10, "pear": 9})
-        make_pictures(self.folder / "holiday", {"beach": 2})
+        make_images(self.folder / "my_photos", {"apple": 10, "pear": 9})
+        make_images(self.folder / "holiday", {"beach": 2})
         save_file(torchvision_weights(), self.folder / "mobilenet_v2.safetensors")
         # What users of accelerators have; the programs there are stand-ins.
         self.bench = Bench(folder)
@@ -287,7 +287,7 @@ def test_every_command_of_the_readme_runs(reader: Reader) -> None:
 
 
 def test_launch_commands_of_the_documents(reader: Reader) -> None:
-    make_pictures(reader.folder, {"pictures/train/apple": 1, "grocery20/train/apple": 1})
+    make_images(reader.folder, {"pictures/train/apple": 1, "grocery20/train/apple": 1})
     (reader.folder / "net.ckpt").touch()
     launches = [command for command in mentions(ROOT / "docs/distributed.md")
                 if "scripts/run_train" in command and "..." not in command]

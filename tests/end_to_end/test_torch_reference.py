@@ -1,6 +1,6 @@
 """The arithmetic of training: the whole network's steps against PyTorch's, and the fast kernels' against stock cells'.
 
-The conditions are those of tests/fixtures/make_torch_reference.py, which tells why: 8 classes, batches of 32 pictures
+The conditions are those of tests/fixtures/make_torch_reference.py, which tells why: 8 classes, batches of 32 images
 of 32x32, a rate that rises to .002 in ten steps, momentum, decay of all parameters, label smoothing; initial values
 that keep most activations where ReLU6 is the identity.
 """
@@ -89,7 +89,7 @@ def test_fast_kernels_stay_with_the_stock_loss() -> None:
 
 
 def backbone_gradients(cpu_kernels: str) -> dict[str, np.ndarray]:
-    """Of a weighted sum of the features of the first batch, by the pictures and by each parameter."""
+    """Of a weighted sum of the features of the first batch, by the images and by each parameter."""
     images, _ = next(reference.batches())
     backbone = calm_network(cpu_kernels).backbone
     backbone.set_train()

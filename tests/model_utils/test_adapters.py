@@ -11,8 +11,8 @@ import pytest
 from src.distributed.device import setup_device
 from src.errors import UserError
 from src.model_utils.config import get_config
-from src.model_utils.device_adapter import find_place
-from src.model_utils.local_adapter import Place
+from src.model_utils.device_adapter import find_process_environment
+from src.model_utils.local_adapter import ProcessEnvironment
 from src.model_utils.moxing_adapter import Storage, is_remote
 from src.modelarts.environment import await_rank_table
 
@@ -26,27 +26,28 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # ---- the environment
 
-@pytest.mark.parametrize(("variables", "modelarts", "place"), [
-    ({}, False, Place(None, 0, 1, 1, "")),
-    ({}, True, Place(None, 0, 1, 1, "")),
+@pytest.mark.parametrize(("variables", "modelarts", "process"), [
+    ({}, False, ProcessEnvironment(None, 0, 1, 1, "")),
+    ({}, True, ProcessEnvironment(None, 0, 1, 1, "")),
     ({"ASCEND_DEVICE_ID": "3", "RANK_ID": "11", "RANK_SIZE": "16", "MA_NUM_HOSTS": "2", "JOB_ID": "j"}, True,
-     Place(3, 11, 16, 2, "j")),
+     ProcessEnvironment(3, 11, 16, 2, "j")),
     ({"DEVICE_ID": "5", "ASCEND_DEVICE_ID": "3", "VC_WORKER_NUM": "4", "MA_VJ_NAME": "v", "JOB_ID": "j"}, True,
-     Place(5, 0, 1, 4, "v")),
+     ProcessEnvironment(5, 0, 1, 4, "v")),
     ({"DEVICE_ID": "5", "RANK_ID": "1", "RANK_SIZE": "2", "MA_NUM_HOSTS": "2", "JOB_ID": "j"}, False,
-     Place(5, 1, 2, 1, "")),
-    ({"DEVICE_ID": "", "ASCEND_DEVICE_ID": "0"}, True, Place(0, 0, 1, 1, "")),
+     ProcessEnvironment(5, 1, 2, 1, "")),
+    ({"DEVICE_ID": "", "ASCEND_DEVICE_ID": "0"}, True, ProcessEnvironment(0, 0, 1, 1, "")),
 ])
-def test_place(variables: dict[str, str], modelarts: bool, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_environment(variables: dict[str, str], modelarts: bool, process: ProcessEnvironment,
+                             monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert find_place(modelarts) == place
+    assert find_process_environment(modelarts) == process
 
 
 def test_a_variable_that_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK_ID", "one")
     with pytest.raises(UserError, match="environment variable RANK_ID must be a number, not 'one'"):
-        find_place(True)
+        find_process_environment(True)
 
 
 @pytest.mark.parametrize(("variables", "device"), [({}, None), ({"ASCEND_DEVICE_ID": "6"}, 6),
@@ -66,8 +67,8 @@ def test_the_card_that_is_asked_of_mindspore(variables: dict[str, str], device: 
     (0, 1, 1, True, True), (0, 8, 1, True, True), (7, 8, 1, False, True), (8, 16, 2, True, False),
     (9, 16, 2, False, False), (1, 2, 2, True, False)])
 def test_first_on_a_machine(rank: int, size: int, machines: int, first: bool, on_first: bool) -> None:
-    place = Place(None, rank, size, machines, "")
-    assert (place.is_first_on_machine, place.is_on_first_machine) == (first, on_first)
+    process = ProcessEnvironment(None, rank, size, machines, "")
+    assert (process.is_first_on_machine, process.is_on_first_machine) == (first, on_first)
 
 
 def test_rank_table_in_a_folder_is_awaited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,24 +14,24 @@ from conftest import ROOT, assert_one_clear_line
 from tests.support.modelarts_tools import RAISE, REFUSE, WAIT, Platform, ended, kill, wait_for
 
 DATA, OUT = "obs://bucket/data", "obs://bucket/out"
-PICTURES = ("train/cat/0.jpg", "train/dog/0.jpg", "val/cat/0.jpg")
+IMAGES = ("train/cat/0.jpg", "train/dog/0.jpg", "val/cat/0.jpg")
 
 
 @pytest.fixture
 def platform(tmp_path: Path) -> Platform:
-    """A platform with a few files that look like pictures."""
+    """A platform with a few files that look like images."""
     made = Platform(tmp_path)
-    write_pictures(made.storage / "bucket" / "data")
+    write_images(made.storage / "bucket" / "data")
     return made
 
 
-def write_pictures(root: Path) -> None:
-    for name in PICTURES:
+def write_images(root: Path) -> None:
+    for name in IMAGES:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(name.encode())
 
 
-def write_zip(path: Path, names: tuple[str, ...] = PICTURES) -> Path:
+def write_zip(path: Path, names: tuple[str, ...] = IMAGES) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w") as archive:
         for name in names:
@@ -41,7 +41,7 @@ def write_zip(path: Path, names: tuple[str, ...] = PICTURES) -> Path:
 
 def assert_done(run: subprocess.CompletedProcess) -> None:
     assert run.returncode == 0, run.stderr
-    assert "pictures " + " ".join(PICTURES) in run.stdout
+    assert "images " + " ".join(IMAGES) in run.stdout
 
 
 # ---- a job that goes well
@@ -54,7 +54,7 @@ def test_old_job_copies_and_uploads(platform: Platform) -> None:
     assert all((call["threads"], call["is_processing"]) == (0, False) for call in platform.calls())
     log = (platform.storage / "bucket/out/program.log").read_text()
     assert "copying obs://bucket/data" in log
-    assert "pictures train/cat/0.jpg" in log
+    assert "images train/cat/0.jpg" in log
     for name in ("--num_gpus", "--security_token", "--vendor_key"):
         assert f"{name}: not an option of this program, passed over" in run.stdout
     assert "hush" not in run.stdout + run.stderr + log
@@ -242,7 +242,7 @@ def test_both_faults_are_told_when_the_upload_fails_too(platform: Platform) -> N
     run = platform.run(platform.program, *platform.options(data_url=DATA, train_url=OUT, seed=REFUSE))
     assert run.returncode == 2
     assert [line.partition(":")[2].partition(" ")[2][:25] for line in run.stderr.splitlines()] == [
-        "the output could not be u", "the pictures are bad"]
+        "the output could not be u", "the images are bad"]
 
 
 def test_output_is_uploaded_after_sigterm(platform: Platform) -> None:
@@ -331,7 +331,7 @@ def test_stale_lock_files_make_nobody_skip(platform: Platform) -> None:
     (platform.storage / "bucket/data/train/cat/0.jpg").rename(platform.storage / "bucket/data/train/cat/1.jpg")
     shutil.rmtree(platform.machine / "data")
     run = platform.run(platform.program, *platform.options(data_url=DATA, train_url=OUT))
-    assert "pictures train/cat/1.jpg" in run.stdout
+    assert "images train/cat/1.jpg" in run.stdout
     assert len(platform.uploads()) == 2
 
 
@@ -380,7 +380,7 @@ def test_second_machine_uploads_its_logs_alone(platform: Platform) -> None:
 
 @pytest.mark.parametrize("root", ["", "photos/", "anything/"])
 def test_zip_with_and_without_a_root_folder(platform: Platform, root: str) -> None:
-    write_zip(platform.storage / "bucket/zipped/photos.zip", tuple(root + name for name in PICTURES))
+    write_zip(platform.storage / "bucket/zipped/photos.zip", tuple(root + name for name in IMAGES))
     run = platform.run(platform.program, *platform.options(
         data_url="obs://bucket/zipped", train_url=OUT, need_modelarts_dataset_unzip=True,
         modelarts_dataset_unzip_name="photos"))
@@ -404,9 +404,9 @@ def test_zip_named_by_its_url_or_in_a_local_folder(platform: Platform) -> None:
 def test_killed_while_unpacking_leaves_no_half(platform: Platform) -> None:
     """What a killed process left is not taken for the data set."""
     archive = write_zip(platform.storage / "bucket/zipped/photos.zip",
-                        (*PICTURES, *(f"train/cat/{number}.bmp" for number in range(20000))))
+                        (*IMAGES, *(f"train/cat/{number}.bmp" for number in range(20000))))
     options = platform.options(data_url="obs://bucket/zipped/photos.zip", train_url=OUT)
-    half = platform.machine / "data/.photos.unpacking"
+    half = platform.machine / "data/.photos.unfinished"
     process = platform.start(platform.program, *options)
     wait_for(half / "train/cat", process)
     kill(process)

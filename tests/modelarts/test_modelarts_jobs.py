@@ -1,4 +1,4 @@
-"""Whole jobs on a ModelArts that is a folder and a stand-in for MoXing: the real commands, on tiny pictures."""
+"""Whole jobs on a ModelArts that is a folder and a stand-in for MoXing: the real commands, on tiny images."""
 import csv
 import json
 import re
@@ -18,7 +18,7 @@ from tests.support.modelarts_tools import Platform, ended
 TINY = {"platform": "CPU", "image_size": 32, "width_mult": 0.35, "batch_size": 4,
         "epoch_size": 1, "warmup_epochs": 0, "num_workers": 1, "log_steps": 1}
 DATA, OUT = "obs://bucket/photos", "obs://bucket/out"
-STEPS = 5  # in an epoch of 21 pictures
+STEPS = 5  # in an epoch of 21 images
 
 
 @pytest.fixture
@@ -78,9 +78,9 @@ def test_train_fine_tune_evaluate_export_classify(platform: Platform) -> None:
     assert {"small.mindir", "export.log"} <= set(platform.stored("bucket/exported"))
 
     # ---- classify with what was exported
-    run = job("infer.py", "obs://bucket/predicted", data_url=DATA, pictures="val/green",
+    run = job("infer.py", "obs://bucket/predicted", data_url=DATA, images="val/green",
               checkpoint_url="obs://bucket/exported/small.mindir")
-    assert "4 of 4 pictures classified" in run.stdout
+    assert "4 of 4 images classified" in run.stdout
     assert [f"predictions/predictions.{ending}" for ending in ("csv", "json", "png")] == [
         name for name in platform.stored("bucket/predicted") if name != "infer.log"]
 
@@ -102,7 +102,7 @@ def test_sigterm_in_an_epoch_then_the_job_is_restarted(platform: Platform) -> No
         next_machine(platform)
         return run, (platform.storage / "bucket/out/train.log").read_text(encoding="utf-8")
 
-    start_and_stop("training pictures")
+    start_and_stop("training images")
     first = about(platform, "out/checkpoint/last.json")
     assert first["step"] >= 3
     run, log = start_and_stop("resuming from")

@@ -19,15 +19,15 @@ def read_table(path: Path) -> list[dict[str, float]]:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
-def test_curves_as_a_table_and_a_picture(tmp_path: Path) -> None:
+def test_curves_as_a_table_and_an_image(tmp_path: Path) -> None:
     write_table(HISTORY, tmp_path / "curves.csv")
     draw_curves(HISTORY, tmp_path / "curves.png")
     assert read_table(tmp_path / "curves.csv") == HISTORY
-    with Image.open(tmp_path / "curves.png") as picture:
-        picture.load()
-        assert picture.format == "PNG"
-        assert picture.width > 2 * picture.height  # three plots side by side
-        assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 10
+    with Image.open(tmp_path / "curves.png") as image:
+        image.load()
+        assert image.format == "PNG"
+        assert image.width > 2 * image.height  # three plots side by side
+        assert len(image.convert("RGB").getcolors(1 << 20) or []) > 10
 
 
 def test_curves_without_validation(tmp_path: Path) -> None:
@@ -43,9 +43,9 @@ def test_confusion_matrix(classes: int, tmp_path: Path) -> None:
     confusion = np.eye(classes, dtype=np.int64) * 3
     confusion[0, 1] = 2
     write_confusion(confusion, [f"class {i}" for i in range(classes)], tmp_path / "plots" / "confusion.png")
-    with Image.open(tmp_path / "plots" / "confusion.png") as picture:
-        assert picture.format == "PNG"
-        blue = (np.asarray(picture.convert("RGB")).astype(int) * [-1, 0, 1]).sum(axis=2) > 50
+    with Image.open(tmp_path / "plots" / "confusion.png") as image:
+        assert image.format == "PNG"
+        blue = (np.asarray(image.convert("RGB")).astype(int) * [-1, 0, 1]).sum(axis=2) > 50
     assert blue.mean() > 0.5 / classes * 0.3  # the diagonal is dark blue
 
 
@@ -68,13 +68,13 @@ def test_names_of_classes_are_drawn_letter_by_letter(tmp_path: Path, monkeypatch
 
 
 def test_curves_for_a_page_take_the_readers_colour() -> None:
-    pictures = curve_svgs(HISTORY)
-    assert list(pictures) == ["loss", "learning rate", "validation accuracy"]
-    for picture in pictures.values():
-        assert picture.startswith(b"<svg")
-        assert b"currentColor" in picture
-        assert b"prefers-color-scheme:dark" in picture
-        assert b"#000000" not in picture
+    images = curve_svgs(HISTORY)
+    assert list(images) == ["loss", "learning rate", "validation accuracy"]
+    for image in images.values():
+        assert image.startswith(b"<svg")
+        assert b"currentColor" in image
+        assert b"prefers-color-scheme:dark" in image
+        assert b"#000000" not in image
     assert list(curve_svgs([{"epoch": 1, "loss": 2.0, "lr": 0.1}])) == ["loss", "learning rate"]
     assert curve_svgs([]) == {}
 
@@ -83,8 +83,8 @@ def test_curves_for_a_page_take_the_readers_colour() -> None:
 def test_rare_mistakes_show_in_a_matrix_of_many_classes(classes: int) -> None:
     confusion = np.eye(classes, dtype=np.int64) * 49
     confusion[classes - 1, 0] = 1  # one of fifty
-    with Image.open(io.BytesIO(confusion_png(confusion))) as picture:
-        brightness = np.asarray(picture.convert("L")).astype(int)
+    with Image.open(io.BytesIO(confusion_png(confusion))) as image:
+        brightness = np.asarray(image.convert("L")).astype(int)
     side = {40: 40, 2 * MOST_DOTS + 1: 334}[classes]  # three classes to a dot
     assert brightness.shape == (side, side)
     background = np.median(brightness)

@@ -15,7 +15,7 @@ from typing import Any
 import html5lib
 import numpy as np
 import pytest
-from conftest import config_for, make_pictures
+from conftest import config_for, make_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -71,10 +71,10 @@ class Run:
     """A classifier on a frozen backbone: stopped by a signal after the second epoch, then gone on with to the end."""
 
     def __init__(self, folder: Path) -> None:
-        self.pictures = make_pictures(folder / "pictures", {
+        self.images = make_images(folder / "images", {
             **{f"train/{name}": 5 for name in CLASSES}, **{f"val/{name}": 4 for name in CLASSES}})
-        for name in CLASSES:  # one picture in all classes: wrong in all but one
-            shutil.copy(self.pictures / "val" / CLASSES[0] / "000.jpg", self.pictures / "val" / name / "the same.jpg")
+        for name in CLASSES:  # one image in all classes: wrong in all but one
+            shutil.copy(self.images / "val" / CLASSES[0] / "000.jpg", self.images / "val" / name / "the same.jpg")
         network = define_net(config_for("--width_mult", 0.35), len(CLASSES))
         self.backbone = folder / "backbone.ckpt"
         write_checkpoint(self.backbone, network_parameters(network), {},
@@ -91,7 +91,7 @@ class Run:
         return ("--save_checkpoint_path", self.folder, "--tensorboard", "--enable_profiling", "--profiling_steps", 2)
 
     def train(self, *argv: object, epochs: int = EPOCHS) -> None:
-        call(train.main, "--dataset_path", self.pictures, "--pretrain_ckpt", self.backbone, "--freeze_layer",
+        call(train.main, "--dataset_path", self.images, "--pretrain_ckpt", self.backbone, "--freeze_layer",
              "backbone", "--image_size", 32, "--batch_size", 5, "--epoch_size", epochs, "--log_steps", 2, *argv)
 
     def begin(self) -> str:
@@ -135,11 +135,11 @@ def elements(page: str, name: str) -> list[Any]:
 def test_it_tells_what_the_run_was(run: Run) -> None:
     text = text_of(run.page)
     best = max(run.training.history, key=lambda row: row["top1"])
-    assert "MobileNetV2 on pictures" in text
+    assert "MobileNetV2 on images" in text
     assert f"Finished after {EPOCHS * STEPS} steps" in text
     assert f"top-1, best epoch {best['top1']:.2%}" in text
     assert f"epochs {EPOCHS} of {EPOCHS}" in text
-    assert "training pictures a second" in text
+    assert "training images a second" in text
     for part in ("waiting for data", "first step, with compilation", "steps", "evaluation", "checkpoints"):
         assert re.search(rf"{part} \d+\.\d \d+\.\d%", text), part
     for name in ("MindSpore 2.", "Python 3.", "numpy 1.", "CPU kernels off", "Processor", "Operating system"):
@@ -165,7 +165,7 @@ def test_names_of_classes_are_text(run: Run) -> None:
         assert " ".join(name.split()) in text_of(run.page)
 
 
-def test_it_needs_nothing_but_itself_and_says_what_its_pictures_show(run: Run) -> None:
+def test_it_needs_nothing_but_itself_and_says_what_its_images_show(run: Run) -> None:
     images = elements(run.page, "img")
     assert len(images) >= 3 + 2  # the curves, and the mistakes that are sure to be made
     for image in images:
@@ -179,7 +179,7 @@ def test_it_needs_nothing_but_itself_and_says_what_its_pictures_show(run: Run) -
 
 
 def test_the_matrix_and_the_classes_are_those_of_the_best_epoch(run: Run) -> None:
-    best = BestEvaluation.load(run.folder / "best.npz", run.training, len(CLASSES))
+    best = BestEvaluation.load(run.folder / "best.npz", run.training.run_id, run.training.history, len(CLASSES))
     assert best
     assert np.trace(best.confusion) / best.confusion.sum() == run.training.best_top1
     assert best.confusion.sum() == 5 * len(CLASSES)
@@ -189,7 +189,7 @@ def test_the_matrix_and_the_classes_are_those_of_the_best_epoch(run: Run) -> Non
     assert len(best.mistakes) == best.confusion.sum() - np.trace(best.confusion) > 1
     for mistake, file in zip(best.mistakes, best.files, strict=True):
         assert file.startswith(CLASSES[mistake["label"]] + "/")
-        assert (run.pictures / "val" / file).is_file()
+        assert (run.images / "val" / file).is_file()
 
 
 def test_the_command_in_it_makes_the_same_configuration(run: Run) -> None:
@@ -214,7 +214,7 @@ def test_any_configuration_comes_back_from_its_command(options: tuple[str, ...])
 def test_without_validation_it_leaves_those_parts_out_and_says_so(run: Run, tmp_path: Path) -> None:
     run.train("--run_eval", False, "--save_checkpoint_path", tmp_path, epochs=1)
     text = text_of((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert "No picture was scored" in text
+    assert "No image was scored" in text
     assert "Confusion matrix" not in text
     assert "Loss" in text
     assert len(elements((tmp_path / "report.html").read_text(encoding="utf-8"), "img")) == 2  # no accuracy
@@ -226,33 +226,34 @@ def test_a_report_that_cannot_be_written_costs_no_run(run: Run, tmp_path: Path, 
     def full(report: Report, path: Path, mark: str) -> None:
         raise UserError(f"{path}: no space left")
 
-    monkeypatch.setattr("src.training.checkpointer.write_report", full)
+    monkeypatch.setattr("src.training.reporter.write_report", full)
     run.train("--run_eval", False, "--save_checkpoint_path", tmp_path, epochs=1)
     assert "warning: the run is saved, but not its report" in capsys.readouterr().err
     assert (tmp_path / "last.ckpt").is_file()
 
 
 def test_what_is_kept_of_the_best_epoch_must_be_this_runs(run: Run, tmp_path: Path) -> None:
-    path, training = run.folder / "best.npz", run.training
-    for another in {"run_id": "another"}, {"best_top1": 2.0}:
-        assert BestEvaluation.load(path, dataclasses.replace(training, **another), len(CLASSES)) is None
-    assert BestEvaluation.load(path, training, len(CLASSES) + 1) is None
+    path, run_id, history = run.folder / "best.npz", run.training.run_id, run.training.history
+    better = [*history, {**history[-1], "top1": 2.0}]
+    for other in ("another", history), (run_id, []), (run_id, better):
+        assert BestEvaluation.load(path, *other, len(CLASSES)) is None
+    assert BestEvaluation.load(path, run_id, history, len(CLASSES) + 1) is None
     (tmp_path / "cut.npz").write_bytes(path.read_bytes()[:200])
     for damaged in "cut.npz", "missing.npz":
-        assert BestEvaluation.load(tmp_path / damaged, training, len(CLASSES)) is None
+        assert BestEvaluation.load(tmp_path / damaged, run_id, history, len(CLASSES)) is None
 
 
 # ---- the report of an evaluation
 
 def test_evaluation_writes_one_too(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = tmp_path / "out" / "score.html"
-    call(evaluation.main, "--dataset_path", run.pictures, "--pretrain_ckpt", run.folder / "best.ckpt", "--report", path)
+    call(evaluation.main, "--dataset_path", run.images, "--pretrain_ckpt", run.folder / "best.ckpt", "--report", path)
     assert f"report: {path}" in capsys.readouterr().out
     page = path.read_text(encoding="utf-8")
     text = text_of(page)
-    assert "best.ckpt on pictures" in text
+    assert "best.ckpt on images" in text
     assert f"top-1 {run.training.best_top1:.2%}" in text
-    assert f"pictures {5 * len(CLASSES)}" in text
+    assert f"images {5 * len(CLASSES)}" in text
     assert "Confusion matrix" in text
     assert "Curves" not in text
     assert "waiting for data" not in text
@@ -296,7 +297,7 @@ def large_report(root: Path, classes: int) -> Report:
                   history=[{"epoch": i + 1, "loss": 1 / (i + 1), "lr": 0.1} for i in range(300)], evaluated=evaluated)
 
 
-def test_many_classes_make_a_picture_without_numbers_and_no_large_file(tmp_path: Path) -> None:
+def test_many_classes_make_an_image_without_numbers_and_no_large_file(tmp_path: Path) -> None:
     write_report(large_report(tmp_path, 1000), tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     text = text_of(page)
@@ -316,7 +317,7 @@ def test_no_mistake_is_told_too(tmp_path: Path) -> None:
                                   mistakes=np.empty(0, MISTAKE))
     write_report(dataclasses.replace(report, evaluated=perfect), tmp_path / "report.html")
     text = text_of((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert "None: a test classified every picture rightly" in text
+    assert "None: a test classified every image rightly" in text
     assert "Most confused" not in text
 
 

@@ -232,7 +232,7 @@ def test_earlier_logs_are_set_aside(bench: Bench) -> None:
     assert log.name in run.stdout
 
 
-def test_a_folder_named_train_that_holds_pictures_is_left_alone(bench: Bench) -> None:
+def test_a_folder_named_train_that_holds_images_is_left_alone(bench: Bench) -> None:
     bench.folder = bench.data
     run = bench.run("run_train.sh", "Ascend", CONFIG, 2, "0,1", "None", ".")
     assert (run.returncode, "holds other things (cat)" in run.stderr) == (2, True)

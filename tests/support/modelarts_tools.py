@@ -37,7 +37,7 @@ def main(config):
     if config.seed == RAISE:
         raise ValueError("the network fell over")
     if config.seed == REFUSE:
-        raise UserError("the pictures are bad")
+        raise UserError("the images are bad")
     if config.seed == WAIT:
         (folder / f"waiting-{rank}").touch()
         time.sleep(60)

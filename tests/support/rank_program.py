@@ -1,6 +1,6 @@
 """What test_distributed.py runs as each of two ranks under msrun, and alone for comparison.
 
-    rank_program.py FOLDER PICTURES
+    rank_program.py FOLDER IMAGES
 
 Writes what it found to FOLDER/rank<i>.npz, or FOLDER/alone.npz.
 """
@@ -21,7 +21,7 @@ from mindspore import Parameter, Tensor, nn  # noqa: E402
 from src.cpu_kernels import accelerate, rank_sum  # noqa: E402
 from src.data.image_folder import ImageFolder  # noqa: E402
 from src.dataset import FeatureData, ImageData  # noqa: E402
-from src.distributed.collectives import average_parameters, broadcast_parameters, sum_counts, sum_floats  # noqa: E402
+from src.distributed.collectives import all_reduce, average_parameters, broadcast_parameters, sum_counts  # noqa: E402
 from src.distributed.device import setup_device  # noqa: E402
 from src.distributed.world import World  # noqa: E402
 from src.evaluation import evaluate  # noqa: E402
@@ -76,14 +76,14 @@ def train(config: Config, world: World, name: str) -> Findings:
     """
     with_batch_norm = name == "norm"
     ms.set_seed(1)
-    network, average = SmallNetwork(CLASSES), SmallNetwork(CLASSES)
+    network, ema = SmallNetwork(CLASSES), SmallNetwork(CLASSES)
     if with_batch_norm:  # the kernels have no mode without
         accelerate(network, config.cpu_kernels)
-    average.update_parameters_name(EMA_PREFIX)
+    ema.update_parameters_name(EMA_PREFIX)
     for parameter in network.trainable_params():
         parameter.set_data(parameter + world.rank)  # which the broadcast must undo
     optimizer = build_optimizer(network, np.full(STEPS + 1, 0.01, np.float32), config)
-    step = TrainStep(network, CrossEntropyWithLabelSmooth(0.1), optimizer, config, average, world)
+    step = TrainStep(network, CrossEntropyWithLabelSmooth(0.1), optimizer, config, ema, world)
     KEPT.append(step)
     step.set_train()
     if not with_batch_norm:
@@ -137,14 +137,14 @@ class InGraph(nn.Cell):
         return self.function(arrays)
 
 
-def main(folder: Path, pictures: Path) -> None:
+def main(folder: Path, images: Path) -> None:
     """Try everything that ranks do together."""
     alone = "MS_ROLE" not in os.environ
     config = get_config(["--platform", "CPU", "--distribute", str(not alone), "--image_size", "32",
                          "--ema_decay", "0.5"])
     world = setup_device(config)
     counts = np.array([0, 5, 2 ** 24 + 1, 2 ** 40 + world.rank], np.int64)
-    found = {"counts": sum_counts(counts, world), "floats": sum_floats(np.array([0.5 + world.rank]), world)}
+    found = {"counts": sum_counts(counts, world), "floats": all_reduce(np.array([0.5 + world.rank]), world)}
     found |= train(config, world, "plain") | train(config, world, "norm")
     found |= train(config.replace({"grad_accum_steps": 1 if alone else 2}), world, "accumulated")
 
@@ -157,18 +157,18 @@ def main(folder: Path, pictures: Path) -> None:
     # Of its own: the features of the ranks are not to be found by the process alone.
     os.environ["MOBILENETV2_CACHE"] = str(folder / ("cache-alone" if alone else "cache"))
     for name in "five", "one":
-        images = ImageFolder.scan(pictures / name)
-        data = ImageData(images, 32, 2, training=False, rank=world.rank, rank_size=world.rank_size)
-        score = evaluate(network, data, world)
-        found |= {f"{name}.score": np.array([score.correct1, score.correct5, score.images]),
-                  f"{name}.loss": np.array(score.loss), f"{name}.confusion": score.confusion,
-                  f"{name}.mistakes": np.sort(score.mistakes, order="position")}
+        image_folder = ImageFolder.scan(images / name)
+        data = ImageData(image_folder, 32, 2, training=False, rank=world.rank, rank_size=world.rank_size)
+        result = evaluate(network, data, world)
+        found |= {f"{name}.score": np.array([result.correct1, result.correct5, result.images]),
+                  f"{name}.loss": np.array(result.loss), f"{name}.confusion": result.confusion,
+                  f"{name}.mistakes": np.sort(result.mistakes, order="position")}
         for again in "", ".cached":
-            found[f"{name}.features{again}"] = pooled_features(network.backbone, images, 32, 2, 1, world)
-        share = FeatureData(found[f"{name}.features"], images.labels, 2, training=False, rank=world.rank,
+            found[f"{name}.features{again}"] = pooled_features(network.backbone, image_folder, 32, 2, 1, world)
+        shard = FeatureData(found[f"{name}.features"], image_folder.labels, 2, training=False, rank=world.rank,
                             rank_size=world.rank_size)
-        score = evaluate(network.head, share, world)
-        found[f"{name}.head"] = np.array([score.correct1, score.correct5, score.images])
+        result = evaluate(network.head, shard, world)
+        found[f"{name}.head"] = np.array([result.correct1, result.correct5, result.images])
     np.savez(folder / ("alone.npz" if alone else f"rank{world.rank}.npz"), **found)
 
 

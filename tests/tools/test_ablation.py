@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, config_for, make_pictures
+from conftest import ROOT, config_for, make_images
 
 from src.checkpoint.file import write_checkpoint
 from src.checkpoint.record import CheckpointMetadata
@@ -40,7 +40,7 @@ run_command(lambda: run([sys.executable, "-u", sys.argv[1]], pathlib.Path(sys.ar
 def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     """Options of quick runs: a classifier on a frozen backbone."""
     folder = tmp_path_factory.mktemp("given")
-    make_pictures(folder / "photos", {"train/ape": 6, "train/zebra": 6, "val/ape": 4, "val/zebra": 4})
+    make_images(folder / "photos", {"train/ape": 6, "train/zebra": 6, "val/ape": 4, "val/zebra": 4})
     write_checkpoint(folder / "k.ckpt", network_parameters(define_net(config_for("--width_mult", 0.35), 2)), {},
                      CheckpointMetadata())
     return ("--dataset_path", str(folder / "photos"), "--", "--platform", "CPU", "--image_size", "32", "--batch_size",

@@ -71,11 +71,11 @@ def test_table(monkeypatch: pytest.MonkeyPatch) -> None:
     results = Results({(train, here): [10, 1000, 30.04], (train, there): [12, 10], (latency, here): [200]})
     monkeypatch.setattr(compare_frameworks, "OURS", here)
     assert compare_frameworks.table([train, Case("eval", 8), latency], [here, there], results) == """\
-| pictures a second | here | there |
+| images a second | here | there |
 |---|---|---|
-| training, 1 picture | 30 | 11 (2.73) |
-| evaluation, 8 pictures | – | – |
-| latency of one picture, ms | 5 | – |"""
+| training, 1 image | 30 | 11 (2.73) |
+| evaluation, 8 images | – | – |
+| latency of one image, ms | 5 | – |"""
 
 
 def test_every_second_round_goes_the_other_way() -> None:
@@ -93,9 +93,9 @@ def test_peers_take_turns_at_each_kind_of_work(make_peer: MakePeer, compare: Cal
                  for mode in ("train", "eval") for size in ("4", "2")]
     assert calls(tmp_path) == [call for turn in one_round for call in (*turn, *turn[::-1])]
     lines = told.splitlines()
-    assert lines[:3] == ["| pictures a second | Ours | Other | Scorer |", "|---|---|---|---|",
-                         "| training, 4 pictures | 100 | 40 (2.50) | – |"]
-    assert "| evaluation, 2 pictures | 100 | 40 (2.50) | 50 (2.00) |" in lines
+    assert lines[:3] == ["| images a second | Ours | Other | Scorer |", "|---|---|---|---|",
+                         "| training, 4 images | 100 | 40 (2.50) | – |"]
+    assert "| evaluation, 2 images | 100 | 40 (2.50) | 50 (2.00) |" in lines
     assert "1 thread; " in told
     assert "medians of 2 rounds" in told
     assert f"- Other: other 1.0; {sys.prefix}; logits and first losses as this project's within 2e-06 of them" in lines
@@ -125,17 +125,17 @@ def test_a_peer_that_fails_is_left_out_of_that_work_alone(make_peer: MakePeer, c
     peers = [make_peer("ours", "answer(100)"), make_peer("broken", breaks), make_peer("other", "answer(40)"),
              make_peer("silent", "pass"), make_peer("wordless", "os._exit(3)")]
     told = compare(peers, "--mode", "train,eval", "--batch_size", "4", "--rounds", "2")
-    assert "| training, 4 pictures | 100 | – | 40 (2.50) | – | – |" in told
-    assert "| evaluation, 4 pictures | 100 | 10 (10.00) | 40 (2.50) | – | – |" in told
-    assert "- Broken, training, 4 pictures: left out: ValueError: no room\n" in told
-    assert "- Silent, training, 4 pictures: left out: it printed no result\n" in told
-    assert "- Wordless, training, 4 pictures: left out: ended with status 3\n" in told
+    assert "| training, 4 images | 100 | – | 40 (2.50) | – | – |" in told
+    assert "| evaluation, 4 images | 100 | 10 (10.00) | 40 (2.50) | – | – |" in told
+    assert "- Broken, training, 4 images: left out: ValueError: no room\n" in told
+    assert "- Silent, training, 4 images: left out: it printed no result\n" in told
+    assert "- Wordless, training, 4 images: left out: ended with status 3\n" in told
     assert [call for call in calls(tmp_path) if call[0] == "broken"] == [
         ["broken", "train", "4"], ["broken", "eval", "4"], ["broken", "eval", "4"]]
 
 
 def test_without_this_project_there_is_nothing_to_compare(make_peer: MakePeer, compare: Callable[..., str]) -> None:
-    with pytest.raises(UserError, match="^training, 1 picture, Ours: ZeroDivisionError: "):
+    with pytest.raises(UserError, match="^training, 1 image, Ours: ZeroDivisionError: "):
         compare([make_peer("ours", "1 / 0"), make_peer("other", "answer(40)")], "--batch_size", "1")
 
 
@@ -154,7 +154,7 @@ def test_an_environment_is_made_once_and_a_peer_runs_in_it(make_peer: MakePeer, 
     environment, = (tmp_path / "environments").glob("other-*")
     assert f"other 1.0; {environment}" in told
     assert "- Absent and Missing: cannot be installed: No matching distribution found for no-such-package==1.0" in told
-    assert "| evaluation, 1 picture | 100 | 40 (2.50) |" in told
+    assert "| evaluation, 1 image | 100 | 40 (2.50) |" in told
     assert [path.name for path in (tmp_path / "environments").iterdir()] == [environment.name]
 
     mark = environment / "mark"
@@ -242,7 +242,7 @@ def is_alive(pid: str) -> bool:
 
 @pytest.fixture
 def order(tmp_path: Path) -> Work:
-    """Two pictures, their logits, and the losses of the first two steps."""
+    """Two images, their logits, and the losses of the first two steps."""
     np.save(tmp_path / work.LOGITS, np.array([[1, -2], [3, 4]], np.float32))
     (tmp_path / work.SETTINGS).write_text(json.dumps({"losses": {"2": [7.0, 6.5]}}))
     return Work(tmp_path, "eval", 2, 1, 1, 0)
@@ -285,9 +285,9 @@ def test_this_projects_side() -> None:
                      "--steps", 1, "--seconds", 0, "--threads", 1)
     assert run.returncode == 0, run.stderr
     head, _, *rows = run.stdout.splitlines()[:5]
-    assert head == "| pictures a second | this project |"
+    assert head == "| images a second | this project |"
     figures = {row.split(" | ")[0]: float(row.split(" | ")[1].strip(" |")) for row in rows}
-    assert list(figures) == ["| training, 2 pictures", "| evaluation, 2 pictures", "| latency of one picture, ms"]
+    assert list(figures) == ["| training, 2 images", "| evaluation, 2 images", "| latency of one image, ms"]
     assert all(figure > 0 for figure in figures.values())
     assert "- this project: mindspore " in run.stdout
     assert "CPU kernels: " in run.stdout

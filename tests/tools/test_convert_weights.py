@@ -33,7 +33,7 @@ from tools.convert_weights import (
     torchvision_layers,
 )
 
-# Logits of PyTorch 2.13 for the ImageNet weights in ../shared and one picture of noise: with
+# Logits of PyTorch 2.13 for the ImageNet weights in ../shared and one image of noise: with
 # net = MobileNetV2(1000).eval() of tools/peers/torch_network.py and the weights loaded,
 #   np.save("logits_64.npy", net(torch.from_numpy(noise(64))).detach().numpy()[0])
 LOGITS = Path(__file__).parents[1] / "fixtures" / "logits_64.npy"

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Pictures, assert_one_clear_line, run_script
+from conftest import Images, assert_one_clear_line, run_script
 from PIL import Image
 
 from src.data.image_folder import ImageFolder
-from src.data.stats import survey
+from src.data.stats import collect_stats
 from src.errors import UserError
 from src.reports.data_summary import draw_summary, short
 from tools.describe_data import main
@@ -23,7 +23,7 @@ def save(path: Path, size: tuple[int, int], mode: str = "RGB", kind: str = "JPEG
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> Path:
-    """Pictures of many kinds, some bad, one of them in both parts."""
+    """Images of many kinds, some bad, one of them in both parts."""
     root = tmp_path / "mixed"
     save(root / "train/cat/a.jpg", (100, 50))
     save(root / "train/cat/bb.png", (40, 80), "L", "PNG")
@@ -33,7 +33,7 @@ def mixed(tmp_path: Path) -> Path:
     save(root / "train/cat/dddd.jpg", (70, 90), exif=exif)
     save(root / "train/dog/a.tif", (30, 30), kind="TIFF")
     (root / "train/dog/empty.jpg").touch()
-    (root / "train/dog/text.jpg").write_text("no picture")
+    (root / "train/dog/text.jpg").write_text("no image")
     save(root / "train/dog/gif.jpg", (20, 20), "P", "GIF")
     content = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(content, "JPEG")
@@ -55,7 +55,7 @@ def test_what_is_told(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = described(capsys, "--dataset_path", mixed)
     train, val, *rest = out.split("\n\n")
     assert train.splitlines() == [
-        f"train: 9 pictures of 2 classes in {mixed}/train",
+        f"train: 9 images of 2 classes in {mixed}/train",
         "  per class    min 4 (cat)  median 4.5  max 5 (dog)  largest/smallest 1.2",
         "  width        min 20  median 60  max 100",
         "  height       min 20  median 60  max 90",
@@ -63,14 +63,14 @@ def test_what_is_told(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "  formats      JPEG 4  PNG 1  TIFF 1  GIF 1",
         "  colours      RGB 4  L 1  CMYK 1  P 1",
         "  turned       1 have EXIF data that says to turn them; they are used as stored",
-        "  bad          3 (headers only; --check decodes every picture)",
+        "  bad          3 (headers only; --check decodes every image)",
         "    dog/empty.jpg: empty",
         "    dog/gif.jpg: GIF, which MindSpore does not read",
-        "    dog/text.jpg: not a picture"]
-    assert "  bad          0 (headers only; --check decodes every picture)" in val
+        "    dog/text.jpg: not an image"]
+    assert "  bad          0 (headers only; --check decodes every image)" in val
     assert rest[0].splitlines() == [
         "classes only in train: dog", "classes only in val: owl",
-        "pictures in both train and val: 1; they make the score better than it is",
+        "images in both train and val: 1; they make the score better than it is",
         "  train/cat/bb.png = val/cat/again.png"]
     assert rest[1].splitlines() == [
         "class     train       val",
@@ -81,13 +81,13 @@ def test_what_is_told(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_decoding_finds_what_headers_hide(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = described(capsys, "--dataset_path", mixed / "train", "--check")
-    assert "bad          4 (every picture was decoded)\n    dog/cut.jpg: cannot be read (" in out
+    assert "bad          4 (every image was decoded)\n    dog/cut.jpg: cannot be read (" in out
 
 
-def test_one_folder_of_classes(pictures: Pictures, capsys: pytest.CaptureFixture[str]) -> None:
-    root = pictures({"cat": 3, "dog": 2})
+def test_one_folder_of_classes(images: Images, capsys: pytest.CaptureFixture[str]) -> None:
+    root = images({"cat": 3, "dog": 2})
     out = described(capsys, "--dataset_path", root)
-    assert out.startswith(f"pictures: 5 pictures of 2 classes in {root}\n")
+    assert out.startswith(f"pictures: 5 images of 2 classes in {root}\n")
     assert "both" not in out
 
 
@@ -103,18 +103,18 @@ def test_many_classes_are_not_all_listed(tmp_path: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("classes", [5, 70])
-def test_the_picture(tmp_path: Path, classes: int) -> None:
-    """Drawn for few and many classes, long names, signs that have a meaning to matplotlib, and bad pictures."""
+def test_the_image(tmp_path: Path, classes: int) -> None:
+    """Drawn for few and many classes, long names, signs that have a meaning to matplotlib, and bad images."""
     names = [f"{'$x_1$' if n % 3 else '蘋果'} {'and a long name ' * (n % 5)}{n}" for n in range(classes)]
     for part in ("train", "val"):
         for n, name in enumerate(names):
             save(tmp_path / part / name / "a.jpg", (20 + n, 30))
-            (tmp_path / part / name / "b.jpg").write_text("no picture")
-    parts = {part: survey(ImageFolder.scan(tmp_path / part), decode=False) for part in ("train", "val")}
+            (tmp_path / part / name / "b.jpg").write_text("no image")
+    parts = {part: collect_stats(ImageFolder.scan(tmp_path / part), decode=False) for part in ("train", "val")}
     draw_summary(parts, tmp_path / "summary.png")
-    with Image.open(tmp_path / "summary.png") as picture:
-        assert picture.width == 1300
-        colours = {colour for _, colour in picture.convert("RGB").getcolors(2 ** 24)}
+    with Image.open(tmp_path / "summary.png") as image:
+        assert image.width == 1300
+        colours = {colour for _, colour in image.convert("RGB").getcolors(2 ** 24)}
     assert {(31, 119, 180), (255, 127, 14), (211, 211, 211)} <= colours  # train, val, a crossed field
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
@@ -136,5 +136,5 @@ def test_nothing_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 def test_as_a_command(tmp_path: Path) -> None:
     assert_one_clear_line(run_script("tools/describe_data.py", "--dataset_path", tmp_path / "none"), "no such folder")
-    with pytest.raises(UserError, match="name the picture with the ending .png"):
+    with pytest.raises(UserError, match="name the image with the ending .png"):
         main(["--dataset_path", str(tmp_path), "--output", "x.jpg"])

@@ -30,14 +30,14 @@ def test_every_digit_is_there_once_and_a_fifth_of_each_class_validates(digits: P
     assert sorted(numbers) == [f"{n:04d}" for n in range(1797)]
 
 
-def test_pictures_show_the_digit_of_their_folder(digits: Path) -> None:
+def test_images_show_the_digit_of_their_folder(digits: Path) -> None:
     data = load_digits()
     for path in sorted(digits.rglob("*.png"))[::97]:
         number = int(path.stem)
         assert path.parent.name == str(data.target[number])
-        with Image.open(path) as picture:
-            assert (picture.size, picture.mode) == ((32, 32), "L")
-            small = np.asarray(picture.resize((8, 8), Image.Resampling.BOX)).astype(float) * 16 / 255
+        with Image.open(path) as image:
+            assert (image.size, image.mode) == ((32, 32), "L")
+            small = np.asarray(image.resize((8, 8), Image.Resampling.BOX)).astype(float) * 16 / 255
         assert np.corrcoef(small.ravel(), data.images[number].ravel())[0, 1] > 0.97
 
 

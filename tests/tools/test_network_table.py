@@ -1,4 +1,4 @@
-"""The table of widths and picture sizes: 22 rows, counted in this network, and what the documents show of it."""
+"""The table of widths and image sizes: 22 rows, counted in this network, and what the documents show of it."""
 import pytest
 from conftest import ROOT
 

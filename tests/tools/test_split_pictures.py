@@ -1,11 +1,11 @@
-"""A folder of pictures becomes train and val: the same split everywhere, no picture on both sides, nothing moved."""
+"""A folder of images becomes train and val: the same split everywhere, no image on both sides, nothing moved."""
 import os
 import random
 import shutil
 from pathlib import Path
 
 import pytest
-from conftest import Pictures, assert_one_clear_line, run_script
+from conftest import Images, assert_one_clear_line, run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -36,7 +36,7 @@ def split(source: Path, output: Path, *options: object) -> dict[str, str]:
     return files(output)
 
 
-def test_every_picture_is_on_one_side_and_the_source_stays(tmp_path: Path) -> None:
+def test_every_image_is_on_one_side_and_the_source_stays(tmp_path: Path) -> None:
     source = numbered(tmp_path / "photos", {"apple": 20, "pear": 11, "fig": 2})
     os.utime(source / "apple/000.jpg", (1, 1))
     before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in source.rglob("*")}
@@ -62,7 +62,7 @@ def test_the_same_everywhere_and_another_by_another_seed(tmp_path: Path) -> None
     held_out = {name for name in first if name.startswith("val")}
     fill(source, {"a/new.jpg": "new"})
     grown = {name for name in split(source, tmp_path / "4") if name.startswith("val")}
-    assert len(held_out ^ grown) <= 2  # one picture more changes little
+    assert len(held_out ^ grown) <= 2  # one image more changes little
 
 
 def test_links_take_no_room(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_links_take_no_room(tmp_path: Path) -> None:
     assert linked == {path.stat().st_ino for path in source.rglob("*.jpg")}
 
 
-def test_copies_of_a_picture_stay_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_copies_of_an_image_stay_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = numbered(tmp_path / "photos", {"a": 40, "b": 40})
     for n in range(0, 40, 2):
         shutil.copy(source / f"a/{n:03d}.jpg", source / f"a/copy of {n}.jpg")
@@ -87,10 +87,10 @@ def test_copies_of_a_picture_stay_together(tmp_path: Path, capsys: pytest.Captur
         assert sum(name.startswith("val/a/") for name in found) == round(0.4 * 63)
         assert all(sides[f"b {n}"] == {"train"} for n in range(3))
     out, err = capsys.readouterr()
-    assert "the same picture in several classes, kept to train on: a/wrong 0.jpg = b/000.jpg" in out
-    assert "the same picture: a/000.jpg = a/copy of 0.jpg" in out
+    assert "the same image in several classes, kept to train on: a/wrong 0.jpg = b/000.jpg" in out
+    assert "the same image: a/000.jpg = a/copy of 0.jpg" in out
     assert "and 3 more such groups" in out
-    assert "warning: 3 pictures are in several classes" in err
+    assert "warning: 3 images are in several classes" in err
 
 
 @settings(max_examples=60, deadline=None)
@@ -104,7 +104,7 @@ def test_any_contents(tmp_path_factory: pytest.TempPathFactory, contents: list[l
     try:
         parts = plan_split(ImageFolder.scan(root), share, seed).parts
     except UserError as error:
-        assert "has too few pictures to be split" in str(error)
+        assert "has too few images to be split" in str(error)
         own = [set(values) - {value for other in contents if other is not values for value in other}
                for values in contents]
         assert any(not alone or len(set(values)) < 2 for values, alone in zip(contents, own, strict=True))
@@ -125,7 +125,7 @@ def test_the_same_command_again(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert {path: path.stat().st_ctime_ns for path in (tmp_path / "out").rglob("*")} == times
     assert "all of it was there already" in capsys.readouterr().out
     for options in (["--seed", 1], ["--val_share", 0.5]):
-        with pytest.raises(UserError, match="holds a split of other pictures, or with another share or seed"):
+        with pytest.raises(UserError, match="holds a split of other images, or with another share or seed"):
             split(source, tmp_path / "out", *options)
     gone = next((tmp_path / "out/val").rglob("*.jpg"))
     gone.unlink()
@@ -152,7 +152,7 @@ def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
     ({"a/1.jpg": "x", "a/2.jpg": "x", "b/1.jpg": "y", "b/2.jpg": "z"}, "a"),
     ({"a/1.jpg": "w", "a/2.jpg": "x", "b/1.jpg": "w", "b/2.jpg": "x", "c/1.jpg": "y", "c/2.jpg": "z"}, "a")])
 def test_classes_that_are_too_small(tmp_path: Path, contents: dict[str, str], name: str) -> None:
-    with pytest.raises(UserError, match=f"class {name} has too few pictures to be split"):
+    with pytest.raises(UserError, match=f"class {name} has too few images to be split"):
         split(fill(tmp_path / "photos", contents), tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
@@ -177,7 +177,7 @@ def test_another_disk(tmp_path: Path, small_disk: Path) -> None:
     source = fill(tmp_path / "photos", {f"a/{n}.jpg": f"{n}" * 90_000 for n in range(12)})
     with pytest.raises(UserError, match=r"cannot be linked: .*; leave out --link"):
         split(source, small_disk / "out", "--link")
-    with pytest.raises(UserError, match="a copy of the pictures takes up to .* or --link"):
+    with pytest.raises(UserError, match="a copy of the images takes up to .* or --link"):
         split(source, small_disk / "out")
     assert not list(small_disk.iterdir())
 
@@ -188,11 +188,11 @@ def test_only_files_of_one_content_are_duplicates(tmp_path: Path) -> None:
     assert find_duplicates(paths) == [[paths[0], paths[2], paths[5]], [paths[1], paths[4]]]
 
 
-def test_real_pictures_as_a_command(tmp_path: Path, pictures: Pictures) -> None:
-    source = pictures({"cat": 5, "dog": 5})
+def test_real_images_as_a_command(tmp_path: Path, images: Images) -> None:
+    source = images({"cat": 5, "dog": 5})
     run = run_script("tools/split_pictures.py", "--source", source, "--output", tmp_path / "out")
     assert run.returncode == 0, run.stderr
-    assert run.stdout == f"{tmp_path}/out: 8 pictures to train and 2 to validate on, of 2 classes\n"
+    assert run.stdout == f"{tmp_path}/out: 8 images to train and 2 to validate on, of 2 classes\n"
     assert ImageFolder.scan(tmp_path / "out/val").classes == ("cat", "dog")
     assert_one_clear_line(run_script("tools/split_pictures.py", "--source", source, "--output", tmp_path / "out",
                                      "--val_share", "1"), "--val_share must be between 0 and 1")

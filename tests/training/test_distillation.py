@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, config_for, make_pictures, run_script
+from conftest import ROOT, config_for, make_images, run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mindspore import Tensor, nn, ops
@@ -21,20 +21,21 @@ from src.dataset import Batch, ImageData
 from src.deployment.exporter import ExportOptions, deployable, describe, export, write_description
 from src.errors import UserError
 from src.models import CrossEntropyWithLabelSmooth, define_net
-from src.training.distillation import DistillationLoss, TaughtData, Teacher
+from src.training.distillation import DistillationDataset, DistillationLoss, Teacher
 from src.training.optimizer import build_optimizer
-from src.training.resume import Progress, Run
+from src.training.resume import Run
+from src.training.state import TrainingState
 from src.training.step import TrainStep
 from src.utils import network_parameters
 
 CLASSES = ("blue", "green", "red")
-TINY = ROOT / "tests/fixtures/tiny.onnx"  # of these classes, 32 pixels, 4 pictures at a time
+TINY = ROOT / "tests/fixtures/tiny.onnx"  # of these classes, 32 pixels, 4 images at a time
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     counts = {f"{part}/{name}": count for part, count in (("train", 5), ("val", 2)) for name in CLASSES}
-    return make_pictures(tmp_path_factory.mktemp("photos"), counts)
+    return make_images(tmp_path_factory.mktemp("photos"), counts)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def test_a_student_that_agrees_has_nothing_to_learn_from_its_teacher() -> None:
 # ---- teachers
 
 class Lesson:
-    """Batches in memory, of pictures or of any inputs."""
+    """Batches in memory, of images or of any inputs."""
 
     def __init__(self, *batches: tuple[np.ndarray, np.ndarray]) -> None:
         self.images, self.batch_size, self.steps_per_epoch = 0, len(batches[0][0]), len(batches)
@@ -120,14 +121,14 @@ def test_every_kind_of_file_teaches_the_same(teachers: dict[str, Path]) -> None:
     step.set_train()
     for _, cell in network.cells_and_names():
         if isinstance(cell, nn.BatchNorm2d):
-            cell.set_train(False)  # statistics of 6 pictures would make the steps chaotic: 1e-6 becomes 1e-2 in two
+            cell.set_train(False)  # statistics of 6 images would make the steps chaotic: 1e-6 becomes 1e-2 in two
     start = {parameter.name: parameter.asnumpy().copy() for parameter in step.get_parameters()}
     ends, losses, targets = {}, {}, {}
     for kind, path in teachers.items():
         for parameter in step.get_parameters():
             ops.assign(parameter, Tensor(start[parameter.name]))  # set_data does not reach a compiled optimizer
         teacher = Teacher(student("--kd_teacher", path), CLASSES)
-        batches = list(teacher.teach(lesson).epoch(0))
+        batches = list(DistillationDataset(lesson, teacher).epoch(0))
         targets[kind] = batches[0][1].asnumpy()
         losses[kind] = [float(loss.asnumpy()) for loss, _ in (step(*batch) for batch in batches)]
         ends[kind] = {parameter.name: parameter.asnumpy().copy() for parameter in network.trainable_params()}
@@ -143,12 +144,12 @@ def test_every_kind_of_file_teaches_the_same(teachers: dict[str, Path]) -> None:
             np.testing.assert_allclose(ends[kind][name], end, atol=0.03 * moved, err_msg=f"{kind} {name}")
 
 
-def test_the_teacher_sees_the_mixed_pictures_and_keeps_their_shares(photos: Path, teachers: dict[str, Path]) -> None:
+def test_the_teacher_sees_the_mixed_images_and_keeps_their_shares(photos: Path, teachers: dict[str, Path]) -> None:
     from src.data.transforms import Augmentation
     config = student("--kd_teacher", teachers["ckpt"], "--mixup_alpha", 1)
     data = ImageData(ImageFolder.scan(photos / "train"), 32, 6, training=True, augmentation=Augmentation.of(config))
     teacher = Teacher(config, CLASSES)
-    batches = zip(data.epoch(0), teacher.teach(data).epoch(0), strict=True)
+    batches = zip(data.epoch(0), DistillationDataset(data, teacher).epoch(0), strict=True)
     for (images, shares), (same_images, targets) in batches:
         np.testing.assert_array_equal(same_images.asnumpy(), images.asnumpy())
         np.testing.assert_array_equal(targets.asnumpy()[:, :3], shares.asnumpy())
@@ -158,7 +159,7 @@ def test_the_teacher_sees_the_mixed_pictures_and_keeps_their_shares(photos: Path
 
 def refusal(config: Any, classes: tuple[str, ...] = CLASSES) -> str:  # noqa: ANN401 - a Config
     with pytest.raises(UserError) as error:
-        Teacher(config, classes).teach(Lesson((np.zeros((2, 3, 1, 1), np.float32), np.zeros(2, np.int32))))
+        Teacher(config, classes).prepare(batch_size=2)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -166,26 +167,39 @@ def refusal(config: Any, classes: tuple[str, ...] = CLASSES) -> str:  # noqa: AN
 def test_teachers_that_will_not_do(teachers: dict[str, Path], tmp_path: Path) -> None:
     assert refusal(student("--kd_teacher", "none.ckpt")) == "none.ckpt: no such checkpoint"
     frozen = student("--kd_teacher", TINY, "--freeze_layer", "backbone", "--pretrain_ckpt", "x.ckpt")
-    assert refusal(frozen).startswith("--kd_teacher looks at the pictures")
+    assert refusal(frozen).startswith("--kd_teacher needs the images of each step")
     text = refusal(student("--kd_teacher", teachers["ckpt"]), ("blue", "green", "pink"))
     assert text.startswith(f"{teachers['ckpt']} as a teacher: its classes are not the model's")
     text = refusal(student("--kd_teacher", TINY, "--image_size", 64))
-    assert f"{TINY}: takes pictures of 32x32 pixels, not of 64x64; a teacher sees the student's pictures" in text
+    assert f"{TINY}: takes images of 32x32 pixels, not of 64x64; a teacher sees the student's images" in text
     text = refusal(student("--kd_teacher", TINY, "--multi_scale_min", 32, "--multi_scale_max", 64))
-    assert "takes pictures of 32x32 pixels, not of 64x64" in text
+    assert "takes images of 32x32 pixels, not of 64x64" in text
     nameless = shutil.copy(TINY, tmp_path)  # without its JSON
     text = refusal(student("--kd_teacher", nameless), ("a", "b"))
-    assert text == f"{nameless}: as a teacher it must know the 2 classes of the pictures, and it knows 3"
+    assert text == f"{nameless}: as a teacher it must know the 2 classes of the images, and it knows 3"
 
 
 # ---- what it is good for
+
+class LinearTeacher:
+    """A teacher whose logits are a product with a matrix of inputs x classes."""
+
+    def __init__(self, weights: np.ndarray) -> None:
+        self._weights, self.num_classes = weights, weights.shape[1]
+
+    def prepare(self, batch_size: int) -> None:
+        """There is nothing to load."""
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        return Tensor(inputs.asnumpy() @ self._weights)
+
 
 def test_a_student_of_noisy_labels_agrees_more_with_its_teacher_than_one_without() -> None:
     random = np.random.default_rng(2)
     wisdom = random.standard_normal((16, 4)).astype(np.float32)
     lesson = Lesson(*((random.standard_normal((32, 16)).astype(np.float32), random.integers(0, 4, 32, np.int32))
                       for _ in range(40)))
-    taught = TaughtData(lesson, lambda inputs: Tensor(inputs.asnumpy() @ wisdom), 4)  # type: ignore[arg-type]
+    taught = DistillationDataset(lesson, LinearTeacher(wisdom))  # type: ignore[arg-type]
     config = student("--kd_weight", 0.9)
     hard = CrossEntropyWithLabelSmooth(0.1)
     unseen = random.standard_normal((500, 16)).astype(np.float32)
@@ -236,7 +250,7 @@ def test_another_teacher_is_another_run() -> None:
         return Run(student("--kd_teacher", path), CLASSES, "pictures", 1, 3, digest)
 
     def metadata(run: Run) -> CheckpointMetadata:
-        return run.metadata(Progress(), {}, whole_epoch=True, is_best=False)
+        return run.metadata(TrainingState())
 
     earlier = metadata(run("a", "one.onnx"))
     assert run("a", "elsewhere/one.onnx").difference(earlier) is None

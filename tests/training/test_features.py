@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_pictures
+from conftest import make_images
 from mindspore import Tensor
 
 from src.data.image_folder import ImageFolder
@@ -30,7 +30,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> ImageFolder:
-    return ImageFolder.scan(make_pictures(tmp_path / "photos", {"cat": 3, "dog": 2}))
+    return ImageFolder.scan(make_images(tmp_path / "photos", {"cat": 3, "dog": 2}))
 
 
 def cached(cache: Path) -> set[str]:
@@ -94,17 +94,17 @@ def test_other_weights_size_or_files_are_other_features(backbone, own_cache, fol
     pooled_features(backbone, folder, 32, 2, 1, World())
     assert grew(), "another batch norm statistic"
 
-    picture = folder.root / "cat" / "000.jpg"
-    status = picture.stat()
-    os.utime(picture, ns=(status.st_atime_ns, status.st_mtime_ns + 10 ** 9))
+    image = folder.root / "cat" / "000.jpg"
+    status = image.stat()
+    os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns + 10 ** 9))
     pooled_features(backbone, ImageFolder.scan(folder.root), 32, 2, 1, World())
-    assert grew(), "a picture written again"
-    shutil.copy(picture, folder.root / "cat" / "100.jpg")
+    assert grew(), "an image written again"
+    shutil.copy(image, folder.root / "cat" / "100.jpg")
     assert len(pooled_features(backbone, ImageFolder.scan(folder.root), 32, 2, 1, World())) == 6
-    assert grew(), "a picture more"
+    assert grew(), "an image more"
 
 
-def test_nothing_is_written_beside_the_pictures(backbone, own_cache, folder) -> None:  # type: ignore[no-untyped-def]
+def test_nothing_is_written_beside_the_images(backbone, own_cache, folder) -> None:  # type: ignore[no-untyped-def]
     before = sorted(folder.root.parent.rglob("*"))
     pooled_features(backbone, folder, 32, 2, 1, World())
     after = {path for path in folder.root.parent.rglob("*") if own_cache not in {path, *path.parents}}

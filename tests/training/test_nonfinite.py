@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Pictures, config_for
+from conftest import Images, config_for
 from mindspore import Tensor
 
 from src.checkpoint.file import read_checkpoint
@@ -11,12 +11,13 @@ from src.distributed.world import World
 from src.errors import UserError
 from src.model_utils.config import Config
 from src.models import CrossEntropyWithLabelSmooth, define_net
-from src.training.checkpointer import Recorder
+from src.training.checkpointer import Checkpointer
 from src.training.monitor import Monitor
-from src.training.nonfinite import OVERFLOWS, ROLLBACKS, Divergence
+from src.training.nonfinite import OVERFLOWS, ROLLBACKS, NonFiniteGuard
 from src.training.optimizer import build_optimizer
 from src.training.resume import Run
 from src.training.step import TrainStep, batch_norm_statistics
+from src.training.timing import Timing
 
 STEPS = 50
 LABELS = Tensor(np.array([0, 1, 1, 0], np.int32))
@@ -30,7 +31,7 @@ def batch(value: float | None = None) -> Tensor:
 
 
 class Training:
-    """A real network, step and recorder; whether kernels are on is the machine's."""
+    """A real network, step and checkpointer; whether kernels are on is the machine's."""
 
     def __init__(self, folder: Path) -> None:
         self.config = config_for("--width_mult", 0.35, "--save_checkpoint_path", folder, "--lr_max", 0.01,
@@ -41,21 +42,20 @@ class Training:
         self.step = TrainStep(self.network, CrossEntropyWithLabelSmooth(0.1), optimizer, self.config)
         self.step.set_train()
         run = Run(self.config, ("a", "b"), "digest", 1, STEPS)
-        self.recorder = Recorder(run, self.step, self.network, None, World())
-        self.recorder.begin()
-        self.monitor = Monitor(lr, self.config, STEPS, write=lambda line: None)
+        self.checkpointer = Checkpointer(run, self.step, self.network, None, Timing(), World())
+        self.state = self.checkpointer.restore()
+        self.monitor = Monitor(self.state, lr, self.config, STEPS, write=lambda line: None)
         self.monitor.epoch_begin(0)
-        self.done = 0
 
     def values(self, statistics: bool) -> list[np.ndarray]:
         chosen = batch_norm_statistics(self.network) if statistics else self.network.trainable_params()
         return [parameter.asnumpy().copy() for parameter in chosen]
 
-    def take(self, pixels: Tensor, divergence: Divergence) -> None:
-        self.monitor.step_end(self.done, *self.step(pixels, LABELS))
-        self.done += 1
-        self.recorder.progress.step += 1
-        divergence.check(self.monitor.bad_steps, f"step {self.done}")
+    def take(self, pixels: Tensor, guard: NonFiniteGuard) -> int:
+        bad_steps = self.monitor.step_end(self.state.step, *self.step(pixels, LABELS))
+        self.state.step += 1
+        guard.check(bad_steps, f"step {self.state.step}")
+        return bad_steps
 
 
 def options(config: Config, choice: str) -> Config:
@@ -67,94 +67,88 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Training:
     return Training(tmp_path_factory.mktemp("run") / "checkpoint")
 
 
-def divergence_of(training: Training, choice: str) -> Divergence:
-    training.monitor.bad_steps = 0
+def guard_of(training: Training, choice: str) -> NonFiniteGuard:
     training.monitor.epoch_begin(0)
-    return Divergence(options(training.config, choice), batch_norm_statistics(training.step),
-                      training.recorder.roll_back)
+    return NonFiniteGuard(options(training.config, choice), batch_norm_statistics(training.step),
+                          training.checkpointer.roll_back)
 
 
 def test_rollback_without_a_checkpoint_stops(training: Training) -> None:
     with pytest.raises(UserError, match="no checkpoint to go back to; lower --lr_max"):
-        training.take(batch(np.nan), divergence_of(training, "rollback"))
+        training.take(batch(np.nan), guard_of(training, "rollback"))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_stop_names_the_place_and_keeps_the_weights(training: Training, value: float) -> None:
-    divergence = divergence_of(training, "stop")
-    training.take(batch(), divergence)
+    guard = guard_of(training, "stop")
+    training.take(batch(), guard)
     before = training.values(statistics=False)
-    with pytest.raises(UserError, match=f"not finite at step {training.done + 1}; lower --lr_max"):
-        training.take(batch(value), divergence)
+    with pytest.raises(UserError, match=f"not finite at step {training.state.step + 1}; lower --lr_max"):
+        training.take(batch(value), guard)
     for old, new in zip(before, training.values(statistics=False), strict=True):
         np.testing.assert_array_equal(old, new)
 
 
 def test_skip_leaves_weights_and_statistics_as_they_were(training: Training) -> None:
-    divergence = divergence_of(training, "skip")
-    training.recorder.save_within_epoch(training.monitor)
-    training.recorder.roll_back()
-    training.take(batch(), divergence)
+    guard = guard_of(training, "skip")
+    training.checkpointer.save(training.state)
+    training.checkpointer.roll_back()
+    training.take(batch(), guard)
     before = training.values(statistics=False) + training.values(statistics=True)
-    training.take(batch(np.nan), divergence)
+    training.take(batch(np.nan), guard)
     after = training.values(statistics=False) + training.values(statistics=True)
     for old, new in zip(before, after, strict=True):
         np.testing.assert_array_equal(old, new)
     training.monitor.epoch_begin(1)
-    training.take(batch(np.nan), divergence)  # the first step of an epoch, as many as in the one before
+    training.take(batch(np.nan), guard)  # the first step of an epoch, as many as in the one before
     for old, new in zip(before, training.values(statistics=False) + training.values(statistics=True), strict=True):
         np.testing.assert_array_equal(old, new)
-    training.take(batch(), divergence)
-    assert np.isfinite(training.monitor.losses[-1])
+    training.take(batch(), guard)
+    assert np.isfinite(training.state.losses[-1])
 
 
 def test_rollback_goes_to_the_last_checkpoint_and_gives_up_in_the_end(training: Training) -> None:
-    divergence = divergence_of(training, "rollback")
-    training.take(batch(), divergence)
-    training.recorder.save_within_epoch(training.monitor)
-    saved = read_checkpoint(training.recorder.folder / "last.ckpt").network
-    training.take(batch(), divergence)
+    guard = guard_of(training, "rollback")
+    training.take(batch(), guard)
+    training.checkpointer.save(training.state)
+    saved = read_checkpoint(training.checkpointer.folder / "last.ckpt").network
+    training.take(batch(), guard)
     counted = int(training.step.optimizer.global_step.asnumpy()[0])
     for _ in range(ROLLBACKS):
-        training.take(batch(np.nan), divergence)
+        training.take(batch(np.nan), guard)
         for name, value in training.network.parameters_dict().items():
             if name in saved:
                 np.testing.assert_array_equal(value.asnumpy(), saved[name].asnumpy())
     assert int(training.step.optimizer.global_step.asnumpy()[0]) >= counted  # the schedule goes on
-    with pytest.raises(UserError, match=f"{ROLLBACKS} returns to the last checkpoint did not help"):
-        training.take(batch(np.nan), divergence)
+    with pytest.raises(UserError, match=f"{ROLLBACKS} rollbacks to the last checkpoint did not help"):
+        training.take(batch(np.nan), guard)
 
 
 def test_with_a_new_checkpoint_rolling_back_is_tried_anew(training: Training) -> None:
-    divergence = divergence_of(training, "rollback")
+    guard = guard_of(training, "rollback")
     for _ in range(2):
-        training.take(batch(), divergence)
-        training.recorder.save_within_epoch(training.monitor)
+        training.take(batch(), guard)
+        training.checkpointer.save(training.state)
         for _ in range(ROLLBACKS):
-            training.take(batch(np.nan), divergence)
+            training.take(batch(np.nan), guard)
     with pytest.raises(UserError, match="did not help"):
-        training.take(batch(np.nan), divergence)
+        training.take(batch(np.nan), guard)
 
 
 def test_under_float16_it_is_an_overflow_and_skipped(training: Training) -> None:
     training.monitor.epoch_begin(0)
     config = Config(**{**training.config.as_dict(), "on_nan": "stop", "amp_level": "O2"})
-    divergence = Divergence(config, [], training.recorder.roll_back)
-    before = training.monitor.bad_steps
-    training.take(batch(np.nan), divergence)
-    assert training.monitor.bad_steps == before + 1
+    guard = NonFiniteGuard(config, [], training.checkpointer.roll_back)
+    assert training.take(batch(np.nan), guard) == 1
 
 
 @pytest.mark.parametrize("fetched", [1, 7])  # steps at a time
 def test_nothing_but_overflows_end_the_run(fetched: int) -> None:
-    divergence = Divergence(config_for("--amp_level", "O2"), [], lambda: None)
-    bad = 0
+    guard = NonFiniteGuard(config_for("--amp_level", "O2"), [], lambda: None)
 
     def take(steps: int, good: int) -> None:
-        nonlocal bad
         for step in range(1, steps + 1):
-            bad += steps - good if step == steps else 0
-            divergence.check(bad, "step 8")
+            guard.check(steps - good if step == steps else 0, "step 8")
 
     for _ in range(2):
         for _ in range((OVERFLOWS - 2) // fetched):
@@ -165,10 +159,10 @@ def test_nothing_but_overflows_end_the_run(fetched: int) -> None:
             take(fetched, good=0)
 
 
-def test_a_learning_rate_that_explodes_ends_in_one_line(pictures: Pictures, tmp_path: Path,
+def test_a_learning_rate_that_explodes_ends_in_one_line(images: Images, tmp_path: Path,
                                                         monkeypatch: pytest.MonkeyPatch) -> None:
     import train
-    data = pictures({"train/ape": 8, "train/zebra": 8})
+    data = images({"train/ape": 8, "train/zebra": 8})
     monkeypatch.setattr("sys.argv", ["train.py", "--platform", "CPU", "--dataset_path", str(data), "--image_size", "32",
                                      "--width_mult", "0.35", "--batch_size", "4", "--warmup_epochs", "0", "--lr_max",
                                      "1e30", "--save_checkpoint_path", str(tmp_path / "checkpoint")])
@@ -178,15 +172,15 @@ def test_a_learning_rate_that_explodes_ends_in_one_line(pictures: Pictures, tmp_
 
 def test_after_a_rollback_the_step_goes_on_from_the_checkpoint(training: Training) -> None:
     """The compiled step itself, momenta included; and what it counts reaches the next checkpoint."""
-    divergence = divergence_of(training, "rollback")
-    training.take(batch(), divergence)
-    training.recorder.save_within_epoch(training.monitor)
+    guard = guard_of(training, "rollback")
+    training.take(batch(), guard)
+    training.checkpointer.save(training.state)
     ends, counts = [], []
     for _ in range(2):
-        training.take(batch(), divergence)
+        training.take(batch(), guard)
         ends.append(training.values(statistics=False) + training.values(statistics=True))
-        training.take(batch(), divergence)
-        training.recorder.roll_back()
+        training.take(batch(), guard)
+        training.checkpointer.roll_back()
         counts.append(int(training.step.optimizer.global_step.asnumpy()[0]))
     for first, second in zip(*ends, strict=True):
         np.testing.assert_array_equal(first, second)

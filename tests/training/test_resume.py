@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, Pictures, config_for, make_pictures
+from conftest import ROOT, Images, config_for, make_images
 from mindspore import Tensor
 
 import train
@@ -25,7 +25,8 @@ from src.errors import UserError
 from src.model_utils.config import Config
 from src.model_utils.keys import KEYS
 from src.models import define_net
-from src.training.resume import Progress, Run, find_checkpoint
+from src.training.resume import Run, find_checkpoint
+from src.training.state import TrainingState
 from src.utils import network_parameters
 
 OPTIONS = ("--platform", "CPU", "--image_size", "32", "--width_mult", "0.35", "--batch_size", "4",
@@ -35,9 +36,9 @@ OPTIONS = ("--platform", "CPU", "--image_size", "32", "--width_mult", "0.35", "-
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
-    """Pictures and a backbone."""
+    """Images and a backbone."""
     folder = tmp_path_factory.mktemp("given")
-    make_pictures(folder / "photos", {"train/ape": 7, "train/zebra": 7, "val/ape": 2, "val/zebra": 2})
+    make_images(folder / "photos", {"train/ape": 7, "train/zebra": 7, "val/ape": 2, "val/zebra": 2})
     write_checkpoint(folder / "k.ckpt", network_parameters(define_net(config_for("--width_mult", 0.35), 5)), {},
                      CheckpointMetadata())
     return "--dataset_path", folder / "photos", "--pretrain_ckpt", folder / "k.ckpt"
@@ -130,7 +131,7 @@ def test_never_and_a_named_checkpoint(whole: tuple[Path, Checkpoint], given: tup
 
 def test_a_named_checkpoint_of_something_else_is_refused(given: tuple[object, ...], tmp_path: Path,
                                                          whole: tuple[Path, Checkpoint]) -> None:
-    with pytest.raises(UserError, match="cannot resume from this checkpoint: it is not of a training run"):
+    with pytest.raises(UserError, match="cannot resume from this checkpoint: no training run wrote it"):
         call_main(given, tmp_path / "a", "--resume", given[3])
     with pytest.raises(UserError, match="cannot resume from this checkpoint: label_smooth is 0.2 now and was 0.1"):
         call_main(given, tmp_path / "b", "--resume", whole[0] / "last.ckpt", "--label_smooth", 0.2)
@@ -208,13 +209,15 @@ def test_the_report_of_an_earlier_stop_is_not_taken_for_that_of_the_end(
 def test_the_evaluation_of_the_best_epoch_is_there_before_its_checkpoint(
         given: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a run that is killed after its last checkpoint can still report it."""
-    def die(*_: object) -> None:
-        raise KeyboardInterrupt
+    def die_after_an_epoch(path: Path, network: dict, state: dict, metadata: CheckpointMetadata) -> None:
+        if metadata.training and metadata.training.whole_epoch:
+            raise KeyboardInterrupt
+        write_checkpoint(path, network, state, metadata)
 
-    monkeypatch.setattr("src.training.checkpointer.write_table", die)  # the next file that is written
+    monkeypatch.setattr("src.checkpoint.retention.write_checkpoint", die_after_an_epoch)
     with pytest.raises(KeyboardInterrupt):
         call_main(given, tmp_path / "run")
-    assert {"best.npz", "best.ckpt"} <= contents(tmp_path / "run").keys()
+    assert "best.npz" in contents(tmp_path / "run")
 
 
 # ---- keys that do not affect the result
@@ -228,7 +231,7 @@ def test_a_key_keeps_from_resuming_if_it_affects_the_result(key: str) -> None:
     value = config.as_dict()[key]
     changed = config.replace({key: not value if isinstance(value, bool) else OTHER_VALUES[type(value)]})
     run, other = (Run(one, ("a", "b"), "digest", 1, 3) for one in (config, changed))
-    metadata = run.metadata(Progress(), {}, whole_epoch=True, is_best=False)
+    metadata = run.metadata(TrainingState())
     assert metadata.training
     earlier = dataclasses.replace(metadata, training=dataclasses.replace(metadata.training, pretrained=None))
     assert run.difference(earlier) is None
@@ -259,7 +262,7 @@ def test_what_does_not_affect_the_result_leaves_every_bit(whole: tuple[Path, Che
     found = call_main(("--dataset_path", other / "photos", "--pretrain_ckpt", other / "k.ckpt"), folder,
                       "--num_workers", 1, "--num_classes", 2, "--bad_images", "skip", "--log_steps", 2, "--on_nan",
                       "skip", "--cache_session_id", 77, "--onnx_threads", 1, "--report", "True", "--file_format",
-                      "ONNX", "--export_batch_size", 3, "--pictures", "x", "--top_k", 2)
+                      "ONNX", "--export_batch_size", 3, "--images", "x", "--top_k", 2)
     assert "3 of 9 steps done" in (out := capsys.readouterr().out)
     assert "note:" not in out  # a frozen backbone sees no random crops
     assert_same(found, whole[1])
@@ -269,7 +272,7 @@ def test_without_validation_the_weights_are_the_same(whole: tuple[Path, Checkpoi
                                                      tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = cut(whole, tmp_path / "cut", "mobilenetv2_head-1_3")
     found = call_main(given, folder, "--run_eval", False)
-    assert "note: the validation pictures have changed" in capsys.readouterr().out
+    assert "note: the validation images have changed" in capsys.readouterr().out
     for name, value in whole[1].network.items():
         np.testing.assert_array_equal(found.network[name].asnumpy(), value.asnumpy(), err_msg=name)
 
@@ -279,7 +282,7 @@ def test_more_workers_draw_crops_in_another_order_and_this_is_told(monkeypatch: 
     run = Run(config_for("--num_workers", 1), ("a", "b"), "digest", 1, 3)
     for workers, told in ("2", True), ("1", False):
         earlier = Run(config_for("--num_workers", workers), ("a", "b"), "digest", 1, 3)
-        metadata = earlier.metadata(Progress(), {}, whole_epoch=True, is_best=False)
+        metadata = earlier.metadata(TrainingState())
         assert run.difference(metadata) is None
         assert bool(run.remarks(metadata)) == told
 
@@ -365,11 +368,11 @@ def test_two_runs_cannot_write_to_one_folder(given: tuple[object, ...], tmp_path
         call_main(given, tmp_path / "run")
 
 
-def test_the_whole_network_goes_on_bit_for_bit_within_an_epoch(pictures: Pictures, tmp_path: Path) -> None:
-    """On MindSpore's own cells, as on Ascend and GPU; random crops, mixed and erased pictures, batch norm statistics
+def test_the_whole_network_goes_on_bit_for_bit_within_an_epoch(images: Images, tmp_path: Path) -> None:
+    """On MindSpore's own cells, as on Ascend and GPU; random crops, mixed and erased images, batch norm statistics
     and dropout included.
     """
-    photos = pictures({"train/ape": 5, "train/zebra": 5})
+    photos = images({"train/ape": 5, "train/zebra": 5})
     whole = tmp_path / "whole"
 
     def run(folder: Path) -> Checkpoint:

@@ -27,11 +27,11 @@ class Classifier(nn.Cell):
         return self.head(features)
 
 
-def make_step(*options: object, average: nn.Cell | None = None) -> tuple[Classifier, TrainStep]:
+def make_step(*options: object, ema: nn.Cell | None = None) -> tuple[Classifier, TrainStep]:
     config = config_for("--weight_decay", DECAY, "--momentum", MOMENTUM, *options)
     network = Classifier()
     optimizer = build_optimizer(network, LR, config)
-    step = TrainStep(network, CrossEntropyWithLabelSmooth(SMOOTH), optimizer, config, average)
+    step = TrainStep(network, CrossEntropyWithLabelSmooth(SMOOTH), optimizer, config, ema)
     step.set_train()
     return network, step
 
@@ -153,9 +153,9 @@ def test_batches_that_do_not_fill_a_step() -> None:
 
 @pytest.mark.parametrize("bad", [np.inf, np.nan])
 def test_a_step_that_overflows_changes_nothing_but_the_rate_to_come(bad: float) -> None:
-    average = Classifier()
-    average.update_parameters_name(EMA_PREFIX)
-    network, step = make_step("--ema_decay", 0.5, average=average)
+    ema = Classifier()
+    ema.update_parameters_name(EMA_PREFIX)
+    network, step = make_step("--ema_decay", 0.5, ema=ema)
     step(*map(Tensor, batch(0)))
     before = {name: value.asnumpy().copy() for name, value in step.parameters_dict().items()}
     x, labels = batch(1)
@@ -201,22 +201,22 @@ def test_loss_scale_doubles_after_good_steps_and_halves_after_an_overflow() -> N
 
 
 def averaged_step(*options: object) -> tuple[Classifier, Classifier, TrainStep]:
-    average = Classifier()
-    average.update_parameters_name(EMA_PREFIX)
-    network, step = make_step(*options, average=average)
-    return network, average, step
+    ema = Classifier()
+    ema.update_parameters_name(EMA_PREFIX)
+    network, step = make_step(*options, ema=ema)
+    return network, ema, step
 
 
 @pytest.mark.parametrize("decay", [0.25, 0.9999])
 def test_moving_average_follows_the_weights(decay: float) -> None:
     """From (1 + n) / (10 + n) on, which is .18, .25 and .31 in the first three steps."""
-    network, average, step = averaged_step("--ema_decay", decay)
-    expected = average.head.classifier.weight.asnumpy().copy()
+    network, ema, step = averaged_step("--ema_decay", decay)
+    expected = ema.head.classifier.weight.asnumpy().copy()
     for n in range(1, 5):
         step(*map(Tensor, batch(n)))
         share = min(decay, (1 + n) / (10 + n))
         expected = share * expected + (1 - share) * values(network)[0]
-    np.testing.assert_allclose(average.head.classifier.weight.asnumpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(ema.head.classifier.weight.asnumpy(), expected, atol=1e-6)
     assert not np.allclose(expected, values(network)[0], atol=1e-3)
 
 
@@ -244,9 +244,9 @@ def test_state_is_what_resuming_needs_and_no_weights(accumulated: int) -> None:
 
 
 def test_state_under_an_average_holds_the_trained_weights() -> None:
-    average = Classifier()
-    average.update_parameters_name(EMA_PREFIX)
-    network, step = make_step("--ema_decay", 0.5, average=average)
+    ema = Classifier()
+    ema.update_parameters_name(EMA_PREFIX)
+    network, step = make_step("--ema_decay", 0.5, ema=ema)
     state = training_state(step)
     assert set(network.parameters_dict()) <= set(state)
     assert not any(name.startswith(EMA_PREFIX) for name in state)

@@ -29,7 +29,7 @@ def test_each_moment_counts_once(clock: Clock) -> None:
 
     def epoch() -> Iterator[tuple]:
         for _ in range(4):
-            clock.now += 1  # pictures come slowly
+            clock.now += 1  # images come slowly
             yield np.zeros((5, 3, 2, 2)), np.zeros(5)
 
     for number, _ in enumerate(timing.batches(epoch())):
@@ -42,7 +42,7 @@ def test_each_moment_counts_once(clock: Clock) -> None:
     with timing.measure(EVALUATION):
         clock.now += 7
     assert timing.seconds == {DATA: 3, FIRST_STEP: 50, STEPS: 20, CHECKPOINTS: 3, EVALUATION: 7}
-    assert timing.pictures == 10
+    assert timing.images == 10
     assert sum(timing.seconds.values()) == clock.now - 100
 
 

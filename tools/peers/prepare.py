@@ -1,4 +1,4 @@
-"""The work that all frameworks are to do: a new network, pictures, and what this project computes from them.
+"""The work that all frameworks are to do: a new network, images, and what this project computes from them.
 
     python tools/peers/prepare.py --folder work --batch_size 32,8,1 --image_size 224 --mode train,eval
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write the folder that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="where to write")
-    parser.add_argument("--batch_size", required=True, help="numbers of pictures, with commas between")
+    parser.add_argument("--batch_size", required=True, help="numbers of images, with commas between")
     parser.add_argument("--image_size", type=int, required=True, help="pixels a side")
     parser.add_argument("--mode", required=True, help="train, eval, latency, with commas between")
     options = parser.parse_args(argv)

@@ -55,7 +55,7 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """N x 3 x H x W pictures to N x `classes` logits, width 1.0.
+    """N x 3 x H x W images to N x `classes` logits, width 1.0.
 
     Parameters come in the order of computation.
     """

@@ -19,8 +19,8 @@ from tools.stopwatch import speed
 MODES = ("train", "eval", "latency")
 SETTINGS, IMAGES, LABELS, LOGITS, PARAMETERS, ONNX = (
     "settings.json", "images.npy", "labels.npy", "logits.npy", "parameters.npz", "network.onnx")
-PROVEN_IMAGES = 4  # evaluation treats every picture alike
-# Largest difference from this project, as a share of the largest logit: rounding. The logits of two pictures differ by
+PROVEN_IMAGES = 4  # evaluation treats every image alike
+# Largest difference from this project, as a share of the largest logit: rounding. The logits of two images differ by
 # a hundred times as much.
 LOGITS_TOLERANCE = 1e-4
 # Largest differences of the losses before and after the first update, as shares of them. A fresh network multiplies
@@ -36,7 +36,7 @@ class Work:
         folder: what prepare.py wrote.
         mode: `train`, a training step; `eval`, a batch from the framework's own kind of tensor to logits in memory;
             `latency`, the same from and to numpy arrays.
-        batch_size: pictures of a step.
+        batch_size: images of a step.
         threads: that the framework may use.
         steps: that count, at least.
         seconds: that short steps are repeated for.
@@ -128,7 +128,7 @@ def work_options(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--folder", type=Path, required=True, help="what prepare.py wrote")
     parser.add_argument("--mode", choices=MODES, required=True, help="what to measure")
-    parser.add_argument("--batch_size", type=int, required=True, help="pictures of a step")
+    parser.add_argument("--batch_size", type=int, required=True, help="images of a step")
     parser.add_argument("--threads", type=int, required=True, help="that the framework may use")
     parser.add_argument("--steps", type=int, required=True, help="that count, at least")
     parser.add_argument("--seconds", type=float, required=True, help="that short steps are repeated for")

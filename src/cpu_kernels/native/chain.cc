@@ -9,7 +9,7 @@
 
 namespace {
 
-constexpr int HEADER = 2, FIELDS = 6;
+constexpr int HEADER = 3, FIELDS = 6;
 
 // Where everything lies in the stash.
 struct Stash {
@@ -40,8 +40,9 @@ struct Stash {
 
 }  // namespace
 
-Chain::Chain(const int32_t *plan, int images, int height, int width) : batch_statistics(plan[0] != 0) {
-  for (int i = 0; i < plan[1]; ++i) {
+Chain::Chain(const int32_t *plan, int images, int height, int width)
+    : batch_statistics(plan[0] != 0), pooled(plan[1] != 0) {
+  for (int i = 0; i < plan[2]; ++i) {
     const int32_t *p = plan + HEADER + i * FIELDS;
     Layer l = {};
     l.kind = static_cast<Kind>(p[0]);
@@ -79,7 +80,7 @@ size_t Chain::stash_floats() const { return Stash(layers, nullptr).floats; }
 void Chain::forward(const float *input, float *features, float *memory) const {
   Stash stash(layers, memory);
   if (stash.values[0] != nullptr)
-    to_blocks(input, first().images, first().in_channels, first().in_pixels() / first().images, stash.values[0]);
+    to_blocks(input, first().images, first().in_channels, first().in_plane(), stash.values[0]);
   PartialSums sums;
   for (size_t i = 0; i < layers.size(); ++i) {
     const Layer &l = layers[i];
@@ -97,8 +98,11 @@ void Chain::forward(const float *input, float *features, float *memory) const {
       add({stash.raw[i], &stash.norms[i], l.activation}, stash.view(layers, l.shortcut), l.out_blocks(), l.out_pixels(),
           stash.values[i + 1]);
   }
-  from_blocks(stash.view(layers, layers.size()), last().images, last().out_channels,
-              last().out_pixels() / last().images, features);
+  write_features(stash.view(layers, layers.size()), features);
+}
+
+void Chain::write_features(const Blocked &value, float *features) const {
+  (pooled ? mean_from_blocks : from_blocks)(value, last().images, last().out_channels, last().out_plane(), features);
 }
 
 void Chain::backward(const float *input, const float *memory, const float *features_gradient, float *const *weights,
@@ -133,7 +137,8 @@ void Chain::backward(const float *input, const float *memory, const float *featu
 
   const int count = static_cast<int>(layers.size());
   float *gradient = gradient_of(count - 1);
-  to_blocks(features_gradient, last().images, last().out_channels, last().out_pixels() / last().images, gradient);
+  (pooled ? mean_gradient_to_blocks : to_blocks)(features_gradient, last().images, last().out_channels,
+                                                 last().out_plane(), gradient);
   start_backward(last(), raw_output(count - 1), gradient, sums);
   for (int i = count - 1; i >= 0; --i) {
     const Layer &l = layers[i];
@@ -159,5 +164,5 @@ void Chain::backward(const float *input, const float *memory, const float *featu
   }
   if (gradient != nullptr)
     from_blocks({gradient, nullptr, false}, first().images, first().in_channels,
-                first().in_pixels() / first().images, input_gradient);
+                first().in_plane(), input_gradient);
 }

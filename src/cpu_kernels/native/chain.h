@@ -6,11 +6,12 @@
 
 #include "layer.h"
 
-// What the chain's plan, an int32 array, says: whether batch statistics are used (else the moving ones), the number of
-// layers, then six numbers a layer: kind, stride, activation, shortcut, in_channels, out_channels (see Layer).
+// What the chain's plan, an int32 array, says: whether batch statistics are used (else the moving ones), whether the
+// features are pooled (their mean over each image's pixels), the number of layers, then six numbers a layer: kind,
+// stride, activation, shortcut, in_channels, out_channels (see Layer).
 struct Chain {
   std::vector<Layer> layers;
-  bool batch_statistics;
+  bool batch_statistics, pooled;
 
   Chain(const int32_t *plan, int images, int height, int width);
   // Points the layers at five arrays of parameters each (weight, gamma, beta, moving mean, moving variance; all
@@ -28,4 +29,7 @@ struct Chain {
   // `weights`, `gammas`, `betas`: where the gradients go, one each per layer; `input_gradient` may be null.
   void backward(const float *input, const float *stash, const float *features_gradient, float *const *weights,
                 float *const *gammas, float *const *betas, float *input_gradient) const;
+
+ private:
+  void write_features(const Blocked &value, float *features) const;
 };

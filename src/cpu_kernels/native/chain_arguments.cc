@@ -16,7 +16,7 @@ constexpr int MOST_CHANNELS = 1 << 16;
 
 // A plan's first numbers, and those of a layer.
 struct Header {
-  int32_t batch_statistics, layers;
+  int32_t batch_statistics, pooled, layers;
 };
 struct Row {
   int32_t kind, stride, activation, shortcut, in_channels, out_channels;
@@ -36,6 +36,8 @@ std::vector<Row> rows_of(const int32_t *plan, int64_t numbers) {
                                 std::to_string(header.layers) + " layers");
   if (header.batch_statistics != 0 && header.batch_statistics != 1)
     throw std::invalid_argument("the plan does not say which statistics to use");
+  if (header.pooled != 0 && header.pooled != 1)
+    throw std::invalid_argument("the plan does not say whether the features are pooled");
   std::vector<Row> rows(header.layers);
   std::memcpy(rows.data(), plan + HEADER, rows.size() * sizeof(Row));
   return rows;
@@ -108,7 +110,7 @@ Chain checked_chain(const int32_t *plan, int64_t numbers, int64_t images, int64_
 
 Shape features_shape(const Chain &chain) {
   const Layer &l = chain.last();
-  return {l.images, l.out_channels, l.out_height, l.out_width};
+  return {l.images, l.out_channels, chain.pooled ? 1 : l.out_height, chain.pooled ? 1 : l.out_width};
 }
 
 Shape stash_shape(const Chain &chain) { return {static_cast<int64_t>(chain.stash_floats())}; }

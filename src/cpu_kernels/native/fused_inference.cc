@@ -302,6 +302,5 @@ void Chain::infer(const float *input, float *features) const {
       run_gemm(b, folded[b.first], tensors);
     }
   }
-  from_blocks({tensor(blocks.size()), nullptr, false}, last().images, last().out_channels, last().out_plane(),
-              features);
+  write_features({tensor(blocks.size()), nullptr, false}, features);
 }

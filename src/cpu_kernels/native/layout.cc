@@ -26,6 +26,31 @@ void from_blocks(const Blocked &value, int images, int channels, size_t plane, f
   });
 }
 
+void mean_from_blocks(const Blocked &value, int images, int channels, size_t plane, float *means) {
+  parallel(images * blocks_of(channels), [&](int task) {
+    const int block = task / images, image = task % images, lanes = std::min(LANES, channels - block * LANES);
+    float *in = thread_scratch(plane * LANES);
+    load_value(value, block, image * plane, images * plane, plane, in);
+    Vec sum = {};
+    for (size_t p = 0; p < plane; ++p) sum += load(in + p * LANES);
+    float sums[LANES];
+    store(sums, sum);
+    for (int j = 0; j < lanes; ++j)
+      means[static_cast<size_t>(image) * channels + block * LANES + j] = sums[j] / static_cast<float>(plane);
+  });
+}
+
+void mean_gradient_to_blocks(const float *gradient, int images, int channels, size_t plane, float *blocked) {
+  parallel(images * blocks_of(channels), [&](int task) {
+    const int block = task / images, image = task % images, lanes = std::min(LANES, channels - block * LANES);
+    const float *in = gradient + static_cast<size_t>(image) * channels + block * LANES;
+    float *out = blocked + (static_cast<size_t>(block) * images + image) * plane * LANES;
+    float shares[LANES] = {};
+    for (int j = 0; j < lanes; ++j) shares[j] = in[j] / static_cast<float>(plane);
+    for (size_t p = 0; p < plane; ++p) std::copy_n(shares, LANES, out + p * LANES);
+  });
+}
+
 void add(const Blocked &value, const Blocked &shortcut, int blocks, size_t pixels, float *out) {
   constexpr size_t SPAN = 2048;  // pixels of a task
   const int spans = static_cast<int>((pixels + SPAN - 1) / SPAN);

@@ -190,8 +190,8 @@ extern "C" int chain_shapes(const int32_t *plan, int64_t numbers, int64_t images
                             int64_t *out) {
   return guarded("chain_shapes", [&] {
     const Chain chain = checked_chain(plan, numbers, images, height, width);
-    const Layer &last = chain.last();
-    const int64_t found[] = {last.out_channels, last.out_height, last.out_width,
+    const Shape features = features_shape(chain);
+    const int64_t found[] = {features.sizes[1], features.sizes[2], features.sizes[3],
                              static_cast<int64_t>(chain.stash_floats())};
     std::copy(std::begin(found), std::end(found), out);
   });

@@ -1,1 +1,1 @@
-"""Data sets as they are given out: archives and record files, made into image folders."""
+"""Archives and record files of published data sets, converted to and from image folders."""

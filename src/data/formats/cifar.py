@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 as image folders, out of the archives of https://www.cs.toronto.edu/~kriz/cifar.html.
 
 That page describes both versions: the binary one, of records of one label byte (CIFAR-100: a coarse one and the label)
-and 3 x 32 x 32 bytes of pixels; and the one for Python, of pickles, which are read without running anything in them.
+and 3 x 32 x 32 bytes of pixels; and the one for Python, of pickles. The pickles are read without running their code.
 """
 import io
 import re
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from src.data.formats.tar_archive import compressed_members
 from src.errors import UserError, first_line
-from src.files import check_space, whole_folder
+from src.files import atomic_folder, check_space
 from src.safe_pickle import RefusedError, RestrictedUnpickler
 
 SIDE = 32  # pixels
@@ -29,7 +29,7 @@ Batch = tuple[np.ndarray, np.ndarray]  # N x 3072 uint8, all red before all gree
 
 @dataclass(frozen=True)
 class Layout:
-    """How one of the archives is made up."""
+    """The files of one of the archives."""
 
     train: tuple[str, ...]  # files
     test: str
@@ -49,25 +49,25 @@ LAYOUTS = (
 
 
 def prepare_cifar(archive: Path, output: Path) -> dict[str, int]:
-    """Write `output/{train,val}/<class>/<number>.png`, whole or not at all; returns the number of pictures of each.
+    """Write `output/{train,val}/<class>/<number>.png`, whole or not at all; returns the number of images of each part.
 
-    The test batch becomes val. Pictures have the numbers of their order in the archive, the same in both versions.
+    The test batch becomes val. Images are numbered in the order of the archive, which is the same in both versions.
 
     Raises:
-        UserError: the archive is missing, damaged, not CIFAR or calls for code; or `output` holds something.
+        UserError: the archive is missing, damaged, not CIFAR or calls for code; or `output` exists and is not empty.
     """
     classes, batches = read_cifar(archive)
     counts = {part: sum(len(labels) for _, labels in found) for part, found in batches.items()}
-    check_space(output, [1] * sum(counts.values()), "CIFAR's pictures")
-    with whole_folder(output) as folder, tqdm(total=sum(counts.values()), unit="picture", disable=None) as bar:
+    check_space(output, [1] * sum(counts.values()), "CIFAR's images")
+    with atomic_folder(output) as folder, tqdm(total=sum(counts.values()), unit="image", disable=None) as bar:
         for part, found in batches.items():
             for name in classes:
                 (folder / part / name).mkdir(parents=True)
             number = 0
             for pixels, labels in found:
                 for row, label in zip(pixels.reshape(-1, 3, SIDE, SIDE), labels, strict=True):
-                    picture = Image.fromarray(np.ascontiguousarray(row.transpose(1, 2, 0)))
-                    picture.save(folder / part / classes[label] / f"{number:05d}.png")
+                    image = Image.fromarray(np.ascontiguousarray(row.transpose(1, 2, 0)))
+                    image.save(folder / part / classes[label] / f"{number:05d}.png")
                     number += 1
                     bar.update()
     return counts
@@ -89,7 +89,7 @@ def read_cifar(archive: Path) -> tuple[list[str], dict[str, list[Batch]]]:
         for name in names:
             pixels, labels = _parsed(archive, name, _batch, layout, files[name])
             if labels.ndim != 1 or not len(labels) or labels.min() < 0 or labels.max() >= len(classes):
-                raise UserError(f"{archive}: {name} in it has labels of no class, or no pictures; download it anew")
+                raise UserError(f"{archive}: {name} in it has labels of no class, or no images; download it anew")
             batches[part].append((pixels, labels))
     return classes, batches
 
@@ -100,7 +100,7 @@ def _parsed(archive: Path, name: str, parse: Callable[[Layout, bytes], Parsed], 
         return parse(layout, content)
     except RefusedError as error:
         raise UserError(f"{archive}: {name} in it {error}; take the binary version of the archive") from None
-    except Exception as error:  # a damaged pickle raises whatever the bytes happen to ask for
+    except Exception as error:  # a damaged pickle raises many types of error
         raise UserError(f"{archive}: {name} in it is damaged ({type(error).__name__}: {first_line(error)}); download "
                         "it anew") from error
 

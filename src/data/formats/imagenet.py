@@ -1,16 +1,14 @@
 """ImageNet (ILSVRC2012) as an image folder, out of the archives that image-net.org gives.
 
-The training archive is a tar file of a tar file per class, named by the class's WordNet number (wnid). The validation
-archive is flat; the development kit tells the labels of its pictures, as numbers 1 to 1000 of its own (ILSVRC2012_ID),
-whose order is not that of the wnids: https://image-net.org/challenges/LSVRC/2012/ and the kit's readme.txt.
+The training archive has a tar file for each class, named by the class's WordNet number (wnid). The validation archive
+is flat. The development kit has the labels of its images, as numbers from 1 to 1000 (ILSVRC2012_ID) in another order
+than that of the wnids: https://image-net.org/challenges/LSVRC/2012/ and the kit's readme.txt.
 """
 import contextlib
-import fcntl
 import io
 import json
 import os
 import re
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -25,7 +23,7 @@ from tqdm import tqdm
 from src.data.formats.tar_archive import Member, compressed_members, tar_members
 from src.data.image_folder import IMAGE_EXTENSIONS
 from src.errors import UserError, first_line
-from src.files import check_space, whole_file
+from src.files import atomic_write, check_space, lock, temporary_folder
 from src.json_records import KEY, make_record, to_json
 from src.names import escape_line
 
@@ -33,7 +31,7 @@ TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSV
 META, GROUND_TRUTH = "meta.mat", "ILSVRC2012_validation_ground_truth.txt"
 PARTS = ("train", "val")
 CLASSES = 1000
-PICTURES = {"train": 1_281_167, "val": 50_000}  # of the whole data set
+IMAGES = {"train": 1_281_167, "val": 50_000}  # of the whole data set
 RECORD = ".prepared.jsonl"  # a line per finished class, in the image folder
 LARGEST_KIT_FILE = 64 * 2 ** 20  # bytes
 BLOCK_MARGIN = 1.02  # files of 110 KB take a little more on a disk than in a tar file
@@ -41,15 +39,15 @@ BLOCK_MARGIN = 1.02  # files of 110 KB take a little more on a disk than in a ta
 
 @dataclass(frozen=True)
 class Devkit:
-    """What the development kit tells."""
+    """The classes and labels of the development kit."""
 
     words: Mapping[str, str]  # of each wnid, sorted by wnid, so that a class's index is its position
-    val_labels: tuple[str, ...]  # wnid of each validation picture
+    val_labels: tuple[str, ...]  # wnid of each validation image
 
 
 @dataclass(frozen=True)
 class _ClassSource:
-    """Where the pictures of a class lie."""
+    """Where the images of a class are."""
 
     archive: Path
     size: int  # bytes of the archive that belong to the class
@@ -57,10 +55,10 @@ class _ClassSource:
 
 
 def prepare_imagenet(source: Path, output: Path, parts: Sequence[str], workers: int) -> dict[str, int]:
-    """Write `output/<part>/<wnid>/*.JPEG` and `output/classes.txt`; returns the number of pictures of each part.
+    """Write `output/<part>/<wnid>/*.JPEG` and `output/classes.txt`; returns the number of images of each part.
 
-    A class's folder takes its name when all of its pictures are in it, so an interrupted run goes on with the next
-    class. Folders that are there are counted again. The archives stay.
+    A class folder gets its name when all of its images are in it, so an interrupted run continues with the next class.
+    Existing folders are counted again. The archives are not changed.
 
     Args:
         source: folder of the archives.
@@ -80,8 +78,8 @@ def prepare_imagenet(source: Path, output: Path, parts: Sequence[str], workers: 
             to_do = {part: {wnid: found for wnid, found in sources[part].items()
                             if not record.is_finished(part, wnid, found.size)} for part in parts}
             sizes = [int(found.size * BLOCK_MARGIN) for wanted in to_do.values() for found in wanted.values()]
-            check_space(output, sizes, "unpacking the pictures")
-            with whole_file(output / "classes.txt") as temporary:
+            check_space(output, sizes, "unpacking the images")
+            with atomic_write(output / "classes.txt") as temporary:
                 temporary.write_text("".join(f"{wnid} {words}\n" for wnid, words in devkit.words.items()),
                                      encoding="utf-8")
             for part in parts:
@@ -95,7 +93,7 @@ def prepare_imagenet(source: Path, output: Path, parts: Sequence[str], workers: 
 def read_devkit(path: Path) -> Devkit:
     """Classes and validation labels out of the development kit.
 
-    meta.mat lists the 1000 classes and, after them, the synsets above them, which have children and no pictures.
+    meta.mat lists the 1000 classes and, after them, the synsets above them, which have children and no images.
 
     Raises:
         UserError: the kit is missing, damaged or another one.
@@ -106,7 +104,7 @@ def read_devkit(path: Path) -> Devkit:
             raise UserError(f"{path}: has no data/{name} in it; it is not the kit of tasks 1 and 2 of ILSVRC2012")
     try:
         synsets = _synsets(files[META])
-    except Exception as error:  # the reader raises what it likes at bad input
+    except Exception as error:  # the reader raises many types of error
         raise UserError(f"{path}: cannot read data/{META} in it ({type(error).__name__}: "
                         f"{first_line(error)}); download it anew") from error
     wnids = {number: wnid for number, wnid, _ in synsets}
@@ -123,7 +121,7 @@ def read_devkit(path: Path) -> Devkit:
 
 def _synsets(content: bytes) -> list[tuple[int, str, str]]:
     """Number, wnid and words of each class in meta.mat."""
-    from scipy.io import loadmat  # a third of a second that other errors should not wait for
+    from scipy.io import loadmat  # imported here: it takes a third of a second
 
     table = np.atleast_1d(loadmat(io.BytesIO(content), squeeze_me=True, variable_names=["synsets"])["synsets"])
     return [(int(row["ILSVRC2012_ID"]), str(row["WNID"]), escape_line(str(row["words"]))) for row in table
@@ -152,35 +150,35 @@ def _val_sources(source: Path, devkit: Devkit) -> dict[str, _ClassSource]:
     for member in tar_members(archive):
         number = re.fullmatch(r"ILSVRC2012_val_(\d{8})\.JPEG", member.name)
         if number is None or not 1 <= int(number[1]) <= len(devkit.val_labels) or member.name in seen:
-            raise UserError(f"{archive}: '{member.name}' in it is not one of the {len(devkit.val_labels)} pictures "
+            raise UserError(f"{archive}: '{member.name}' in it is not one of the {len(devkit.val_labels)} images "
                             f"that {DEVKIT} labels")
         seen.add(member.name)
         members[devkit.val_labels[int(number[1]) - 1]].append(member)
     if len(seen) != len(devkit.val_labels):
-        raise UserError(f"{archive}: has {len(seen)} of {len(devkit.val_labels)} pictures in it; download it anew")
+        raise UserError(f"{archive}: has {len(seen)} of {len(devkit.val_labels)} images in it; download it anew")
     return {wnid: _ClassSource(archive, sum(member.size for member in found), partial(tuple, found))
             for wnid, found in members.items() if found}
 
 
 @dataclass(frozen=True)
 class _Finished:
-    """A class that is written."""
+    """The record of a class that is written."""
 
     part: str
     wnid: str = field(metadata={KEY: "class"})
-    pictures: int
+    images: int = field(metadata={KEY: "pictures"})
     bytes: int
     archive_bytes: int
 
 
 class _Record:
-    """The finished classes of an image folder, each noted before its folder takes its name."""
+    """The finished classes of an image folder. A class is noted before its folder gets its name."""
 
     def __init__(self, output: Path, file: BinaryIO) -> None:
         self._output, self._file, self._lock = output, file, threading.Lock()
         self._noted: dict[tuple[str, str], _Finished] = {}
         for line in file:
-            with contextlib.suppress(ValueError, RecursionError, UserError):  # the last line, if the power went
+            with contextlib.suppress(ValueError, RecursionError, UserError):  # an incomplete line after a power failure
                 entry = make_record(_Finished, json.loads(line), f"{output / RECORD}: no finished class")
                 self._noted[entry.part, entry.wnid] = entry
 
@@ -192,15 +190,13 @@ class _Record:
             raise UserError(f"{output}: already exists and was not made by this tool; name another folder")
         output.mkdir(parents=True, exist_ok=True)
         with (output / RECORD).open("a+b") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"{output}: another process is writing here; wait for it") from None
+            if not lock(file.fileno()):
+                raise UserError(f"{output}: another process is writing here; wait for it")
             file.seek(0)
             yield cls(output, file)
 
     def is_finished(self, part: str, wnid: str, archive_bytes: int) -> bool:
-        """Whether a class's folder is there; it must then hold what was written."""
+        """Whether the folder of a class exists. It must then have the files that were written."""
         folder = self._output / part / wnid
         if not folder.exists():
             return False
@@ -210,23 +206,23 @@ class _Record:
         if noted.archive_bytes != archive_bytes:
             raise UserError(f"{folder}: was made from another archive; name another folder")
         sizes = [entry.stat().st_size for entry in os.scandir(folder)]
-        if (len(sizes), sum(sizes)) != (noted.pictures, noted.bytes):
-            raise UserError(f"{folder}: holds {len(sizes)} files of {sum(sizes):,} bytes, but {noted.pictures} of "
+        if (len(sizes), sum(sizes)) != (noted.images, noted.bytes):
+            raise UserError(f"{folder}: holds {len(sizes)} files of {sum(sizes):,} bytes, but {noted.images} of "
                             f"{noted.bytes:,} bytes were written; remove this folder, and start again")
         return True
 
     def note(self, entry: _Finished) -> None:
-        """Keep that a class is finished, on the disk; any thread."""
+        """Write to the disk that a class is finished. Safe to call from any thread."""
         with self._lock:
             self._noted[entry.part, entry.wnid] = entry
-            # The line before may have been cut.
+            # The line before may be incomplete.
             self._file.write(f"\n{json.dumps(to_json(entry))}\n".encode())
             self._file.flush()
             os.fsync(self._file.fileno())
 
-    def pictures(self, part: str) -> int:
-        """How many pictures the finished classes of a part have."""
-        return sum(entry.pictures for entry in self._noted.values() if entry.part == part)
+    def images(self, part: str) -> int:
+        """How many images the finished classes of a part have."""
+        return sum(entry.images for entry in self._noted.values() if entry.part == part)
 
 
 def _write_classes(folder: Path, sources: Mapping[str, _ClassSource], total: int, record: _Record,
@@ -239,7 +235,7 @@ def _write_classes(folder: Path, sources: Mapping[str, _ClassSource], total: int
                                unit="class", disable=None):
                 future.result()
         except BaseException:
-            pool.shutdown(cancel_futures=True)  # the classes in hand come to their end, and count
+            pool.shutdown(cancel_futures=True)  # classes that have begun are finished, and count
             raise
 
 
@@ -247,38 +243,32 @@ def _write_class(folder: Path, source: _ClassSource, record: _Record) -> None:
     members = source.members()
     odd = next((member.name for member in members if not member.name.lower().endswith(IMAGE_EXTENSIONS)), None)
     if odd is not None or not members or len({member.name for member in members}) != len(members):
-        raise UserError(f"{source.archive}: the pictures of {folder.name} in it are not all there once, or not "
-                        f"pictures alone{f' ({odd})' if odd else ''}; download it anew")
-    temporary = folder.with_name(f".{folder.name}.unfinished")
-    if temporary.exists():  # of a run that was killed
-        shutil.rmtree(temporary)
-    temporary.mkdir()
-    try:
+        raise UserError(f"{source.archive}: the images of {folder.name} in it are not all there once, or not "
+                        f"images alone{f' ({odd})' if odd else ''}; download it anew")
+    with temporary_folder(folder) as temporary:
         with source.archive.open("rb") as file:
             for member in members:
-                _write_picture(file, member, temporary / member.name)
+                _write_image(file, member, temporary / member.name)
         sizes = [entry.stat().st_size for entry in os.scandir(temporary)]
         if (len(sizes), sum(sizes)) != (len(members), sum(member.size for member in members)):
             raise UserError(f"{temporary}: not all that was written is there; start again")
         record.note(_Finished(folder.parent.name, folder.name, len(sizes), sum(sizes), source.size))
         temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_picture(archive: BinaryIO, member: Member, path: Path) -> None:
+def _write_image(archive: BinaryIO, member: Member, path: Path) -> None:
     content = os.pread(archive.fileno(), member.size, member.offset)
     if len(content) != member.size:
         raise UserError(f"{archive.name}: ends within {member.name}; download it anew")
     path.write_bytes(content)
-    os.utime(path, (member.time, member.time))  # a second unpacking gives the same data set
+    os.utime(path, (member.time, member.time))  # so that unpacking again gives the same data set
 
 
 def _total(source: Path, part: str, record: _Record, classes: int) -> int:
-    """The number of pictures of a part; for the 1000 classes it must be that of ImageNet."""
-    pictures = record.pictures(part)
-    if classes == CLASSES and pictures != PICTURES[part]:
+    """The number of images of a part. With all 1000 classes it must be the number of ImageNet."""
+    images = record.images(part)
+    if classes == CLASSES and images != IMAGES[part]:
         archive = source / {"train": TRAIN, "val": VAL}[part]
-        raise UserError(f"{archive}: has {pictures:,} pictures in it, and ILSVRC2012 has {PICTURES[part]:,}; they were "
+        raise UserError(f"{archive}: has {images:,} images in it, and ILSVRC2012 has {IMAGES[part]:,}; they were "
                         "written, but this is not the whole data set")
-    return pictures
+    return images

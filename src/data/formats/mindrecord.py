@@ -1,6 +1,6 @@
-"""MindRecord data sets as image folders: every picture's bytes as they were, in a folder of its label's name.
+"""MindRecord data sets as image folders: each image with its bytes unchanged, in a folder named after its label.
 
-What follows reads image folders alone: its lists, its look at each picture and its resuming go by files.
+The rest of the project reads image folders alone: lists, checks and resuming work with files.
 """
 import contextlib
 import os
@@ -14,24 +14,24 @@ import numpy as np
 from src.data.formats.mindrecord_header import check_header
 from src.data.image_folder import EVAL_FOLDERS, has_mindrecords, mindrecords
 from src.errors import UserError
-from src.files import check_space, whole_folder
+from src.files import atomic_folder, check_space
 
-PICTURE_COLUMNS = ("image", "data", "img")
+IMAGE_COLUMNS = ("image", "data", "img")
 LABEL_COLUMNS = ("class_name", "label", "labels", "class", "target")
 NAME_COLUMNS = ("file_name", "filename", "name")
 SIGNATURES = ((b"\xff\xd8\xff", ".jpg"), (b"\x89PNG\r\n", ".png"), (b"BM", ".bmp"), (b"II*\0", ".tif"),
               (b"MM\0*", ".tif"))
 HELD_OUT = re.compile(r"(?<![a-z])(e?val|valid|validation|test)(?![a-z])", re.IGNORECASE)  # in a file's name
-LONGEST_NAME = 200  # bytes; file systems take 255, and a number and an ending may be added
+LONGEST_NAME = 200  # bytes; file systems allow 255, and a number and an ending may be added
 
 
 def find_parts(source: Path) -> dict[str, list[list[Path]]]:
-    """The MindRecord files of a data set, as lists of shards, by the folder of the data set that they make up.
+    """The MindRecord files of a data set, as lists of shards, by the part (folder) of the data set.
 
-    The folders are `train` and `val` where those hold MindRecord files, else there is one, named "".
+    The parts are `train` and `val` if these folders have MindRecord files; else there is one part, named "".
 
     Raises:
-        UserError: training and validation files lie in one folder.
+        UserError: training and validation files are in one folder.
     """
     parts = {name: _sets(source / name) for name in ("train", *EVAL_FOLDERS) if has_mindrecords(source / name)}
     if not parts and has_mindrecords(source):
@@ -44,22 +44,22 @@ def find_parts(source: Path) -> dict[str, list[list[Path]]]:
 
 
 def unpack_mindrecord(source: Path, target: Path) -> Path:
-    """Write the pictures of a folder of MindRecord files, or of one with `train` and `val`, to the new image folder
-    `target`, which is there whole or not at all; returns it.
+    """Write the images of a folder of MindRecord files, or of one with `train` and `val`, to the new image folder
+    `target`, whole or not at all; returns `target`.
 
-    Integer labels become class names of equal length, in all of the data set, so that sorting them keeps their order.
-    The pictures get the time of their MindRecord file, so that a second unpacking gives the same data set. What an
-    earlier attempt left, which was killed, is replaced.
+    Integer labels become class names of equal length in the whole data set, so that sorting them keeps their order.
+    The images get the time of their MindRecord file, so that unpacking again gives the same data set. What a killed
+    process left is replaced.
 
     Raises:
-        UserError: there is no MindRecord file, or one is damaged, incomplete or has no pictures with labels; `target`
+        UserError: there is no MindRecord file, or one is damaged, incomplete or has no images with labels; `target`
             holds something; or the disk has no room.
     """
     parts = find_parts(source)
     if not parts:
         raise UserError(f"{source}: no MindRecord files here; expected *.mindrecord with a .db beside each, in this "
                         "folder, or in train and val in it")
-    with whole_folder(target) as temporary:
+    with atomic_folder(target) as temporary:
         _check_space(parts, temporary)
         numbers: list[Path] = []
         for name, sets in parts.items():
@@ -71,7 +71,7 @@ def unpack_mindrecord(source: Path, target: Path) -> Path:
 
 
 def _sets(folder: Path) -> list[list[Path]]:
-    """The files of a folder, those that differ in their shard's number together, in the order of that number."""
+    """The files of a folder, grouped into sets that differ only in the shard's number, sorted by that number."""
     found: dict[str, list[Path]] = {}
     for path in mindrecords(folder):
         found.setdefault(path.name.rstrip("0123456789"), []).append(path)
@@ -79,11 +79,11 @@ def _sets(folder: Path) -> list[list[Path]]:
 
 
 def _check_space(parts: Mapping[str, list[list[Path]]], folder: Path) -> None:
-    """MindRecord's files are padded, so this asks for somewhat more than the pictures take."""
+    """Check the free space. MindRecord files are padded, so the images need a little less than this."""
     sizes: list[int] = []
     for shards in (shards for sets in parts.values() for shards in sets):
         with _opened(shards) as reader:
-            sizes += [path.stat().st_size for path in shards] + [1] * reader.len()  # a block more for each picture
+            sizes += [path.stat().st_size for path in shards] + [1] * reader.len()  # a block more for each image
     check_space(folder, sizes, "unpacking MindRecord files")
 
 
@@ -91,10 +91,10 @@ def _check_space(parts: Mapping[str, list[list[Path]]], folder: Path) -> None:
 def _opened(shards: list[Path]) -> Iterator[Any]:
     """A reader of some shards.
 
-    Given one name, MindSpore looks for all shards written together and tells a missing one; given a list, it reads just
-    those, which is every file here even where the numbers are of several sets. So the one is asked, the other read.
+    Given one file name, MindSpore looks for all shards of its set and reports a missing one. Given a list, it reads
+    these files alone. So a reader of the first kind checks, and one of the second kind reads.
     """
-    # Only jobs with such data need to load MindSpore before they copy.
+    # Imported here: jobs without such data should not load MindSpore before they copy.
     from mindspore.mindrecord import FileReader
     from mindspore.mindrecord.common.exceptions import MindRecordException
 
@@ -105,7 +105,7 @@ def _opened(shards: list[Path]) -> Iterator[Any]:
     reader = None
     try:
         FileReader(str(shards[0]), num_consumer=1).close()
-        reader = FileReader([str(path) for path in shards], num_consumer=1)  # one keeps the order
+        reader = FileReader([str(path) for path in shards], num_consumer=1)  # one consumer keeps the order
         yield reader
     except (RuntimeError, MindRecordException) as error:
         raise UserError(_fault(shards, str(error))) from error
@@ -115,7 +115,7 @@ def _opened(shards: list[Path]) -> Iterator[Any]:
 
 
 def _fault(shards: list[Path], said: str) -> str:
-    """MindSpore's message of many lines as one, with what to do."""
+    """MindSpore's message of many lines as one line, with what to do."""
     missing = re.search(r"mindrecord file: (.+?) can not be found", said)
     if missing:
         return f"{missing[1]}: this shard is missing; copy all files that were written together, and do not rename them"
@@ -128,13 +128,13 @@ def _fault(shards: list[Path], said: str) -> str:
 
 
 def _write_part(sets: list[list[Path]], folder: Path) -> list[Path]:
-    """Write the pictures of some sets of shards; returns the class folders that are named by a number of any length."""
+    """Write the images of some sets of shards. Returns the class folders whose names are numbers."""
     numbers: set[Path] = set()
     known = total = 0
     for shards in sets:
         seconds = shards[0].stat().st_mtime_ns
         with _opened(shards) as reader:
-            picture, label, name = _columns(shards[0], reader.schema())
+            image, label, name = _columns(shards[0], reader.schema())
             count = 0
             for row in reader.get_next():
                 class_name, is_number = _class_name(row.get(label), f"{shards[0]}: record {count}")
@@ -142,39 +142,39 @@ def _write_part(sets: list[list[Path]], folder: Path) -> list[Path]:
                 class_folder.mkdir(parents=True, exist_ok=True)
                 if is_number:
                     numbers.add(class_folder)
-                content = row[picture]
+                content = row[image]
                 ending = next((ending for start, ending in SIGNATURES if content.startswith(start)), "")
                 known += bool(ending)
-                # One that is no picture stays in sight of the check of pictures, which tells it by name.
+                # A record that is no image becomes a file, too: the check of images will name it.
                 path = _write(class_folder, str(row.get(name, "")), total + count, ending or ".jpg", content)
                 os.utime(path, ns=(seconds, seconds))
                 count += 1
             if count != reader.len():
-                # MindSpore ends silently where a file does.
+                # MindSpore stops silently at the end of a truncated file.
                 what = "this set of shards is " if len(shards) > 1 else ""
                 raise UserError(f"{shards[0]}: {what}cut off after {count} of {reader.len()} records; copy or write it "
                                 "anew")
         total += count
     if not known:
-        raise UserError(f"{sets[0][0]}: none of {total} records holds an encoded picture in its column {picture!r}; "
+        raise UserError(f"{sets[0][0]}: none of {total} records holds an encoded image in its column {image!r}; "
                         "jpg, png, bmp and tiff are read")
     return sorted(numbers)
 
 
 def _columns(path: Path, schema: Mapping[str, Mapping[str, Any]]) -> tuple[str, str, str]:
-    """The columns of the picture, its label, and its file's name or "" for none."""
-    of_bytes = [column for column, about in schema.items() if about["type"] == "bytes"]
-    usual = [column for column in PICTURE_COLUMNS if column in of_bytes]
-    picture = next(iter(usual or of_bytes), "")
-    if not picture or (not usual and len(of_bytes) > 1):
-        raise UserError(f"{path}: has no column of encoded pictures, of type bytes and named "
-                        f"{', '.join(PICTURE_COLUMNS)}; its columns are {', '.join(schema)}")
+    """The columns of the image, of its label and of its file name; "" if there are no file names."""
+    of_bytes = [column for column, properties in schema.items() if properties["type"] == "bytes"]
+    usual = [column for column in IMAGE_COLUMNS if column in of_bytes]
+    image = next(iter(usual or of_bytes), "")
+    if not image or (not usual and len(of_bytes) > 1):
+        raise UserError(f"{path}: has no column of encoded images, of type bytes and named "
+                        f"{', '.join(IMAGE_COLUMNS)}; its columns are {', '.join(schema)}")
     label = next((column for column in LABEL_COLUMNS
                   if column in schema and schema[column]["type"] in {"int32", "int64", "string"}), "")
     if not label:
         raise UserError(f"{path}: has no column of labels, of type int or string and named {', '.join(LABEL_COLUMNS)}; "
                         f"its columns are {', '.join(schema)}")
-    return picture, label, next((column for column in NAME_COLUMNS
+    return image, label, next((column for column in NAME_COLUMNS
                                  if column in schema and schema[column]["type"] == "string"), "")
 
 
@@ -192,7 +192,7 @@ def _class_name(label: object, where: str) -> tuple[str, bool]:
 
 
 def _write(folder: Path, given: str, number: int, ending: str, content: bytes) -> Path:
-    """Write a picture under the name it had, if that can be a file's name, or its number; never over another one."""
+    """Write an image under its old name if that is a valid file name, else under its number. Never overwrites."""
     stem = re.sub(r"\.\w{1,5}$", "", given.replace("\\", "/").rpartition("/")[2])
     if not stem or stem.startswith(".") or not stem.isprintable() or len(os.fsencode(stem)) > LONGEST_NAME:
         stem = f"{number:08d}"

@@ -1,4 +1,4 @@
-"""The header of a MindRecord file. MindSpore's reader takes it for granted: at a missing key it ends the process."""
+"""Checks the header of a MindRecord file. MindSpore's reader does not: a missing key ends the process."""
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +60,7 @@ class Schema:
 
 @dataclass(frozen=True)
 class Header:
-    """All of it, as far as it is read."""
+    """The keys of the header that MindSpore reads."""
 
     shard_addresses: list[str]
     shard_id: int
@@ -78,10 +78,10 @@ class Header:
 
 
 def check_header(path: Path) -> None:
-    """See that a MindRecord file has a header that MindSpore can read.
+    """Check that MindSpore can read the header of a MindRecord file.
 
     Raises:
-        UserError: it has not, or cannot be read.
+        UserError: it cannot.
     """
     fault = f"{path}: not a MindRecord file, or damaged; copy or write it anew"
     try:

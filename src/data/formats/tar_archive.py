@@ -1,6 +1,6 @@
-"""Tar files, checked before a byte of them is used: what lies in one, and where.
+"""Lists and reads tar files, and checks them before any content is used.
 
-Python's tarfile ends silently where a header is damaged or the file is cut between two members; here that is an error.
+Python's tarfile stops silently at a damaged header, or if the file is cut between two members. Here that is an error.
 """
 import tarfile
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from src.data.formats.zip_archive import check_member
 from src.errors import UserError, first_line
 
 BLOCK = tarfile.BLOCKSIZE
-LATEST_TIME = 2 ** 32  # s; a header can state any number, which a file system does not take
+LATEST_TIME = 2 ** 32  # s; a header can have any number, but a file system cannot
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Member:
 
 
 def tar_members(archive: Path, within: Member | None = None) -> list[Member]:
-    """The files of a tar file without compression, or of one that lies within it.
+    """The files of an uncompressed tar file, or of a tar file inside it.
 
     Raises:
         UserError: it is missing, damaged or cut off, or holds links, special files or names that leave the folder.
@@ -47,8 +47,8 @@ def compressed_members(archive: Path, names: set[str], largest: int) -> dict[str
 
     Args:
         archive: the tar file.
-        names: those of `names` that it does not hold are missing in what is returned.
-        largest: a file of more bytes than this is refused, before it is read.
+        names: base names of files. Names that the archive does not have are missing in the result.
+        largest: a file with more bytes than this is refused before it is read.
 
     Raises:
         UserError: as `tar_members`.
@@ -64,7 +64,7 @@ def compressed_members(archive: Path, names: set[str], largest: int) -> dict[str
                 raise UserError(f"{archive}: '{info.name}' in it has {info.size:,} bytes, which no such file has")
             with _content(tar, info) as file:
                 found[name] = file.read()
-        while tar.fileobj is not None and tar.fileobj.read(2 ** 20):  # to the end, where gzip's checksum is
+        while tar.fileobj is not None and tar.fileobj.read(2 ** 20):  # up to the end, where the checksum of gzip is
             pass
     return found
 
@@ -77,15 +77,15 @@ def _readable(archive: Path) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:  # tarfile and the decompressors raise what the bytes lead them to
-        if isinstance(error, OSError) and error.errno:  # gzip's faults are OSErrors without a number
+    except Exception as error:  # tarfile and the decompressors raise many types of error
+        if isinstance(error, OSError) and error.errno:  # gzip raises OSErrors without a number
             raise UserError(f"{archive}: cannot read this file: {error.strerror}") from error
         raise UserError(f"{archive}: not a whole tar file ({first_line(error).rstrip(':')}); download or "
                         "copy it anew") from error
 
 
 def _infos(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """What lies in a tar file. A size below 0, which a header can state, would send tarfile back and back again."""
+    """The members of a tar file. Refuses a negative size, which would put tarfile into an endless loop."""
     for info in tar:
         if info.size < 0 or info.offset_data < info.offset:
             raise tarfile.ReadError(f"{info.name} has a size below 0")
@@ -100,14 +100,14 @@ def _content(tar: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
 
 
 def _listed(where: Path, tar: tarfile.TarFile, size: int, start: int) -> list[Member]:
-    """The files, by an opened tar file of `size` bytes that begins at `start` of the archive."""
+    """The files of an opened tar file of `size` bytes that begins at byte `start` of the archive."""
     infos = list(_infos(tar))
     end = max((info.offset_data + -(-info.size // BLOCK) * BLOCK for info in infos), default=0)
     file = tar.fileobj
     if end + BLOCK > size or file is None:
         raise tarfile.ReadError("cut off")
     file.seek(end)
-    if any(file.read(BLOCK)):  # where a whole archive has its mark of the end
+    if any(file.read(BLOCK)):  # a complete archive has its end mark here
         raise tarfile.ReadError(f"damaged at byte {start + end}")
     members = []
     for info in infos:

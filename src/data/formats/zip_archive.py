@@ -1,8 +1,7 @@
-"""Data sets in zip files: checked before a byte is written, and unpacked whole or not at all."""
+"""Unpacks data sets from zip files, whole or not at all. The archive is checked before anything is written."""
 import calendar
 import contextlib
 import os
-import shutil
 import stat
 import zipfile
 from collections.abc import Sequence
@@ -10,54 +9,47 @@ from pathlib import Path, PurePosixPath
 
 from src.data.image_folder import EVAL_FOLDERS, IMAGE_EXTENSIONS
 from src.errors import UserError, first_line
-from src.files import check_space
+from src.files import check_space, temporary_folder
 
 DATASET_FOLDERS = ("train", *EVAL_FOLDERS)
-LITTER = ("__MACOSX", ".DS_Store")  # what a Mac adds
+LITTER = ("__MACOSX", ".DS_Store")  # macOS adds these
 
 
 def unpack(archive: Path, target: Path) -> Path:
-    """Unpack a zip file into the new folder `target`, which is there whole or not at all; returns it.
+    """Unpack a zip file into the new folder `target`, whole or not at all; returns `target`.
 
-    A folder that holds everything else in the archive is left out, unless it is a part of the data set itself. Files
-    keep the times that the archive tells, so that a second unpacking gives the same data set. What an earlier attempt
-    left, which was killed, is replaced.
+    If all files are in one outer folder, that folder is left out, unless it is a part of the data set such as train.
+    Files get the times in the archive, so that unpacking again gives the same data set. What a killed process left is
+    replaced.
 
     Raises:
-        UserError: the archive is damaged or encrypted, or has names that leave the folder, links, or more in it than
-            the disk has room for; nothing is written then. Or the disk turned out to be full.
+        UserError: the archive is damaged or encrypted, has links or names that leave the folder, or needs more room
+            than the disk has; nothing is written then. Or the disk became full.
     """
-    temporary = target.with_name(f".{target.name}.unpacking")
     try:
         with zipfile.ZipFile(archive) as opened:
             members = _checked(archive, opened.infolist())
             check_space(target.parent, (member.file_size for member in members), f"unpacking {archive.name}",
                         "choose another --data_path")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if temporary.exists():
-                shutil.rmtree(temporary)
-            temporary.mkdir()
-            for member in members:
-                _extract(opened, member, temporary)
-        _root(temporary).rename(target)
+            with temporary_folder(target) as temporary:
+                for member in members:
+                    _extract(opened, member, temporary)
+                _root(temporary).rename(target)
     except UserError:
         raise
     except OSError as error:
         raise UserError(f"{error.filename or archive}: cannot unpack {archive.name}: "
                         f"{error.strerror or error}") from error
-    except Exception as error:  # zipfile and the decompressors raise what the bytes lead them to
+    except Exception as error:  # zipfile and the decompressors raise many types of error
         raise UserError(f"{archive}: not a whole zip file ({first_line(error)}); make it anew") from error
-    finally:
-        with contextlib.suppress(OSError):  # it was renamed, or never made
-            shutil.rmtree(temporary)
     return target
 
 
 def check_member(archive: Path, name: str, is_link: bool) -> None:
-    """See that a file of any kind of archive stays in the folder that the archive is unpacked to.
+    """Check that a member of an archive stays inside the target folder.
 
     Raises:
-        UserError: its name leads elsewhere, or it is a link.
+        UserError: its name leads outside, or it is a link.
     """
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
@@ -79,7 +71,7 @@ def _checked(archive: Path, members: Sequence[zipfile.ZipInfo]) -> list[zipfile.
 
 
 def _extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> None:
-    """Unpack one file or folder. Reading it to its end compares its checksum."""
+    """Unpack one file or folder. zipfile checks the checksum."""
     path = Path(opened.extract(member, folder))
     with contextlib.suppress(ValueError, OverflowError):  # a date that does not exist
         seconds = calendar.timegm((*member.date_time, 0, 0, 0))
@@ -87,9 +79,9 @@ def _extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> 
 
 
 def _root(folder: Path) -> Path:
-    """`folder`, or the one folder in it that is there only to hold the rest."""
+    """`folder`, or the one outer folder in it that holds everything else."""
     entries = list(folder.iterdir())
     if len(entries) != 1 or not entries[0].is_dir() or entries[0].name in DATASET_FOLDERS:
         return folder
-    holds_pictures = any(file.name.lower().endswith(IMAGE_EXTENSIONS) for file in entries[0].iterdir())
-    return folder if holds_pictures else entries[0]
+    holds_images = any(file.name.lower().endswith(IMAGE_EXTENSIONS) for file in entries[0].iterdir())
+    return folder if holds_images else entries[0]

@@ -111,9 +111,9 @@ def test_both_versions_become_the_same_folder(tmp_path: Path, binary: Callable, 
         pixels, labels = batch(number // PER_BATCH, len(classes))
         name, path = found[f"{number:05d}"]
         assert name == classes[labels[number % PER_BATCH]]
-        with Image.open(path) as picture:
+        with Image.open(path) as image:
             red, green, blue = pixels[number % PER_BATCH].reshape(3, 32, 32)
-            np.testing.assert_array_equal(np.asarray(picture), np.stack((red, green, blue), 2))
+            np.testing.assert_array_equal(np.asarray(image), np.stack((red, green, blue), 2))
 
 
 def test_classes_keep_their_order(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path, kind: str, name: str) -> No
     ({"batches.meta.txt": b"a\na\nc\n"}, "batches.meta.txt in it is damaged"),
     ({"batches.meta.txt": b"\xff"}, "batches.meta.txt in it is damaged"),
     ({"data_batch_2.bin": bytes(3073 * 2 - 1)}, "data_batch_2.bin in it is damaged"),
-    ({"data_batch_2.bin": b""}, "data_batch_2.bin in it has labels of no class, or no pictures"),
+    ({"data_batch_2.bin": b""}, "data_batch_2.bin in it has labels of no class, or no images"),
     ({"data_batch_2.bin": b"\x03" + bytes(3072)}, "data_batch_2.bin in it has labels of no class"),
 ])
 def test_binary_files_that_are_wrong(tmp_path: Path, change: dict[str, bytes | None], message: str) -> None:
@@ -213,11 +213,11 @@ def test_links_in_an_archive(tmp_path: Path) -> None:
 def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, save, saved = archive(tmp_path / "x.tar.gz", binary10()), Image.Image.save, list[Path]()
 
-    def interrupted(picture: Image.Image, path: Path) -> None:
+    def interrupted(image: Image.Image, path: Path) -> None:
         if len(saved) == 7:
             raise KeyboardInterrupt
         saved.append(path)
-        save(picture, path)
+        save(image, path)
 
     monkeypatch.setattr(Image.Image, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):

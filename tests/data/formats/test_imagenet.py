@@ -1,4 +1,4 @@
-"""ImageNet's archives, in their structure but small, become an image folder: every picture under its class, or one
+"""ImageNet's archives, in their structure but small, become an image folder: every image under its class, or one
 line and nothing half-written."""
 import fcntl
 import io
@@ -70,11 +70,11 @@ def write_devkit(folder: Path, classes: Mapping[int, str], labels: tuple[int, ..
         "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt": truth}, "w:gz"))
 
 
-def train_pictures(wnid: str) -> dict[str, bytes]:
+def train_images(wnid: str) -> dict[str, bytes]:
     return {f"{wnid}_{number * 37}.JPEG": jpeg(number + int(wnid[1:])) for number in range(COUNTS[wnid])}
 
 
-def val_pictures() -> dict[str, bytes]:
+def val_images() -> dict[str, bytes]:
     return {f"ILSVRC2012_val_{number:08d}.JPEG": jpeg(number) for number in range(1, len(LABELS) + 1)}
 
 
@@ -83,15 +83,15 @@ def source(tmp_path: Path) -> Path:
     folder = tmp_path / "archives"
     folder.mkdir()
     write_devkit(folder, CLASSES, LABELS)
-    (folder / VAL).write_bytes(tar(val_pictures()))
-    (folder / TRAIN).write_bytes(tar({f"{wnid}.tar": tar(train_pictures(wnid)) for wnid in CLASSES.values()}))
+    (folder / VAL).write_bytes(tar(val_images()))
+    (folder / TRAIN).write_bytes(tar({f"{wnid}.tar": tar(train_images(wnid)) for wnid in CLASSES.values()}))
     return folder
 
 
 def expected() -> dict[str, bytes]:
     found = {f"train/{wnid}/{name}": content for wnid in CLASSES.values()
-             for name, content in train_pictures(wnid).items()}
-    names = val_pictures()
+             for name, content in train_images(wnid).items()}
+    names = val_images()
     return found | {f"val/{CLASSES[label]}/{name}": names[name] for label, name in zip(LABELS, names, strict=True)}
 
 
@@ -114,7 +114,7 @@ def refused(source: Path, output: Path) -> str:
     return str(caught.value)
 
 
-def test_every_picture_lies_in_its_class(source: Path, tmp_path: Path) -> None:
+def test_every_image_lies_in_its_class(source: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in source.iterdir()}
     output = tmp_path / "imagenet"
     assert prepare(source, output) == {"train": 14, "val": 8}
@@ -129,7 +129,7 @@ def test_every_picture_lies_in_its_class(source: Path, tmp_path: Path) -> None:
 
 
 def test_numbers_of_the_kit_are_not_in_the_order_of_wnids(source: Path) -> None:
-    """Picture 1 is labelled 3, which is the last of the wnids."""
+    """Image 1 is labelled 3, which is the last of the wnids."""
     kit = read_devkit(source / DEVKIT)
     assert kit.val_labels == ("n03000134", "n02119789", "n01440764", "n01440764", "n01443537", "n02119789",
                               "n03000134", "n03000134")
@@ -138,7 +138,7 @@ def test_numbers_of_the_kit_are_not_in_the_order_of_wnids(source: Path) -> None:
 
 
 def test_an_interrupted_run_goes_on(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    output, write = tmp_path / "imagenet", imagenet._write_picture
+    output, write = tmp_path / "imagenet", imagenet._write_image
     written: list[Path] = []
 
     def interrupted(*arguments: object) -> None:
@@ -147,12 +147,12 @@ def test_an_interrupted_run_goes_on(source: Path, tmp_path: Path, monkeypatch: p
         written.append(arguments[2])  # type: ignore[arg-type]
         write(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(imagenet, "_write_picture", interrupted)
+    monkeypatch.setattr(imagenet, "_write_image", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prepare_imagenet(source, output, ("train", "val"), workers=1)
     left = files(output)
     finished = {path.name for path in (output / "train").iterdir()}
-    assert finished == {"n01440764", "n01443537"}  # of 5 and 3 pictures; not the third class of 4
+    assert finished == {"n01440764", "n01443537"}  # of 5 and 3 images; not the third class of 4
     assert left.items() <= expected().items()
     monkeypatch.undo()
 
@@ -169,7 +169,7 @@ def test_parts_one_after_the_other(source: Path, tmp_path: Path, capsys: pytest.
     (source / TRAIN).rename(tmp_path / "later")
     output = tmp_path / "imagenet"
     main(["--source", str(source), "--output", str(output), "--part", "val"])
-    assert capsys.readouterr() == (f"{output}/val: 8 pictures\n", "")  # no progress where no terminal is
+    assert capsys.readouterr() == (f"{output}/val: 8 images\n", "")  # no progress where no terminal is
     (tmp_path / "later").rename(source / TRAIN)
     main(["--source", str(source), "--output", str(output)])
     assert files(output) == expected()
@@ -247,7 +247,7 @@ def test_archives_that_are_cut_anywhere(source: Path, tmp_path: Path, name: str)
 def test_damage_within_a_class(source: Path, tmp_path: Path) -> None:
     """The other classes are finished; with a whole archive the same command goes on."""
     content = (source / TRAIN).read_bytes()
-    inner = tar(train_pictures("n01440764"))
+    inner = tar(train_images("n01440764"))
     start = content.index(inner)
     header = [n for n in range(0, len(inner), 512) if inner[n:n + 9] == b"n01440764"][2]
     (source / TRAIN).write_bytes(content[:start + header] + b"\xff" * 512 + content[start + header + 512:])
@@ -263,7 +263,7 @@ def test_damage_within_a_class(source: Path, tmp_path: Path) -> None:
     {"l": link("n01440764_1.JPEG", tarfile.LNKTYPE)}, {"l": link("n01440764_1.JPEG", tarfile.FIFOTYPE)},
     {"n01440764_1.txt": b"text"}, {"a/n01440764_1.JPEG": jpeg(1), "b/n01440764_1.JPEG": jpeg(1)}, {}])
 def test_members_that_no_class_has(source: Path, tmp_path: Path, member: dict) -> None:
-    classes: dict[str, bytes | tarfile.TarInfo] = {f"{wnid}.tar": tar(train_pictures(wnid)) for wnid in COUNTS}
+    classes: dict[str, bytes | tarfile.TarInfo] = {f"{wnid}.tar": tar(train_images(wnid)) for wnid in COUNTS}
     (source / TRAIN).write_bytes(tar({**classes, "n01440764.tar": tar(member)}))
     assert str(source / TRAIN) in refused(source, tmp_path / "imagenet")
     assert not (tmp_path / "imagenet/train/n01440764").exists()
@@ -276,21 +276,21 @@ def test_members_that_no_class_has(source: Path, tmp_path: Path, member: dict) -
     ({"n01440764.tar": None}, "lacks 1 of 4 classes, among them n01440764"),
 ])
 def test_classes_that_do_not_fit_the_kit(source: Path, tmp_path: Path, change: dict, message: str) -> None:
-    classes = {**{f"{wnid}.tar": tar(train_pictures(wnid)) for wnid in COUNTS}, **change}
+    classes = {**{f"{wnid}.tar": tar(train_images(wnid)) for wnid in COUNTS}, **change}
     (source / TRAIN).write_bytes(tar({name: content for name, content in classes.items() if content is not None}))
     assert message in refused(source, tmp_path / "imagenet")
     assert not (tmp_path / "imagenet").exists()
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"ILSVRC2012_val_00000009.JPEG": jpeg(1)}, "is not one of the 8 pictures that"),
-    ({"notes.JPEG": jpeg(1)}, "'notes.JPEG' in it is not one of the 8 pictures"),
-    ({"ILSVRC2012_val_00000008.JPEG": None}, "has 7 of 8 pictures in it"),
+    ({"ILSVRC2012_val_00000009.JPEG": jpeg(1)}, "is not one of the 8 images that"),
+    ({"notes.JPEG": jpeg(1)}, "'notes.JPEG' in it is not one of the 8 images"),
+    ({"ILSVRC2012_val_00000008.JPEG": None}, "has 7 of 8 images in it"),
     ({"l": link("../x.JPEG")}, "would be written outside"),
 ])
-def test_validation_pictures_that_do_not_fit_the_kit(source: Path, tmp_path: Path, change: dict, message: str) -> None:
-    pictures = {name: content for name, content in {**val_pictures(), **change}.items() if content is not None}
-    (source / VAL).write_bytes(tar(pictures))
+def test_validation_images_that_do_not_fit_the_kit(source: Path, tmp_path: Path, change: dict, message: str) -> None:
+    images = {name: content for name, content in {**val_images(), **change}.items() if content is not None}
+    (source / VAL).write_bytes(tar(images))
     assert message in refused(source, tmp_path / "imagenet")
     assert not (tmp_path / "imagenet").exists()
 
@@ -321,18 +321,18 @@ def test_kits_that_contradict_themselves(source: Path, tmp_path: Path, classes: 
 def test_a_thousand_classes_must_be_the_whole_data_set(source: Path, tmp_path: Path) -> None:
     classes = {number: f"n{number:08d}" for number in range(1, 1001)}
     write_devkit(source, classes, tuple(range(1, 1001)))
-    picture = jpeg(0)
-    (source / VAL).write_bytes(tar({f"ILSVRC2012_val_{number:08d}.JPEG": picture for number in classes}))
-    with pytest.raises(UserError, match="has 1,000 pictures in it, and ILSVRC2012 has 50,000"):
+    image = jpeg(0)
+    (source / VAL).write_bytes(tar({f"ILSVRC2012_val_{number:08d}.JPEG": image for number in classes}))
+    with pytest.raises(UserError, match="has 1,000 images in it, and ILSVRC2012 has 50,000"):
         prepare_imagenet(source, tmp_path / "imagenet", ("val",), workers=2)
 
 
 def test_no_room(source: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seen before anything is written, and when the disk fills while it is written."""
     noise = np.random.default_rng(0).bytes(2 ** 20)
-    big = {**val_pictures(), "ILSVRC2012_val_00000001.JPEG": noise}
+    big = {**val_images(), "ILSVRC2012_val_00000001.JPEG": noise}
     (source / VAL).write_bytes(tar(big))
-    with pytest.raises(UserError, match="unpacking the pictures takes up to .* MB are free; choose a disk"):
+    with pytest.raises(UserError, match="unpacking the images takes up to .* MB are free; choose a disk"):
         prepare_imagenet(source, small_disk / "imagenet", ("val",), workers=1)
     assert not list((small_disk / "imagenet").rglob("*.JPEG"))
     (small_disk / "other").write_bytes(noise[:900_000])

@@ -1,4 +1,4 @@
-"""MindRecord files, as MindSpore writes them, become image folders: every picture whole, or nothing and one line."""
+"""MindRecord files, as MindSpore writes them, become image folders: every image whole, or nothing and one line."""
 import io
 import os
 import shutil
@@ -56,7 +56,7 @@ def refused(source: Path, target: Path) -> str:
 
 
 @pytest.mark.parametrize("shards", [1, 4])
-def test_every_picture_is_there_once_and_unchanged(tmp_path: Path, shards: int) -> None:
+def test_every_image_is_there_once_and_unchanged(tmp_path: Path, shards: int) -> None:
     source = write(tmp_path / "source/a.mindrecord", rows(50), shards)
     target = unpack_mindrecord(source, tmp_path / "pictures")
     assert files(target) == {f"{row['label']:02d}/n{number}.jpg": row["data"] for number, row in enumerate(rows(50))}
@@ -77,10 +77,10 @@ def test_train_and_val_have_the_same_class_names(tmp_path: Path) -> None:
 def test_several_sets_other_columns_and_no_file_names(tmp_path: Path) -> None:
     """Files that were not written together may still be numbered as if they were."""
     schema: dict[str, dict[str, object] | None] = {
-        "file_name": None, "label": None, "data": None, "class": {"type": "string"}, "picture": {"type": "bytes"}}
-    contents = [encoded(0), encoded(1, "PNG"), encoded(2, "BMP"), encoded(3, "TIFF"), b"no picture"]
+        "file_name": None, "label": None, "data": None, "class": {"type": "string"}, "image": {"type": "bytes"}}
+    contents = [encoded(0), encoded(1, "PNG"), encoded(2, "BMP"), encoded(3, "TIFF"), b"no image"]
     for number, content in enumerate(contents):
-        write(tmp_path / f"source/a.mindrecord{number}", [{"class": "red apple", "picture": content}], 1, **schema)
+        write(tmp_path / f"source/a.mindrecord{number}", [{"class": "red apple", "image": content}], 1, **schema)
     found = files(unpack_mindrecord(tmp_path / "source", tmp_path / "pictures"))
     assert found == {f"red apple/{number:08d}{ending}": contents[number]
                      for number, ending in enumerate((".jpg", ".png", ".bmp", ".tif", ".jpg"))}
@@ -136,7 +136,7 @@ def test_shard_that_is_missing_or_renamed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("row", "schema", "message"), [
-    ({"data": "text"}, {"data": {"type": "string"}}, "no column of encoded pictures"),
+    ({"data": "text"}, {"data": {"type": "string"}}, "no column of encoded images"),
     ({"a": b"1", "b": b"2"}, {"data": None, "a": {"type": "bytes"}, "b": {"type": "bytes"}},
      "its columns are a, b, file_name, label"),
     ({"kind": 1}, {"label": None, "kind": {"type": "int32"}}, "no column of labels"),
@@ -144,7 +144,7 @@ def test_shard_that_is_missing_or_renamed(tmp_path: Path) -> None:
     ({"label": ""}, {"label": {"type": "string"}}, "record 0: has no label"),
     ({"label": "../x"}, {"label": {"type": "string"}}, "record 0: has no label, or one that cannot be a folder's name"),
     ({"label": -1}, {}, "record 0: has no label, or one that is no class: '-1'"),
-    ({"data": b"12345"}, {}, "none of 1 records holds an encoded picture in its column 'data'"),
+    ({"data": b"12345"}, {}, "none of 1 records holds an encoded image in its column 'data'"),
 ])
 def test_columns_that_do_not_fit(tmp_path: Path, row: Row, schema: dict, message: str) -> None:
     content = {**rows(1)[0], **row}
@@ -204,11 +204,11 @@ def test_job(tmp_path: Path) -> None:
     for url in ("obs://bucket/data", "obs://bucket/zipped/photos.zip", bucket / "data", bucket / "data"):
         run = platform.run(platform.program, *platform.options(data_url=url, train_url="obs://bucket/out"))
         assert run.returncode == 0, run.stderr
-        assert "pictures train/0/n0.jpg train/1/n1.jpg train/2/n2.jpg val/0/n0.jpg" in run.stdout
+        assert "images train/0/n0.jpg train/1/n1.jpg train/2/n2.jpg val/0/n0.jpg" in run.stdout
     assert sorted(path for path in bucket.rglob("*") if "out" not in path.relative_to(bucket).parts) == before
     run = platform.run(platform.program, *platform.options(
         data_url="obs://bucket/data", train_url="obs://bucket/out", dataset_path="train"))
-    assert "pictures 0/n0.jpg 1/n1.jpg 2/n2.jpg" in run.stdout, run.stderr
+    assert "images 0/n0.jpg 1/n1.jpg 2/n2.jpg" in run.stdout, run.stderr
 
 
 def test_killed_job_leaves_no_half(tmp_path: Path) -> None:
@@ -224,5 +224,5 @@ def test_killed_job_leaves_no_half(tmp_path: Path) -> None:
         path.unlink()
     write(data / "a.mindrecord", rows(2))
     run = platform.run(platform.program, *options)
-    assert "pictures 0/n0.jpg 1/n1.jpg\n" in run.stdout, run.stderr
+    assert "images 0/n0.jpg 1/n1.jpg\n" in run.stdout, run.stderr
     assert not (platform.machine / "data/..pictures-of-mindrecord.unfinished").exists()

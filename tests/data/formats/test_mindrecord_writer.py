@@ -3,7 +3,7 @@ from pathlib import Path
 
 import mindspore.dataset as ds
 import pytest
-from conftest import Pictures, assert_one_clear_line, run_script
+from conftest import Images, assert_one_clear_line, run_script
 
 from src.data.formats import mindrecord_writer
 from src.data.formats.mindrecord import unpack_mindrecord
@@ -21,24 +21,24 @@ def pack(source: Path, output: Path) -> None:
     main(["--dataset_path", str(source), "--output", str(output)])
 
 
-def test_there_and_back(pictures: Pictures, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_there_and_back(images: Images, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Also where the names are odd, val lacks a class, and the folders' names are no plain words."""
-    root = pictures({"train/red apple": 3, "train/b": 2, "train/c'est": 4, "val/c'est": 1, "val/b": 2})
+    root = images({"train/red apple": 3, "train/b": 2, "train/c'est": 4, "val/c'est": 1, "val/b": 2})
     (root / "train/b/000.jpg").rename(root / "train/b/it's & mine 蘋果.jpg")
     before = files(root)
     pack(root, tmp_path / "a b&c/d e")
     assert capsys.readouterr().out.splitlines() == [
-        f"{tmp_path}/a b&c/d e: 9 pictures of 3 classes from {root}/train in 1 files",
-        f"{tmp_path}/a b&c/d e: 3 pictures of 2 classes from {root}/val in 1 files"]
+        f"{tmp_path}/a b&c/d e: 9 images of 3 classes from {root}/train in 1 files",
+        f"{tmp_path}/a b&c/d e: 3 images of 2 classes from {root}/val in 1 files"]
     (tmp_path / "a b&c/d e").rename(tmp_path / "moved")
     assert files(unpack_mindrecord(tmp_path / "moved", tmp_path / "back")) == before
     assert files(root) == before
     assert {oct(path.stat().st_mode & 0o777) for path in (tmp_path / "moved").rglob("*") if path.is_file()} == {"0o644"}
 
 
-def test_labels_are_the_indices_of_the_image_folder(pictures: Pictures, tmp_path: Path) -> None:
+def test_labels_are_the_indices_of_the_image_folder(images: Images, tmp_path: Path) -> None:
     """Those of train, in val, too; and MindSpore reads what was written."""
-    root = pictures({"train/a": 2, "train/b": 1, "train/c": 2, "val/c": 1, "val/a": 1})
+    root = images({"train/a": 2, "train/b": 1, "train/c": 2, "val/c": 1, "val/a": 1})
     pack(root, tmp_path / "packed")
     folder = ImageFolder.scan(root / "train")
     labels = {f"{name}/{file}": label for name, file, label in read(tmp_path / "packed/train/train.mindrecord")}
@@ -51,10 +51,10 @@ def read(path: Path) -> list[tuple[str, str, int]]:
     return [(str(name), str(file), int(label)) for name, file, label in rows]
 
 
-def test_many_pictures_become_several_files(pictures: Pictures, tmp_path: Path,
+def test_many_images_become_several_files(images: Images, tmp_path: Path,
                                             monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mindrecord_writer, "SHARD_BYTES", 20_000)
-    root = pictures({"a": 30, "b": 30})
+    root = images({"a": 30, "b": 30})
     pack(root, tmp_path / "packed")
     shards = sorted(path.name for path in (tmp_path / "packed").iterdir() if path.suffix != ".db")
     assert shards == [f"pictures.mindrecord{n}" for n in range(len(shards))]
@@ -62,12 +62,12 @@ def test_many_pictures_become_several_files(pictures: Pictures, tmp_path: Path,
     assert files(unpack_mindrecord(tmp_path / "packed", tmp_path / "back")) == files(root)
 
 
-def test_what_cannot_be_packed(pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = pictures({"train/a": 1, "val/a": 1, "val/b": 1})
+def test_what_cannot_be_packed(images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = images({"train/a": 1, "val/a": 1, "val/b": 1})
     with pytest.raises(UserError, match="class b is not one of the 1 classes to train on"):
         pack(root, tmp_path / "packed")
     (root / "val").rename(tmp_path / "aside")
-    with pytest.raises(UserError, match="pictures: already exists and is not an empty folder"):
+    with pytest.raises(UserError, match="images: already exists and is not an empty folder"):
         pack(root, root)
     with monkeypatch.context() as patch:
         patch.setattr(mindrecord_writer, "LARGEST_PAGE", 300)
@@ -79,9 +79,9 @@ def test_what_cannot_be_packed(pictures: Pictures, tmp_path: Path, monkeypatch: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["aside", "pictures"]
 
 
-def test_no_room(pictures: Pictures, small_disk: Path) -> None:
+def test_no_room(images: Images, small_disk: Path) -> None:
     with pytest.raises(UserError, match="MindRecord files takes up to .* MB are free"):
-        pack(pictures({"a": 2}), small_disk / "packed")
+        pack(images({"a": 2}), small_disk / "packed")
 
 
 def test_the_comparison_with_an_image_folder() -> None:

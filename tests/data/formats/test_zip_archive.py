@@ -1,4 +1,4 @@
-"""Data sets in zip files: which pictures come out, and what is refused."""
+"""Data sets in zip files: which images come out, and what is refused."""
 import stat
 import zipfile
 from pathlib import Path

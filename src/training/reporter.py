@@ -1,0 +1,115 @@
+"""The figures of a run for people: the table and picture of the curves, event files, and the report.
+
+Rank 0 alone writes files.
+"""
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from mindspore import nn
+
+from src.data.image_folder import ImageFolder
+from src.distributed.world import World
+from src.errors import UserError
+from src.metrics import EvalResult
+from src.reports import best_evaluation
+from src.reports.best_evaluation import BestEvaluation
+from src.reports.event_file import EventFile, check_tensorboard
+from src.reports.figures import draw_curves, write_table
+from src.reports.report import is_report_of, write_report
+from src.training.resume import Run
+from src.training.run_report import training_report
+from src.training.state import TrainingState
+from src.training.timing import Timing
+
+CURVES = "curves.csv"
+
+
+class Reporter:
+    """Writes what a run tells of itself, beside its checkpoints.
+
+    Args:
+        network: of the run, for what the report says of it.
+        eval_folder: the validation images, if there are any.
+
+    Raises:
+        UserError: event files are wanted, but cannot be written.
+    """
+
+    def __init__(self, run: Run, network: nn.Cell, eval_folder: ImageFolder | None, timing: Timing,
+                 world: World) -> None:
+        check_tensorboard(run.config)
+        self._run, self._network, self._eval_folder = run, network, eval_folder
+        self._timing, self._world = timing, world
+        self._folder = Path(run.config.save_checkpoint_path)
+        self._best: BestEvaluation | None = None
+        self._events: EventFile | None = None
+        self._was_finished = False
+
+    def start(self, state: TrainingState) -> None:
+        """Take up what this run has written before."""
+        self._state = state
+        self._was_finished = state.step == self._run.total_steps
+        if not self._world.is_main_process:
+            return
+        self._best = BestEvaluation.load(self._folder / best_evaluation.FILE, state.run_id, state.history,
+                                         len(self._run.classes))
+        if self._run.config.tensorboard and not self._was_finished:
+            self._events = EventFile(self._folder / "tensorboard", state.step)
+
+    def log_step(self, loss: float, lr: float) -> None:
+        """Take the figures of a step that has a line in the log."""
+        if self._events:
+            self._events.write(self._state.step + 1, {"step/loss": loss, "step/lr": lr})
+
+    def log_epoch(self, result: EvalResult | None) -> None:
+        """Take the epoch that the state has just finished, and its result.
+
+        The best evaluation is written here, so before the checkpoint that it belongs to: it is there whenever that is.
+        """
+        if not self._world.is_main_process:
+            return
+        row = self._state.history[-1]
+        if self._events:
+            self._events.write(self._state.step, {f"epoch/{name}": row[name] for name in row if name != "epoch"})
+        if result and self._eval_folder and self._state.is_best:
+            self._best = BestEvaluation.of(result, self._eval_folder, self._state.run_id, row["epoch"])
+            if self._run.config.save_checkpoint:
+                with _tolerate_failure(best_evaluation.FILE):
+                    self._best.save(self._folder / best_evaluation.FILE)
+        with _tolerate_failure(CURVES):
+            write_table(self._state.history, self._folder / CURVES)
+
+    def finalize(self, is_saved: bool) -> None:
+        """Write the curves and the report. A run that was finished before keeps the files that it has.
+
+        Args:
+            is_saved: whether there is a checkpoint of the present step.
+        """
+        if not self._world.is_main_process:
+            return
+        state = self._state
+        path, mark = self._folder / "report.html", f"{state.run_id} {state.step}"
+        curves = [self._folder / CURVES, self._folder / "curves.png"]
+        if self._was_finished and is_report_of(path, mark) and all(file.is_file() for file in curves):
+            print(f"report: {path}")
+            return
+        try:
+            if state.history:
+                write_table(state.history, curves[0])
+                draw_curves(state.history, curves[1])
+            write_report(training_report(self._run, state, self._best, self._eval_folder, self._timing, self._network,
+                                         self._world, is_saved), path, mark)
+            print(f"report: {path}")
+        except UserError as error:
+            print(f"warning: the run is saved, but not its report: {error}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _tolerate_failure(file: str) -> Iterator[None]:
+    """Go on training without a file that cannot be written: a full disk costs the file alone."""
+    try:
+        yield
+    except UserError as error:
+        print(f"warning: {file} is not written this time, training goes on: {error}", file=sys.stderr)
