@@ -78,6 +78,12 @@ def test_gradients_are_summed_in_shared_memory_where_there_are_kernels(found: tu
         assert found[0][f"sums.{i}"].tobytes() == found[1][f"sums.{i}"].tobytes() == expected.tobytes()
 
 
+def test_an_overflow_that_one_rank_alone_sees_is_skipped_on_all(found: tuple) -> None:
+    for rank in found[:2]:
+        assert not rank["verdict.applied"]
+        assert not rank["verdict.changed"]
+
+
 def test_overflow_on_one_rank_is_skipped_on_all(found: tuple) -> None:
     assert [bool(rank["overflow.applied"]) for rank in found] == [False, False, False]
 
