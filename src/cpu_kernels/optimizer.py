@@ -1,4 +1,4 @@
-"""What a step does with all parameters, as one operator each: hundreds of small ones cost more to start than to run."""
+"""Operators over all parameters at once. Hundreds of small operators would cost more to start than to run."""
 from collections.abc import Callable
 
 import mindspore as ms
@@ -13,7 +13,7 @@ def _one_number(*_: Shape) -> list[int]:
 
 
 class AcceleratedMomentum(nn.Momentum):
-    """The same state under the same names as `nn.Momentum`, whose `construct` alone it replaces."""
+    """`nn.Momentum` with another `construct`. State and names are the same."""
 
     def adopt(self, library: str, clip_norm: float) -> None:
         """Called once, on an optimizer that was made by the stock class or by `Momentum`."""
@@ -34,7 +34,7 @@ class AcceleratedMomentum(nn.Momentum):
 
 
 class AcceleratedAllFinite(nn.Cell):
-    """As `mindspore.amp.all_finite`, which is several operators for each gradient."""
+    """As `mindspore.amp.all_finite`, which takes several operators for each gradient."""
 
     def __init__(self, library: str) -> None:
         super().__init__()
@@ -44,35 +44,35 @@ class AcceleratedAllFinite(nn.Cell):
         return self.all_finite(*gradients)[0] > 0
 
 
-class Average(nn.Cell):
-    """Moves means towards values: mean += share * (value - mean), all of them in place."""
+class EmaUpdate(nn.Cell):
+    """Update of the moving averages, in place: mean += (1 - decay) * (value - mean)."""
 
-    def construct(self, share: Tensor, means: tuple, values: tuple) -> Tensor:
+    def construct(self, one_minus_decay: Tensor, means: tuple, values: tuple) -> Tensor:
         for mean, value in zip(means, values):  # noqa: B905 - graph mode knows no strict=
-            ops.assign_add(mean, share * (value - mean))
-        return share
+            ops.assign_add(mean, one_minus_decay * (value - mean))
+        return one_minus_decay
 
 
-class AcceleratedAverage(nn.Cell):
-    """As `Average`, over float32 parameters."""
+class AcceleratedEmaUpdate(nn.Cell):
+    """As `EmaUpdate`, for float32 parameters, as one operator."""
 
     def __init__(self, library: str) -> None:
         super().__init__()
-        self.update = ops.Custom(f"{library}:average_update", _one_number, ms.float32, "aot")
+        self.update = ops.Custom(f"{library}:ema_update", _one_number, ms.float32, "aot")
         self.update.add_prim_attr("side_effect_mem", True)
 
-    def construct(self, share: Tensor, means: tuple, values: tuple) -> Tensor:
-        return self.update(share, *means, *values)
+    def construct(self, one_minus_decay: Tensor, means: tuple, values: tuple) -> Tensor:
+        return self.update(one_minus_decay, *means, *values)
 
 
-def average_update(network: nn.Cell) -> nn.Cell:
-    """What moves the averages of a network's float32 parameters: one operator if the network is accelerated."""
+def ema_update(network: nn.Cell) -> nn.Cell:
+    """The EMA update of a network's float32 parameters: one operator if the network is accelerated."""
     library = library_in_use(network)
-    return Average() if library is None else AcceleratedAverage(library)
+    return EmaUpdate() if library is None else AcceleratedEmaUpdate(library)
 
 
 def finite_check(network: nn.Cell) -> Callable[[tuple], Tensor]:
-    """What tells whether all float32 gradients are finite: one operator if the network is accelerated."""
+    """The check that all float32 gradients are finite: one operator if the network is accelerated."""
     library = library_in_use(network)
     return amp.all_finite if library is None else AcceleratedAllFinite(library)
 

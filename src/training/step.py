@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 import mindspore as ms
 from mindspore import Parameter, Tensor, amp, nn, ops
 
-from src.cpu_kernels import average_update, finite_check, rank_sum
+from src.cpu_kernels import ema_update, finite_check, rank_sum
 from src.distributed.world import ALONE, World
 from src.errors import UserError
 from src.model_utils.config import Config
@@ -59,7 +59,7 @@ class TrainStep(nn.Cell):
         self.has_average = average is not None
         if average is not None:
             self.means, self.values = means_and_values(average, network)
-            self.average_update = average_update(network)
+            self.ema_update = ema_update(network)
 
     def _scaled_loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
         # A batch's share of the mean over ranks and batches, so that sums over them are that mean.
@@ -91,7 +91,7 @@ class TrainStep(nn.Cell):
             loss = ops.depend(loss, self.optimizer(gradients))
             if self.has_average:
                 share = average_share(self.ema_decay, self.optimizer.global_step)
-                loss = ops.depend(loss, self.average_update(share, self.means, self.values))
+                loss = ops.depend(loss, self.ema_update(share, self.means, self.values))
         else:  # the schedule goes by the steps of the run, as the log does
             loss = ops.depend(loss, ops.assign_add(self.optimizer.global_step, self.one))
         if self.window:

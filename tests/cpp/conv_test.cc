@@ -11,7 +11,7 @@
 #include "layout.h"
 #include "random_floats.h"
 #include "tasks.h"
-#include "threads.h"
+#include "thread_pool.h"
 
 namespace {
 

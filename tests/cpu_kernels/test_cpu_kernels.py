@@ -7,9 +7,9 @@ import pytest
 from conftest import config_for
 from mindspore import Tensor, nn, ops
 
-from src.cpu_kernels import accelerate, accelerate_optimizer, average_update
+from src.cpu_kernels import accelerate, accelerate_optimizer, ema_update
 from src.cpu_kernels.cells import Shape
-from src.cpu_kernels.optimizer import AcceleratedAverage, AcceleratedMomentum
+from src.cpu_kernels.optimizer import AcceleratedEmaUpdate, AcceleratedMomentum
 from src.mobilenetV2 import ConvBN, InvertedResidual, MobileNetV2, MobileNetV2Backbone, MobileNetV2Head
 from src.model_utils.config import Config
 from src.momentum import Momentum
@@ -69,12 +69,12 @@ def assert_equal(stock: dict[str, np.ndarray], ours: dict[str, np.ndarray]) -> N
 
 CELLS = {
     "1x1": (lambda: ConvBN(24, 40), (3, 24, 9, 11)),
-    "1x1, one channel, one pixel a picture": (lambda: ConvBN(1, 1, activation=False), (3, 1, 1, 1)),
-    "1x1, odd channels, one picture": (lambda: ConvBN(5, 71), (1, 5, 3, 50)),
+    "1x1, one channel, one pixel an image": (lambda: ConvBN(1, 1, activation=False), (3, 1, 1, 1)),
+    "1x1, odd channels, one image": (lambda: ConvBN(5, 71), (1, 5, 3, 50)),
     "1x1, more than a tile": (lambda: ConvBN(40, 24, activation=False), (2, 40, 19, 31)),
     "depthwise": (lambda: ConvBN(48, 48, 3, 1, 48), (2, 48, 7, 10)),
     "depthwise, one channel": (lambda: ConvBN(1, 1, 3, 1, 1), (2, 1, 5, 4)),
-    "depthwise, one pixel a picture": (lambda: ConvBN(17, 17, 3, 1, 17), (4, 17, 1, 1)),
+    "depthwise, one pixel an image": (lambda: ConvBN(17, 17, 3, 1, 17), (4, 17, 1, 1)),
     "depthwise, stride 2, odd sides": (lambda: ConvBN(17, 17, 3, 2, 17), (2, 17, 9, 5)),
     "depthwise, stride 2, even and odd": (lambda: ConvBN(33, 33, 3, 2, 33), (2, 33, 6, 7)),
     "full": (lambda: ConvBN(3, 24, 3, 1), (2, 3, 5, 8)),
@@ -120,7 +120,7 @@ def test_network_pools_like_its_head(train: bool) -> None:
 
 @pytest.mark.parametrize("width_mult", [0.35, 0.5, 0.75, 1.0, 1.3, 1.4])
 def test_every_width(width_mult: float) -> None:
-    """Also: pictures that are not square, and more of them than one task takes."""
+    """Also: images that are not square, and more of them than one task takes."""
     stock, ours = pair(lambda: MobileNetV2Backbone(width_mult), train=False)
     x = Tensor(np.random.default_rng(2).standard_normal((9, 3, 32, 64)).astype(np.float32))
     expected, found = stock(x[:2]).asnumpy(), ours(x).asnumpy()
@@ -292,11 +292,11 @@ class AveragedStep(Step):
             accelerate(network, "on")
         super().__init__(network)
         self.optimizer = build_optimizer(network, np.array([0.05, 0.04, 0.03, 0.02], np.float32), config)
-        self.average_update = average_update(network)
+        self.ema_update = ema_update(network)
         if not fast_update:
             accelerate(network, "on")
         assert isinstance(self.optimizer, AcceleratedMomentum) == fast_update
-        assert isinstance(self.average_update, AcceleratedAverage) == fast_update
+        assert isinstance(self.ema_update, AcceleratedEmaUpdate) == fast_update
         self.values = self.optimizer.parameters
         self.means = self.values.clone("mean")
 
@@ -304,8 +304,8 @@ class AveragedStep(Step):
         loss, gradients = self.gradients(images, labels)
         if ops.isfinite(loss):
             loss = ops.depend(loss, self.optimizer(gradients))
-            share = Tensor([0.5], ms.float32)
-            loss = ops.depend(loss, self.average_update(share, self.means, self.values))
+            one_minus_decay = Tensor([0.5], ms.float32)
+            loss = ops.depend(loss, self.ema_update(one_minus_decay, self.means, self.values))
         return loss
 
 

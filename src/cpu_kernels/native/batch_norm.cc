@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "tasks.h"
-#include "threads.h"
+#include "thread_pool.h"
 
 namespace {
 

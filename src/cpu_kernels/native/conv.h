@@ -4,7 +4,8 @@
 
 #include "layer.h"
 
-// y = convolution of the input; `image` is the plain N x C x H x W input of Kind::dense, `value` that of Kind::pointwise.
+// y = convolution of the input; `image` is the plain N x C x H x W input of Kind::dense, `value` that of
+// Kind::pointwise.
 void gemm_forward(const Layer &layer, const Blocked &value, const float *image, float *y, PartialSums &moments);
 // The same for Kind::depthwise.
 void depthwise_forward(const Layer &layer, const Blocked &value, float *y, PartialSums &moments);

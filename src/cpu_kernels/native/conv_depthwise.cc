@@ -1,4 +1,4 @@
-// Depthwise 3x3 convolutions: a task is one image's plane of sixteen channels, or a band of its rows.
+// Depthwise 3x3 convolutions: a task is one image's plane of sixteen channels, or a row tile of it.
 #if defined(__GNUC__) && !defined(__clang__)
 // g++ would keep what one column has read for the next one, and has no registers left for it.
 #pragma GCC optimize("no-predictive-commoning")
@@ -10,7 +10,8 @@
 #include "batch_norm.h"
 #include "conv.h"
 #include "depthwise.h"
-#include "threads.h"
+#include "thread_pool.h"
+#include "workspace.h"
 
 namespace {
 
@@ -34,18 +35,19 @@ class Rows {
   size_t pitch_;
 };
 
-// Output rows cut into bands, where channel blocks and images alone are too few tasks: four rows or more each.
-inline int row_bands(const Layer &l) {
+// Into how many row tiles a plane is cut where channel blocks and images alone are too few tasks: four rows or more
+// each.
+inline int row_tiles_of(const Layer &l) {
   return std::clamp(divide_up(MIN_TASKS, l.images * l.out_blocks()), 1, std::max(1, l.out_height / 4));
 }
 
-// The tasks of a layer: images and bands of output rows within each channel block.
+// The tasks of a layer: images and row tiles within each channel block.
 struct Planes {
-  int images, bands, rows, parts;
+  int images, row_tiles, rows, parts;
 
   explicit Planes(const Layer &l)
-      : images(l.images), bands(row_bands(l)), rows(l.out_height), parts(l.images * bands) {}
-  int first_row(int band) const { return rows * band / bands; }
+      : images(l.images), row_tiles(row_tiles_of(l)), rows(l.out_height), parts(l.images * row_tiles) {}
+  int first_row(int tile) const { return rows * tile / row_tiles; }
 };
 
 template <int S> void forward_planes(const Layer &l, const Blocked &value, float *y, PartialSums &moments) {
@@ -53,8 +55,8 @@ template <int S> void forward_planes(const Layer &l, const Blocked &value, float
   const Planes planes(l);
   moments.prepare(planes.parts, blocks);
   parallel(planes.parts * blocks, [&](int task) {
-    const int block = task / planes.parts, part = task % planes.parts, image = part / planes.bands;
-    const int first = planes.first_row(part % planes.bands), last = planes.first_row(part % planes.bands + 1);
+    const int block = task / planes.parts, part = task % planes.parts, image = part / planes.row_tiles;
+    const int first = planes.first_row(part % planes.row_tiles), last = planes.first_row(part % planes.row_tiles + 1);
     if (block == 0) moments.pixels[part] = (last - first) * l.out_width;
     float taps[TAPS * LANES];
     load_taps(l, block, taps);
@@ -122,7 +124,7 @@ inline void input_gradient_row(const Layer &l, const Rows &d, const Taps &w, int
     // Two loops, since the taps of both and the sums are more than sixteen registers.
     const bool odd = y % 2 != 0;
     const float *one = d.row(y / 2) + lane, *two = d.row(odd ? y / 2 + 1 : -1) + lane;
-    const auto product = [](Register tap, const float *g, Register sum) {
+    const auto add_tap = [](Register tap, const float *g, Register sum) {
       Register value;
       load(g, value);
       return multiply_add(tap, value, sum);
@@ -130,12 +132,12 @@ inline void input_gradient_row(const Layer &l, const Rows &d, const Taps &w, int
     const Register left = w.at[odd ? 6 : 3], middle = w.at[odd ? 7 : 4], right = w.at[odd ? 8 : 5];
     for (int x = 0; x < l.width; x += 2) {
       const int i = x / 2 * LANES;
-      finish(x, product(w.at[1], two + i, product(middle, one + i, Register{})));
+      finish(x, add_tap(w.at[1], two + i, add_tap(middle, one + i, Register{})));
     }
     for (int x = 1; x < l.width; x += 2) {
       const int i = x / 2 * LANES, next = i + LANES;
-      const Register of_one = product(left, one + next, product(right, one + i, Register{}));
-      finish(x, of_one + product(w.at[0], two + next, product(w.at[2], two + i, Register{})));
+      const Register of_one = add_tap(left, one + next, add_tap(right, one + i, Register{}));
+      finish(x, of_one + add_tap(w.at[0], two + next, add_tap(w.at[2], two + i, Register{})));
     }
   }
 }
@@ -146,11 +148,11 @@ void backward_planes(const Layer &l, const Blocked &value, const RawGradient &gr
   const int blocks = l.out_blocks();
   const Planes planes(l);
   const auto task_index = [&](int block, int part) { return static_cast<size_t>(block) * planes.parts + part; };
-  float *partial = shared_scratch(Purpose::kernel, task_index(blocks, 0) * TAPS * LANES);
+  float *partial = shared_scratch(ScratchSlot::kernel, task_index(blocks, 0) * TAPS * LANES);
   sums.prepare(planes.parts, blocks);
   parallel(planes.parts * blocks, [&](int task) {
-    const int block = task / planes.parts, part = task % planes.parts, image = part / planes.bands;
-    const int first = planes.first_row(part % planes.bands), last = planes.first_row(part % planes.bands + 1);
+    const int block = task / planes.parts, part = task % planes.parts, image = part / planes.row_tiles;
+    const int first = planes.first_row(part % planes.row_tiles), last = planes.first_row(part % planes.row_tiles + 1);
     const size_t first_in = image * l.in_plane(), first_out = image * l.out_plane();
     float *memory = thread_scratch(Rows::floats(l.width) + Rows::floats(l.out_width));
     Rows x(memory, l.height, l.width), d(memory + Rows::floats(l.width), l.out_height, l.out_width);

@@ -1,12 +1,13 @@
-// 1x1 convolutions, and the dense 3x3 convolution on im2col's patches, as matrix products. A task is a part of the pixels
-// times a group of output channels (forward) or input channels (backward).
+// 1x1 convolutions, and the dense 3x3 convolution behind im2col, as matrix products (GEMM). A task is a part of the
+// pixels times a group of output channels (forward) or input channels (backward).
 #include <algorithm>
 
 #include "conv.h"
 #include "im2col.h"
 #include "prefetch.h"
 #include "tasks.h"
-#include "threads.h"
+#include "thread_pool.h"
+#include "workspace.h"
 
 namespace {
 
@@ -26,7 +27,7 @@ void gemm_forward(const Layer &l, const Blocked &value, const float *image, floa
   const int k = l.taps(), k_blocks = blocks_of(k), blocks = l.out_blocks();
   const ChannelGroups groups(blocks, split.parts);
   const size_t pixels = split.pixels;
-  float *panels = shared_scratch(Purpose::kernel, static_cast<size_t>(k) * blocks * LANES);
+  float *panels = shared_scratch(ScratchSlot::kernel, static_cast<size_t>(k) * blocks * LANES);
   pack_panels(l.weight, k, 1, l.out_channels, k, panels);
   moments.prepare(split.parts, blocks);
   for (int i = 0; i < split.parts; ++i) moments.pixels[i] = split.pixels_of(i);
@@ -73,7 +74,7 @@ void gemm_backward(const Layer &l, const Blocked &value, const float *image, con
   const PixelParts split(l.out_pixels(), backward_parts(weights));
   const ChannelGroups groups(k_blocks, split.parts, l.kind == Kind::dense ? 1 : MIN_TASKS);
   const size_t pixels = split.pixels;
-  float *partial = shared_scratch(Purpose::kernel, weights * (split.parts + 1));
+  float *partial = shared_scratch(ScratchSlot::kernel, weights * (split.parts + 1));
   float *panels = partial + weights * split.parts;
   if (input_gradient != nullptr) pack_panels(l.weight, l.out_channels, k, k, 1, panels);
   sums.prepare(split.parts, k_blocks);

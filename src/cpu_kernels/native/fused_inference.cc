@@ -1,15 +1,16 @@
-// The chain with its moving statistics: batch normalisation is folded into the weights, and a whole inverted residual
+// Inference with the moving statistics: batch normalisation is folded into the weights, and a whole inverted residual
 // is computed by tiles of its output rows, small enough for the expanded tensor to stay in the L2 cache. Where the
 // images are too few for that to give several tasks, the expanded tensor is made by groups of its channels instead.
 #include <algorithm>
 
-#include "chain.h"
+#include "backbone.h"
 #include "depthwise.h"
 #include "folded.h"
 #include "im2col.h"
 #include "layout.h"
 #include "tasks.h"
-#include "threads.h"
+#include "thread_pool.h"
+#include "workspace.h"
 
 namespace {
 
@@ -37,13 +38,13 @@ struct RowTile {
   int last_in(const Layer &l) const { return std::min(l.height, (last - 1) * l.stride + 2); }
 };
 
-// `at_once` images together, each group of them cut into bands of rows.
-std::vector<RowTile> cut(const Layer &l, int at_once, int bands) {
+// `at_once` images together, each group of them cut into `parts` row tiles.
+std::vector<RowTile> cut(const Layer &l, int at_once, int parts) {
   std::vector<RowTile> tiles;
   for (int image = 0; image < l.images; image += at_once)
-    for (int i = 0; i < bands; ++i)
-      tiles.push_back({image, std::min(at_once, l.images - image), l.out_height * i / bands,
-                       l.out_height * (i + 1) / bands});
+    for (int i = 0; i < parts; ++i)
+      tiles.push_back({image, std::min(at_once, l.images - image), l.out_height * i / parts,
+                       l.out_height * (i + 1) / parts});
   return tiles;
 }
 
@@ -251,10 +252,10 @@ void run_depthwise(const FusedBlock &b, const FoldedLayer *folded, const Tensors
   if (b.narrow == nullptr) {
     const ChannelGroups most(l.out_blocks(), static_cast<int>(tiles.size()), WANTED_TASKS);
     groups = most.groups;
-    const int bands = groups * tiles.size() < WANTED_TASKS / 2
+    const int parts = groups * tiles.size() < WANTED_TASKS / 2
                           ? std::clamp(l.out_height / 4, 1, divide_up(WANTED_TASKS, groups * l.images))
                           : 0;
-    if (bands * l.images > static_cast<int>(tiles.size())) tiles = cut(l, 1, bands);
+    if (parts * l.images > static_cast<int>(tiles.size())) tiles = cut(l, 1, parts);
   }
   const int count = static_cast<int>(tiles.size());
   const ChannelGroups channels(l.out_blocks(), 1, groups);
@@ -280,7 +281,7 @@ void run_gemm(const FusedBlock &b, const FoldedLayer &folded, const Tensors &ten
 
 }  // namespace
 
-void Chain::infer(const float *input, float *features) const {
+void Backbone::infer(const float *input, float *features) const {
   const std::vector<FusedBlock> blocks = fused_blocks(layers);
   const std::vector<FoldedLayer> &folded = folded_layers(layers);
   const size_t plain = first().kind == Kind::dense ? 0 : first().in_floats();
@@ -288,7 +289,7 @@ void Chain::infer(const float *input, float *features) const {
   for (const FusedBlock &b : blocks) largest = std::max(largest, b.end().out_floats());
   largest += SLACK;
   // Three tensors take turns: a block's output, its input, and the input of the block before it, for a shortcut.
-  float *memory = shared_scratch(Purpose::values, 3 * largest);
+  float *memory = shared_scratch(ScratchSlot::values, 3 * largest);
   const auto tensor = [&](size_t i) { return memory + i % 3 * largest; };
   if (plain != 0) to_blocks(input, first().images, first().in_channels, first().in_plane(), tensor(0));
   for (size_t i = 0; i < blocks.size(); ++i) {

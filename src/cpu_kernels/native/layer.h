@@ -16,10 +16,10 @@ struct Layer {
   Kind kind;
   int stride;
   bool activation;  // ReLU6 behind the batch normalisation
-  int shortcut;     // the value added behind it, or -1; value 0 is the chain's input, value i the output of layer i - 1
+  int shortcut;     // the value added behind it, or -1; value 0 is the input, value i the output of layer i - 1
   int in_channels, out_channels;
   int images, height, width, out_height, out_width;
-  float epsilon, momentum;  // momentum: the share of the batch in the moving statistics
+  float epsilon, momentum;  // momentum: the weight of the batch in the moving statistics
   const float *weight, *gamma, *beta;
   float *moving_mean, *moving_variance;
 

@@ -3,7 +3,8 @@
 #include <algorithm>
 
 #include "batch_norm.h"
-#include "threads.h"
+#include "thread_pool.h"
+#include "workspace.h"
 
 void to_blocks(const float *plain, int images, int channels, size_t plane, float *blocked) {
   parallel(images * blocks_of(channels), [&](int task) {
@@ -45,9 +46,9 @@ void mean_gradient_to_blocks(const float *gradient, int images, int channels, si
     const int block = task / images, image = task % images, lanes = std::min(LANES, channels - block * LANES);
     const float *in = gradient + static_cast<size_t>(image) * channels + block * LANES;
     float *out = blocked + (static_cast<size_t>(block) * images + image) * plane * LANES;
-    float shares[LANES] = {};
-    for (int j = 0; j < lanes; ++j) shares[j] = in[j] / static_cast<float>(plane);
-    for (size_t p = 0; p < plane; ++p) std::copy_n(shares, LANES, out + p * LANES);
+    float each[LANES] = {};
+    for (int j = 0; j < lanes; ++j) each[j] = in[j] / static_cast<float>(plane);
+    for (size_t p = 0; p < plane; ++p) std::copy_n(each, LANES, out + p * LANES);
   });
 }
 

@@ -1,24 +1,25 @@
-#include "chain.h"
+#include "backbone.h"
 
 #include <algorithm>
 
 #include "batch_norm.h"
 #include "conv.h"
 #include "layout.h"
-#include "threads.h"
+#include "thread_pool.h"
+#include "workspace.h"
 
 namespace {
 
 constexpr int HEADER = 3, FIELDS = 6;
 
-// Where everything lies in the stash.
-struct Stash {
+// Where everything lies in the memory of the saved activations.
+struct SavedActivations {
   std::vector<float *> raw;     // every layer's y
   std::vector<Norm> norms;      // every layer's normalisation
   std::vector<float *> values;  // values that exist in memory: the blocked input (0), sums with a shortcut (layer + 1)
   size_t floats = 0;
 
-  Stash(const std::vector<Layer> &layers, float *memory) {
+  SavedActivations(const std::vector<Layer> &layers, float *memory) {
     auto take = [&](size_t count) {
       float *start = memory == nullptr ? nullptr : memory + floats;
       floats += count;
@@ -40,7 +41,7 @@ struct Stash {
 
 }  // namespace
 
-Chain::Chain(const int32_t *plan, int images, int height, int width)
+Backbone::Backbone(const int32_t *plan, int images, int height, int width)
     : batch_statistics(plan[0] != 0), pooled(plan[1] != 0) {
   for (int i = 0; i < plan[2]; ++i) {
     const int32_t *p = plan + HEADER + i * FIELDS;
@@ -60,7 +61,7 @@ Chain::Chain(const int32_t *plan, int images, int height, int width)
   }
 }
 
-void Chain::bind(void *const *parameters, const float *constants) {
+void Backbone::bind(void *const *parameters, const float *constants) {
   const size_t count = layers.size();
   for (size_t i = 0; i < count; ++i) {
     auto array = [&](int which) { return static_cast<float *>(parameters[which * count + i]); };
@@ -75,60 +76,60 @@ void Chain::bind(void *const *parameters, const float *constants) {
   }
 }
 
-size_t Chain::stash_floats() const { return Stash(layers, nullptr).floats; }
+size_t Backbone::saved_floats() const { return SavedActivations(layers, nullptr).floats; }
 
-void Chain::forward(const float *input, float *features, float *memory) const {
-  Stash stash(layers, memory);
-  if (stash.values[0] != nullptr)
-    to_blocks(input, first().images, first().in_channels, first().in_plane(), stash.values[0]);
+void Backbone::forward(const float *input, float *features, float *memory) const {
+  SavedActivations saved(layers, memory);
+  if (saved.values[0] != nullptr)
+    to_blocks(input, first().images, first().in_channels, first().in_plane(), saved.values[0]);
   PartialSums sums;
   for (size_t i = 0; i < layers.size(); ++i) {
     const Layer &l = layers[i];
     if (l.kind == Kind::depthwise) {
-      depthwise_forward(l, stash.view(layers, i), stash.raw[i], sums);
+      depthwise_forward(l, saved.view(layers, i), saved.raw[i], sums);
     } else {
-      gemm_forward(l, stash.view(layers, i), input, stash.raw[i], sums);
+      gemm_forward(l, saved.view(layers, i), input, saved.raw[i], sums);
     }
     if (batch_statistics) {
-      use_batch_statistics(l, sums, stash.norms[i]);
+      use_batch_statistics(l, sums, saved.norms[i]);
     } else {
-      use_moving_statistics(l, stash.norms[i]);
+      use_moving_statistics(l, saved.norms[i]);
     }
     if (l.shortcut >= 0)
-      add({stash.raw[i], &stash.norms[i], l.activation}, stash.view(layers, l.shortcut), l.out_blocks(), l.out_pixels(),
-          stash.values[i + 1]);
+      add({saved.raw[i], &saved.norms[i], l.activation}, saved.view(layers, l.shortcut), l.out_blocks(), l.out_pixels(),
+          saved.values[i + 1]);
   }
-  write_features(stash.view(layers, layers.size()), features);
+  write_features(saved.view(layers, layers.size()), features);
 }
 
-void Chain::write_features(const Blocked &value, float *features) const {
+void Backbone::write_features(const Blocked &value, float *features) const {
   (pooled ? mean_from_blocks : from_blocks)(value, last().images, last().out_channels, last().out_plane(), features);
 }
 
-void Chain::backward(const float *input, const float *memory, const float *features_gradient, float *const *weights,
+void Backbone::backward(const float *input, const float *memory, const float *features_gradient, float *const *weights,
                      float *const *gammas, float *const *betas, float *input_gradient) const {
-  const Stash stash(layers, const_cast<float *>(memory));
-  // Three gradients are alive at a time: that of a wide (activated 1x1 or full) layer, of a depthwise one, and of a
-  // block's output, which a shortcut needs until the block's input is reached.
-  auto purpose = [&](const Layer &l) {
-    return l.kind == Kind::depthwise ? Purpose::depthwise_gradients
-           : l.activation            ? Purpose::wide_gradients
-                                     : Purpose::narrow_gradients;
+  const SavedActivations saved(layers, const_cast<float *>(memory));
+  // Three gradients are alive at a time: that of a wide (activated 1x1 or dense 3x3) layer, of a depthwise one, and
+  // of a block's output, which a shortcut needs until the block's input is reached.
+  auto slot_of = [&](const Layer &l) {
+    return l.kind == Kind::depthwise ? ScratchSlot::depthwise_gradients
+           : l.activation            ? ScratchSlot::wide_gradients
+                                     : ScratchSlot::narrow_gradients;
   };
-  size_t most[static_cast<int>(Purpose::count)] = {};
+  size_t most[static_cast<int>(ScratchSlot::count)] = {};
   int widest = 0;
   for (const Layer &l : layers) {
-    size_t &floats = most[static_cast<int>(purpose(l))];
+    size_t &floats = most[static_cast<int>(slot_of(l))];
     floats = std::max(floats, l.out_floats());
     widest = std::max(widest, l.out_blocks() * LANES);
   }
   auto gradient_of = [&](int layer) {
-    const Purpose p = purpose(layers[layer]);
-    return shared_scratch(p, most[static_cast<int>(p)]);
+    const ScratchSlot slot = slot_of(layers[layer]);
+    return shared_scratch(slot, most[static_cast<int>(slot)]);
   };
   auto raw_output = [&](int layer) -> Blocked {
     if (layer < 0) return {};
-    return {stash.raw[layer], &stash.norms[layer], layers[layer].activation};
+    return {saved.raw[layer], &saved.norms[layer], layers[layer].activation};
   };
   std::vector<float> coefficients(3 * widest);
   float *a = coefficients.data(), *b = a + widest, *c = b + widest;
@@ -142,22 +143,22 @@ void Chain::backward(const float *input, const float *memory, const float *featu
   start_backward(last(), raw_output(count - 1), gradient, sums);
   for (int i = count - 1; i >= 0; --i) {
     const Layer &l = layers[i];
-    batch_norm_backward(l, sums, stash.norms[i], batch_statistics, gammas[i], betas[i], a, b, c);
+    batch_norm_backward(l, sums, saved.norms[i], batch_statistics, gammas[i], betas[i], a, b, c);
     if (l.shortcut >= 0) shortcut_gradients[l.shortcut] = gradient;
-    const RawGradient raw = {gradient, stash.raw[i], a, b, c};
+    const RawGradient raw = {gradient, saved.raw[i], a, b, c};
     float *next = nullptr;
     if (i > 0) {
       next = gradient_of(i - 1);
     } else if (l.kind == Kind::dense && input_gradient != nullptr) {
       image_gradient(l, raw, input_gradient);
     } else if (input_gradient != nullptr) {
-      next = shared_scratch(Purpose::values, l.in_floats());
+      next = shared_scratch(ScratchSlot::values, l.in_floats());
     }
     if (l.kind == Kind::depthwise) {
-      depthwise_backward(l, stash.view(layers, i), raw, raw_output(i - 1), shortcut_gradients[i], weights[i], next,
+      depthwise_backward(l, saved.view(layers, i), raw, raw_output(i - 1), shortcut_gradients[i], weights[i], next,
                          sums);
     } else {
-      gemm_backward(l, stash.view(layers, i), input, raw, raw_output(i - 1), shortcut_gradients[i], weights[i], next,
+      gemm_backward(l, saved.view(layers, i), input, raw, raw_output(i - 1), shortcut_gradients[i], weights[i], next,
                     sums);
     }
     gradient = next;

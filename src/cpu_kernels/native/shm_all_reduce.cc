@@ -1,4 +1,4 @@
-#include "exchange.h"
+#include "shm_all_reduce.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -15,11 +15,11 @@
 #include <utility>
 
 #include "futex.h"
-#include "threads.h"
+#include "thread_pool.h"
 
 namespace {
 
-constexpr size_t STRETCH = size_t{1} << 15;  // floats that one task copies or adds
+constexpr size_t PIECE = size_t{1} << 15;  // floats that one task copies or adds
 constexpr size_t PAGE = 4096;  // the header's; Python marks the file in its last 8 bytes
 constexpr int MOST_RANKS = 256;
 
@@ -61,14 +61,14 @@ struct flock lock_of(int rank) {
 
 }  // namespace
 
-struct Exchange::Header {
+struct ShmAllReduce::Header {
   Word arrived;                           // how often a rank has brought its arrays; wraps around
   std::atomic<bool> joined[MOST_RANKS];  // whether a rank has had its lock
 };
 
-int Exchange::create_file(int64_t ranks, int64_t floats) {
+int ShmAllReduce::create_file(int64_t ranks, int64_t floats) {
   const size_t bytes = bytes_of(ranks, floats);
-  Descriptor file(memfd_create("sums over ranks", MFD_CLOEXEC));
+  Descriptor file(memfd_create("all-reduce over ranks", MFD_CLOEXEC));
   if (file.number < 0 || ftruncate(file.number, static_cast<off_t>(bytes)) != 0) fail("no shared memory");
   return file.release();
 }
@@ -76,7 +76,7 @@ int Exchange::create_file(int64_t ranks, int64_t floats) {
 // A lock that belongs to an open file ends with the last thing that refers to that file. Here this is the mapping, as
 // the file is opened for the mapping alone, and children do not inherit it: the lock ends with this process's memory,
 // also if nobody has waited for the process yet, its number is in use again, or a child lives on.
-Exchange::Exchange(int fd, int64_t rank_of, int64_t rank_count, int64_t float_count)
+ShmAllReduce::ShmAllReduce(int fd, int64_t rank_of, int64_t rank_count, int64_t float_count)
     : process(getpid()),
       rank(static_cast<int>(rank_of)),
       ranks(static_cast<int>(rank_count)),
@@ -103,28 +103,28 @@ Exchange::Exchange(int fd, int64_t rank_of, int64_t rank_count, int64_t float_co
   header->joined[rank] = true;
 }
 
-float *Exchange::slot(int of_rank) const {
+float *ShmAllReduce::slot(int of_rank) const {
   auto *slots = reinterpret_cast<float *>(reinterpret_cast<char *>(header) + PAGE);
   return slots + (static_cast<size_t>(rounds % 2) * ranks + of_rank) * floats;
 }
 
-void Exchange::sum(const std::vector<Numbers> &arrays, const std::vector<float *> &sums) {
+void ShmAllReduce::sum(const std::vector<Span> &arrays, const std::vector<float *> &sums) {
   if (getpid() != process) throw std::runtime_error("a child of fork() takes no part in sums");
   struct Task {
     size_t array, first, last, offset;  // of the array; where it stands in a slot
   };
   std::vector<Task> tasks;
   size_t offset = 0;
-  for (size_t a = 0; a < arrays.size(); offset += arrays[a++].count)
-    for (size_t i = 0; i < arrays[a].count; i += STRETCH)
-      tasks.push_back({a, i, std::min(i + STRETCH, arrays[a].count), offset + i});
+  for (size_t a = 0; a < arrays.size(); offset += arrays[a++].size)
+    for (size_t i = 0; i < arrays[a].size; i += PIECE)
+      tasks.push_back({a, i, std::min(i + PIECE, arrays[a].size), offset + i});
   if (offset > floats) throw std::runtime_error("more numbers to sum than was agreed");
 
   ++rounds;
   float *mine = slot(rank);
   parallel(static_cast<int>(tasks.size()), [&](int t) {
     const Task &task = tasks[t];
-    std::copy(arrays[task.array].first + task.first, arrays[task.array].first + task.last, mine + task.offset);
+    std::copy(arrays[task.array].data + task.first, arrays[task.array].data + task.last, mine + task.offset);
   });
   wait_for_all();
   parallel(static_cast<int>(tasks.size()), [&](int t) {
@@ -140,7 +140,7 @@ void Exchange::sum(const std::vector<Numbers> &arrays, const std::vector<float *
   });
 }
 
-void Exchange::wait_for_all() {
+void ShmAllReduce::wait_for_all() {
   Word &arrived = header->arrived;
   const uint32_t all = rounds * static_cast<uint32_t>(ranks);
   const auto missing = [&](uint32_t count) { return static_cast<int32_t>(all - count) > 0; };
@@ -157,7 +157,7 @@ void Exchange::wait_for_all() {
   }
 }
 
-int Exchange::ended_rank() const {
+int ShmAllReduce::ended_rank() const {
   for (int r = 0; r < ranks; ++r) {
     if (r == rank || !header->joined[r]) continue;
     struct flock lock = lock_of(r);
