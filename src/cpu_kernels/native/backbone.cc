@@ -12,30 +12,37 @@ namespace {
 
 constexpr int HEADER = 3, FIELDS = 6;
 
-// Where everything lies in the memory of the saved activations.
-struct SavedActivations {
-  std::vector<float *> raw;     // every layer's y
-  std::vector<Norm> norms;      // every layer's normalisation
-  std::vector<float *> values;  // values that exist in memory: the blocked input (0), sums with a shortcut (layer + 1)
+// Where everything lies in the memory of the saved activations: `Float` is const for the backward pass.
+template <class Float> struct SavedActivations {
+  std::vector<BlockedView<Float>> raw;  // every layer's y
+  std::vector<NormView<Float>> norms;   // every layer's normalisation
+  // Values that exist in memory: the blocked input (0), sums with a shortcut (layer + 1).
+  std::vector<BlockedView<Float>> values;
   size_t floats = 0;
 
-  SavedActivations(const std::vector<Layer> &layers, float *memory) {
-    auto take = [&](size_t count) {
-      float *start = memory == nullptr ? nullptr : memory + floats;
+  SavedActivations(const std::vector<Layer> &layers, Float *memory) {
+    const auto take = [&](size_t count) {
+      Float *start = memory == nullptr ? nullptr : memory + floats;
       floats += count;
       return start;
     };
-    values.push_back(layers.front().kind == Kind::dense ? nullptr : take(layers.front().in_floats()));
+    using View = BlockedView<Float>;
+    const Layer &first = layers.front();
+    values.push_back(first.kind == Kind::dense ? View{} : View{take(first.in_floats()), first.in_pixels()});
     for (const Layer &l : layers) {
       const size_t channels = static_cast<size_t>(l.out_blocks()) * LANES;
-      raw.push_back(take(l.out_floats()));
+      raw.push_back({take(l.out_floats()), l.out_pixels()});
       norms.push_back({take(channels), take(channels), take(channels), take(channels)});
-      values.push_back(l.shortcut < 0 ? nullptr : take(l.out_floats()));
+      values.push_back(l.shortcut < 0 ? View{} : View{take(l.out_floats()), l.out_pixels()});
     }
   }
-  Blocked view(const std::vector<Layer> &layers, int value) const {
-    if (value == 0 || values[value] != nullptr) return {values[value], nullptr, false};
-    return {raw[value - 1], &norms[value - 1], layers[value - 1].activation};
+  // The input of layer `value`; behind the last layer, the features.
+  Activations view(const std::vector<Layer> &layers, int value) const {
+    if (value == 0 || values[value]) return {values[value], {}, false};
+    return raw_output(layers, value - 1);
+  }
+  Activations raw_output(const std::vector<Layer> &layers, int layer) const {
+    return {raw[layer], norms[layer], layers[layer].activation};
   }
 };
 
@@ -76,11 +83,11 @@ void Backbone::bind(void *const *parameters, const float *constants) {
   }
 }
 
-size_t Backbone::saved_floats() const { return SavedActivations(layers, nullptr).floats; }
+size_t Backbone::saved_floats() const { return SavedActivations<float>(layers, nullptr).floats; }
 
 void Backbone::forward(const float *input, float *features, float *memory) const {
-  SavedActivations saved(layers, memory);
-  if (saved.values[0] != nullptr)
+  const SavedActivations saved(layers, memory);
+  if (saved.values[0])
     to_blocks(input, first().images, first().in_channels, first().in_plane(), saved.values[0]);
   PartialSums sums;
   for (size_t i = 0; i < layers.size(); ++i) {
@@ -96,19 +103,19 @@ void Backbone::forward(const float *input, float *features, float *memory) const
       use_moving_statistics(l, saved.norms[i]);
     }
     if (l.shortcut >= 0)
-      add({saved.raw[i], &saved.norms[i], l.activation}, saved.view(layers, l.shortcut), l.out_blocks(), l.out_pixels(),
+      add(saved.raw_output(layers, i), saved.view(layers, l.shortcut), l.out_blocks(), l.out_pixels(),
           saved.values[i + 1]);
   }
   write_features(saved.view(layers, layers.size()), features);
 }
 
-void Backbone::write_features(const Blocked &value, float *features) const {
+void Backbone::write_features(const Activations &value, float *features) const {
   (pooled ? mean_from_blocks : from_blocks)(value, last().images, last().out_channels, last().out_plane(), features);
 }
 
 void Backbone::backward(const float *input, const float *memory, const float *features_gradient, float *const *weights,
                      float *const *gammas, float *const *betas, float *input_gradient) const {
-  const SavedActivations saved(layers, const_cast<float *>(memory));
+  const SavedActivations saved(layers, memory);
   // Three gradients are alive at a time: that of a wide (activated 1x1 or dense 3x3) layer, of a depthwise one, and
   // of a block's output, which a shortcut needs until the block's input is reached.
   auto slot_of = [&](const Layer &l) {
@@ -123,21 +130,18 @@ void Backbone::backward(const float *input, const float *memory, const float *fe
     floats = std::max(floats, l.out_floats());
     widest = std::max(widest, l.out_blocks() * LANES);
   }
-  auto gradient_of = [&](int layer) {
+  const auto gradient_of = [&](int layer) -> BlockedTensor {
     const ScratchSlot slot = slot_of(layers[layer]);
-    return shared_scratch(slot, most[static_cast<int>(slot)]);
+    return {shared_scratch(slot, most[static_cast<int>(slot)]), layers[layer].out_pixels()};
   };
-  auto raw_output = [&](int layer) -> Blocked {
-    if (layer < 0) return {};
-    return {saved.raw[layer], &saved.norms[layer], layers[layer].activation};
-  };
+  const auto raw_output = [&](int layer) { return layer < 0 ? Activations{} : saved.raw_output(layers, layer); };
   std::vector<float> coefficients(3 * widest);
   float *a = coefficients.data(), *b = a + widest, *c = b + widest;
-  std::vector<const float *> shortcut_gradients(layers.size() + 1, nullptr);
+  std::vector<ConstBlockedTensor> shortcut_gradients(layers.size() + 1);
   PartialSums sums;
 
   const int count = static_cast<int>(layers.size());
-  float *gradient = gradient_of(count - 1);
+  BlockedTensor gradient = gradient_of(count - 1);
   (pooled ? mean_gradient_to_blocks : to_blocks)(features_gradient, last().images, last().out_channels,
                                                  last().out_plane(), gradient);
   start_backward(last(), raw_output(count - 1), gradient, sums);
@@ -146,13 +150,13 @@ void Backbone::backward(const float *input, const float *memory, const float *fe
     batch_norm_backward(l, sums, saved.norms[i], batch_statistics, gammas[i], betas[i], a, b, c);
     if (l.shortcut >= 0) shortcut_gradients[l.shortcut] = gradient;
     const RawGradient raw = {gradient, saved.raw[i], a, b, c};
-    float *next = nullptr;
+    BlockedTensor next;
     if (i > 0) {
       next = gradient_of(i - 1);
     } else if (l.kind == Kind::dense && input_gradient != nullptr) {
       image_gradient(l, raw, input_gradient);
     } else if (input_gradient != nullptr) {
-      next = shared_scratch(ScratchSlot::values, l.in_floats());
+      next = {shared_scratch(ScratchSlot::values, l.in_floats()), l.in_pixels()};
     }
     if (l.kind == Kind::depthwise) {
       depthwise_backward(l, saved.view(layers, i), raw, raw_output(i - 1), shortcut_gradients[i], weights[i], next,
@@ -163,7 +167,7 @@ void Backbone::backward(const float *input, const float *memory, const float *fe
     }
     gradient = next;
   }
-  if (gradient != nullptr)
-    from_blocks({gradient, nullptr, false}, first().images, first().in_channels,
+  if (gradient)
+    from_blocks({gradient, {}, false}, first().images, first().in_channels,
                 first().in_plane(), input_gradient);
 }

@@ -31,5 +31,5 @@ struct Backbone {
                 float *const *gammas, float *const *betas, float *input_gradient) const;
 
  private:
-  void write_features(const Blocked &value, float *features) const;
+  void write_features(const Activations &value, float *features) const;
 };

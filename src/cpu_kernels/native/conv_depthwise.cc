@@ -50,7 +50,7 @@ struct Planes {
   int first_row(int tile) const { return rows * tile / row_tiles; }
 };
 
-template <int S> void forward_planes(const Layer &l, const Blocked &value, float *y, PartialSums &moments) {
+template <int S> void forward_planes(const Layer &l, const Activations &value, BlockedTensor y, PartialSums &moments) {
   const int blocks = l.out_blocks();
   const Planes planes(l);
   moments.prepare(planes.parts, blocks);
@@ -60,13 +60,13 @@ template <int S> void forward_planes(const Layer &l, const Blocked &value, float
     if (block == 0) moments.pixels[part] = (last - first) * l.out_width;
     float taps[TAPS * LANES];
     load_taps(l, block, taps);
-    float *out = y + (block * l.out_pixels() + image * l.out_plane()) * LANES;
+    float *out = y.at(block, image * l.out_plane());
     float *kept = moments.at(part, blocks, block);
     Rows rows(thread_scratch(Rows::floats(l.width)), l.height, l.width);
     int loaded = std::max(0, first * S - 1);
     for (int row = first; row < last; ++row) {
       for (; loaded < std::min(row * S + 2, l.height); ++loaded)
-        load_value(value, block, (static_cast<size_t>(image) * l.height + loaded) * l.width, l.in_pixels(), l.width,
+        load_value(value, block, (static_cast<size_t>(image) * l.height + loaded) * l.width, l.width,
                    rows.place(loaded));
       depthwise_row<S>(taps, rows.row(row * S - 1), rows.row(row * S), rows.row(row * S + 1),
                        [&](int lane, auto &&convolve) {
@@ -143,8 +143,8 @@ inline void input_gradient_row(const Layer &l, const Rows &d, const Taps &w, int
 }
 
 template <int S>
-void backward_planes(const Layer &l, const Blocked &value, const RawGradient &gradient, const Blocked &producer,
-                     const float *shortcut_gradient, float *weight_gradient, float *input_gradient, PartialSums &sums) {
+void backward_planes(const Layer &l, const Activations &value, const RawGradient &gradient, const Activations &producer,
+                     ConstBlockedTensor shortcut_gradient, float *weight_gradient, BlockedTensor input_gradient, PartialSums &sums) {
   const int blocks = l.out_blocks();
   const Planes planes(l);
   const auto task_index = [&](int block, int part) { return static_cast<size_t>(block) * planes.parts + part; };
@@ -164,20 +164,20 @@ void backward_planes(const Layer &l, const Blocked &value, const RawGradient &gr
     int x_loaded = std::max(0, first * S - 1), d_loaded = std::max(0, first - 1);
     for (int oy = first; oy < last; ++oy) {
       for (; d_loaded < std::min(oy + 2, l.out_height); ++d_loaded)
-        load_gradient(gradient, block, first_out + static_cast<size_t>(d_loaded) * l.out_width, l.out_pixels(),
-                      l.out_width, d.place(d_loaded));
+        load_gradient(gradient, block, first_out + static_cast<size_t>(d_loaded) * l.out_width, l.out_width,
+                      d.place(d_loaded));
       for (; x_loaded < std::min(oy * S + 2, l.height); ++x_loaded)
-        load_value(value, block, first_in + static_cast<size_t>(x_loaded) * l.width, l.in_pixels(), l.width,
+        load_value(value, block, first_in + static_cast<size_t>(x_loaded) * l.width, l.width,
                    x.place(x_loaded));
       for (int lane = 0; lane < LANES; lane += REGISTER_LANES)
         add_taps_gradient<S>(l, d.row(oy), {x.row(oy * S - 1), x.row(oy * S), x.row(oy * S + 1)}, lane, taps_gradient);
-      if (input_gradient == nullptr) continue;
+      if (!input_gradient) continue;
       for (int y = oy * S; y < std::min(oy * S + S, l.height); ++y) {
-        const size_t row = first_in + static_cast<size_t>(y) * l.width, start = block * l.in_pixels() + row;
+        const size_t row = first_in + static_cast<size_t>(y) * l.width;
         for (int lane = 0; lane < LANES; lane += REGISTER_LANES) {
-          const BackwardEpilogue<Register> epilogue(producer, block, l.in_pixels(), lane);
-          float *out = input_gradient + start * LANES + lane;
-          const float *shortcut = shortcut_gradient == nullptr ? nullptr : shortcut_gradient + start * LANES + lane;
+          const BackwardEpilogue<Register> epilogue(producer, block, lane);
+          float *out = input_gradient.at(block, row) + lane;
+          const float *shortcut = shortcut_gradient ? shortcut_gradient.at(block, row) + lane : nullptr;
           GradientSums<Register> total;
           total.read(kept + lane);
           input_gradient_row<S>(l, d, Taps(taps, lane), y, lane, [&](int column, Register g) {
@@ -208,12 +208,12 @@ void backward_planes(const Layer &l, const Blocked &value, const RawGradient &gr
 
 }  // namespace
 
-void depthwise_forward(const Layer &l, const Blocked &value, float *y, PartialSums &moments) {
+void depthwise_forward(const Layer &l, const Activations &value, BlockedTensor y, PartialSums &moments) {
   (l.stride == 1 ? forward_planes<1> : forward_planes<2>)(l, value, y, moments);
 }
 
-void depthwise_backward(const Layer &l, const Blocked &value, const RawGradient &gradient, const Blocked &producer,
-                        const float *shortcut_gradient, float *weight_gradient, float *input_gradient,
+void depthwise_backward(const Layer &l, const Activations &value, const RawGradient &gradient, const Activations &producer,
+                        ConstBlockedTensor shortcut_gradient, float *weight_gradient, BlockedTensor input_gradient,
                         PartialSums &sums) {
   (l.stride == 1 ? backward_planes<1> : backward_planes<2>)(l, value, gradient, producer, shortcut_gradient,
                                                            weight_gradient, input_gradient, sums);

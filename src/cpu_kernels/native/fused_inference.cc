@@ -86,39 +86,28 @@ std::vector<FusedBlock> fused_blocks(const std::vector<Layer> &layers) {
   return blocks;
 }
 
-// A place in a blocked tensor, `stride` pixels from one block to the next.
-struct Window {
-  float *data;
-  size_t stride;
-
-  float *at(int block, size_t pixel) const { return data + (block * stride + pixel) * LANES; }
-  Window from(int block, size_t pixel) const { return {at(block, pixel), stride}; }
-};
-
 // A blocked tensor whose rows have a zero between them, before the first and behind the last: what a depthwise
 // convolution reads beyond a row's ends.
 struct PaddedRows {
-  float *data;
+  BlockedTensor tensor;  // starts with a zero
   int rows, width;
+
+  PaddedRows(float *memory, int rows, int width) : tensor{memory, stride(rows, width)}, rows(rows), width(width) {}
 
   // A tile of up to MAX_TILE pixels, from `pixel` on; these are counted without the zeros.
   struct Tile {
-    float *data;
-    size_t stride;
+    BlockedTensor tensor;
     int offsets[MAX_TILE];
 
-    float *at(int block, int pixel) const { return data + (block * stride + offsets[pixel]) * LANES; }
+    float *at(int block, int pixel) const { return tensor.at(block, offsets[pixel]); }
   };
 
   static size_t stride(int rows, int width) { return static_cast<size_t>(rows) * (width + 1) + 1; }
-  size_t stride() const { return stride(rows, width); }
-  float *row(int block, int y) const {
-    return data + (block * stride() + static_cast<size_t>(y) * (width + 1) + 1) * LANES;
-  }
+  float *row(int block, int y) const { return tensor.at(block, static_cast<size_t>(y) * (width + 1) + 1); }
   Tile tile(size_t pixel) const {
     const int y = static_cast<int>(pixel / width);
     int x = static_cast<int>(pixel % width);
-    Tile tile = {row(0, y), stride(), {}};
+    Tile tile = {{row(0, y), tensor.stride}, {}};
     for (int i = 0, offset = x; i < MAX_TILE; ++i, ++offset) {
       tile.offsets[i] = offset;
       if (++x == width) x = 0, ++offset;
@@ -131,16 +120,17 @@ struct PaddedRows {
   }
 };
 
-// A block's input, output, and what its shortcut adds (`data` null: nothing), whole tensors.
+// A fused block's input, output, and what its shortcut adds (there may be none), whole.
 struct Tensors {
-  Window input, output, shortcut;
+  ConstBlockedTensor input, shortcut;
+  BlockedTensor output;
   const float *image;  // the plain input of Kind::dense
 };
 
 // Channel blocks first ... last - 1 of the output at `count` pixels of `in`; `shortcut` and `out` start there.
 template <class Out>
-void multiply(const Layer &l, const FoldedLayer &folded, int first, int last, const Window &in, int count,
-              const Window &shortcut, const Out &out) {
+void multiply(const Layer &l, const FoldedLayer &folded, int first, int last, ConstBlockedTensor in, int count,
+              ConstBlockedTensor shortcut, const Out &out) {
   const float *panels = folded.weights + static_cast<size_t>(first) * LANES * l.taps();
   gemm(in.data, in.stride, count, panels, l.taps(), last - first, [&](int row, int vector, const auto &column) {
     const Vec bias = load(folded.bias + (first + vector) * LANES);
@@ -149,7 +139,7 @@ void multiply(const Layer &l, const FoldedLayer &folded, int first, int last, co
       if (row + r >= count) break;
       Vec y = column.at[r] + bias;
       if (l.activation) y = relu6(y);
-      if (shortcut.data != nullptr) y += load(shortcut.at(vector, row + r));
+      if (shortcut) y += load(shortcut.at(vector, row + r));
       store(out.at(vector, row + r), y);
     }
   });
@@ -159,16 +149,15 @@ void multiply(const Layer &l, const FoldedLayer &folded, int first, int last, co
 // i-th on go, up to MAX_TILE of them. `memory`: im2col_floats(l).
 template <class OutFrom>
 void convolve(const Layer &l, const FoldedLayer &folded, int first, int last, const Tensors &tensors,
-              size_t first_pixel, size_t count, float *memory, const Window &shortcut, OutFrom &&out_from) {
+              size_t first_pixel, size_t count, float *memory, ConstBlockedTensor shortcut, OutFrom &&out_from) {
   for (size_t done = 0; done < count; done += MAX_TILE) {
     const int pixels = static_cast<int>(std::min<size_t>(MAX_TILE, count - done));
-    Window in = tensors.input.from(0, first_pixel + done);
+    ConstBlockedTensor in = tensors.input.from(0, first_pixel + done);
     if (l.kind == Kind::dense) {
       im2col(l, tensors.image, first_pixel + done, pixels, MAX_TILE, memory);
       in = {memory, MAX_TILE};
     }
-    const Window added = shortcut.data == nullptr ? shortcut : shortcut.from(0, done);
-    multiply(l, folded, first, last, in, pixels, added, out_from(done));
+    multiply(l, folded, first, last, in, pixels, shortcut.from(0, done), out_from(done));
   }
 }
 
@@ -177,7 +166,7 @@ size_t im2col_floats(const Layer &l) {
 }
 
 // The same rows of the tensor as they are.
-void copy_rows(const Window &in, int blocks, const PaddedRows &out) {
+void copy_rows(ConstBlockedTensor in, int blocks, const PaddedRows &out) {
   for (int block = 0; block < blocks; ++block)
     for (int y = 0; y < out.rows; ++y)
       std::copy_n(in.at(block, static_cast<size_t>(y) * out.width), static_cast<size_t>(out.width) * LANES,
@@ -188,7 +177,7 @@ void copy_rows(const Window &in, int blocks, const PaddedRows &out) {
 // `zeros`: a row of them, with its padding.
 template <int S>
 void convolve_planes(const Layer &l, const FoldedLayer &folded, int first, int last, const RowTile &tile,
-                     const PaddedRows &in, const float *zeros, const Window &out) {
+                     const PaddedRows &in, const float *zeros, BlockedTensor out) {
   const int first_in = tile.first_in(l), rows_in = tile.last_in(l) - first_in, rows_out = tile.last - tile.first;
   for (int block = first; block < last; ++block) {
     for (int image = 0; image < tile.images; ++image) {
@@ -225,7 +214,7 @@ void run(const FusedBlock &b, const FoldedLayer *folded, const Tensors &tensors,
   const size_t middle_floats = b.narrow != nullptr ? blocks * count * LANES + SLACK : 0;
   const size_t zero_floats = PaddedRows::stride(1, l.width) * LANES;
   float *memory = thread_scratch(wide_floats + middle_floats + zero_floats + (b.wide ? im2col_floats(*b.wide) : 0));
-  const PaddedRows wide = {memory, rows_in, l.width};
+  const PaddedRows wide(memory, rows_in, l.width);
   float *middle = memory + wide_floats, *zeros = middle + middle_floats;
 
   wide.clear_padding(blocks);
@@ -236,11 +225,11 @@ void run(const FusedBlock &b, const FoldedLayer *folded, const Tensors &tensors,
   } else {
     copy_rows(tensors.input.from(first, start_in), blocks, wide);
   }
-  const Window out = b.narrow != nullptr ? Window{middle, count} : tensors.output.from(first, start);
+  const BlockedTensor out = b.narrow != nullptr ? BlockedTensor{middle, count} : tensors.output.from(first, start);
   (l.stride == 1 ? convolve_planes<1> : convolve_planes<2>)(l, *folded++, first, last, tile, wide, zeros, out);
   if (b.narrow == nullptr) return;
-  const Window added = tensors.shortcut.data == nullptr ? tensors.shortcut : tensors.shortcut.from(0, start);
-  multiply(end, *folded, 0, end.out_blocks(), out, static_cast<int>(count), added, tensors.output.from(0, start));
+  multiply(end, *folded, 0, end.out_blocks(), out, static_cast<int>(count), tensors.shortcut.from(0, start),
+           tensors.output.from(0, start));
 }
 
 // Row tiles, each of all channels in a block that ends with a narrow convolution; else of groups of channels, and of
@@ -272,9 +261,8 @@ void run_gemm(const FusedBlock &b, const FoldedLayer &folded, const Tensors &ten
   parallel(split.parts * groups.groups, [&](int task) {
     const int part = task / groups.groups, group = task % groups.groups, first = groups.first(group);
     const size_t pixel = split.first_pixel(part);
-    const Window added = tensors.shortcut.data == nullptr ? tensors.shortcut : tensors.shortcut.from(first, pixel);
     convolve(l, folded, first, groups.first(group + 1), tensors, pixel, split.pixels_of(part),
-             thread_scratch(im2col_floats(l)), added,
+             thread_scratch(im2col_floats(l)), tensors.shortcut.from(first, pixel),
              [&](size_t done) { return tensors.output.from(first, pixel + done); });
   });
 }
@@ -291,17 +279,18 @@ void Backbone::infer(const float *input, float *features) const {
   // Three tensors take turns: a block's output, its input, and the input of the block before it, for a shortcut.
   float *memory = shared_scratch(ScratchSlot::values, 3 * largest);
   const auto tensor = [&](size_t i) { return memory + i % 3 * largest; };
-  if (plain != 0) to_blocks(input, first().images, first().in_channels, first().in_plane(), tensor(0));
+  if (plain != 0) to_blocks(input, first().images, first().in_channels, first().in_plane(), {tensor(0), first().in_pixels()});
   for (size_t i = 0; i < blocks.size(); ++i) {
     const FusedBlock &b = blocks[i];
     const Layer &start = layers[b.first];
-    Tensors tensors = {{tensor(i), start.in_pixels()}, {tensor(i + 1), b.end().out_pixels()}, {}, input};
-    if (b.end().shortcut >= 0) tensors.shortcut = {tensor(i - b.shortcut_block + 3), b.end().out_pixels()};
+    const size_t pixels = b.end().out_pixels();
+    Tensors tensors = {{tensor(i), start.in_pixels()}, {}, {tensor(i + 1), pixels}, input};
+    if (b.end().shortcut >= 0) tensors.shortcut = {tensor(i - b.shortcut_block + 3), pixels};
     if (b.depthwise != nullptr) {
       run_depthwise(b, &folded[b.first], tensors);
     } else {
       run_gemm(b, folded[b.first], tensors);
     }
   }
-  write_features({tensor(blocks.size()), nullptr, false}, features);
+  write_features({{tensor(blocks.size()), last().out_pixels()}, {}, false}, features);
 }
