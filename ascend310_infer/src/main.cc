@@ -67,9 +67,8 @@ void Report(size_t pictures, int64_t batch_size, double first, double preprocess
   const double total = std::accumulate(latencies.begin(), latencies.end(), 0.0);
   std::printf("%zu pictures in %zu batches of %lld; warm-up %.3f ms, preprocessing %.3f ms a picture\n", pictures,
               latencies.size(), static_cast<long long>(batch_size), first, preprocessing / pictures);
-  std::printf("latency of a batch: mean %.3f ms, p50 %.3f ms, p99 %.3f ms; %.2f pictures/s\n",
-              total / latencies.size(), Percentile(latencies, 0.5), Percentile(latencies, 0.99),
-              1000 * pictures / total);
+  std::printf("latency of a batch: mean %.3f ms, p50 %.3f ms, p99 %.3f ms; %.2f pictures/s\n", total / latencies.size(),
+              Percentile(latencies, 0.5), Percentile(latencies, 0.99), 1000 * pictures / total);
 }
 
 void Run(Options options) {

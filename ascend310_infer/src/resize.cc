@@ -36,8 +36,8 @@ std::vector<int> ResizeRow(const unsigned char *row, const std::vector<Tap> &tap
   for (size_t x = 0; x < taps.size(); ++x) {
     const Tap &tap = taps[x];
     for (int c = 0; c < kChannels; ++c) {
-      out[x * kChannels + static_cast<size_t>(c)] = row[tap.first * kChannels + c] * tap.first_weight +
-                                                    row[tap.second * kChannels + c] * tap.second_weight;
+      out[x * kChannels + static_cast<size_t>(c)] =
+          row[tap.first * kChannels + c] * tap.first_weight + row[tap.second * kChannels + c] * tap.second_weight;
     }
   }
   return out;

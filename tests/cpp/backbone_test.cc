@@ -48,7 +48,7 @@ std::vector<float> run(const std::vector<int32_t> &plan, const Size &size, int t
   for (float &v : features_gradient) v = normal(random);
   backbone.forward(input.data(), features.data(), saved.data());
   backbone.backward(input.data(), saved.data(), features_gradient.data(), outputs.data(), outputs.data() + layers,
-                 outputs.data() + 2 * layers, input_gradient.data());
+                    outputs.data() + 2 * layers, input_gradient.data());
   backbone.infer(input.data(), inferred.data());
 
   std::vector<float> all;

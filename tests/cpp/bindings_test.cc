@@ -18,7 +18,7 @@ using Operator = int(int, void **, int *, int64_t **, const char **, void *, voi
 extern "C" Operator backbone_forward, backbone_infer, backbone_backward, momentum_update, ema_update, all_finite,
     shm_all_reduce;
 extern "C" int backbone_shapes(const int32_t *plan, int64_t numbers, int64_t images, int64_t height, int64_t width,
-                            int64_t *out);
+                               int64_t *out);
 extern "C" int use_threads(int count);
 
 namespace {
@@ -94,8 +94,8 @@ struct Call {
 };
 
 // A stem, an inverted residual with a shortcut; all strides 1, so that no other size of the images fits the features.
-const std::vector<int32_t> PLAN = {1, 0, 4, 2, 1, 1, -1, 3,  8, 0, 1, 1, -1, 8,  18,
-                                   1, 1, 1, -1, 18, 18, 0, 1, 0, 1,  18, 8};
+const std::vector<int32_t> PLAN = {1,  0, 4, 2, 1,  1,  -1, 3, 8, 0, 1, 1,  -1, 8,
+                                   18, 1, 1, 1, -1, 18, 18, 0, 1, 0, 1, 18, 8};
 constexpr int LAYERS = 4, BATCH_SIZE = 2, SIDE = 5;
 const Sizes WEIGHTS[LAYERS] = {{8, 3, 3, 3}, {18, 8, 1, 1}, {18, 1, 3, 3}, {8, 18, 1, 1}};
 const Sizes IMAGES = {BATCH_SIZE, 3, SIDE, SIDE}, FEATURES = {BATCH_SIZE, 8, SIDE, SIDE};
@@ -224,7 +224,8 @@ void sizes_that_no_backbone_has() {
     CHECK(shapes(wrong, 2, 5, 5) != 0 && shapes(numbers, wrong, 5, 5) != 0);
     CHECK(shapes(numbers, 2, wrong, 5) != 0 && shapes(numbers, 2, 5, wrong) != 0);
   }
-  for (const int64_t wrong : {numbers - 1, numbers - 6, int64_t{3}, int64_t{2}, int64_t{1}}) CHECK(shapes(wrong, 2, 5, 5) != 0);
+  for (const int64_t wrong : {numbers - 1, numbers - 6, int64_t{3}, int64_t{2}, int64_t{1}})
+    CHECK(shapes(wrong, 2, 5, 5) != 0);
   CHECK(shapes(numbers, 50000, 50000, 1) != 0);
 }
 

@@ -157,7 +157,8 @@ void a_child_takes_no_part() {
 }
 
 void what_does_not_fit_is_refused() {
-  for (const int64_t ranks : {-1, 0, 1, 257}) CHECK_THROWS(std::runtime_error, ShmAllReduce::create_file(ranks, FLOATS));
+  for (const int64_t ranks : {-1, 0, 1, 257})
+    CHECK_THROWS(std::runtime_error, ShmAllReduce::create_file(ranks, FLOATS));
   for (const int64_t floats : {int64_t{-1}, int64_t{0}, INT64_MAX, INT64_MAX / 8})
     CHECK_THROWS(std::runtime_error, ShmAllReduce::create_file(2, floats));
   const int file = ShmAllReduce::create_file(2, FLOATS);

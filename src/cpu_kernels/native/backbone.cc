@@ -87,8 +87,7 @@ size_t Backbone::saved_floats() const { return SavedActivations<float>(layers, n
 
 void Backbone::forward(const float *input, float *features, float *memory) const {
   const SavedActivations saved(layers, memory);
-  if (saved.values[0])
-    to_blocks(input, first().images, first().in_channels, first().in_plane(), saved.values[0]);
+  if (saved.values[0]) to_blocks(input, first().images, first().in_channels, first().in_plane(), saved.values[0]);
   PartialSums sums;
   for (size_t i = 0; i < layers.size(); ++i) {
     const Layer &l = layers[i];
@@ -114,7 +113,7 @@ void Backbone::write_features(const Activations &value, float *features) const {
 }
 
 void Backbone::backward(const float *input, const float *memory, const float *features_gradient, float *const *weights,
-                     float *const *gammas, float *const *betas, float *input_gradient) const {
+                        float *const *gammas, float *const *betas, float *input_gradient) const {
   const SavedActivations saved(layers, memory);
   // Three gradients are alive at a time: that of a wide (activated 1x1 or dense 3x3) layer, of a depthwise one, and
   // of a block's output, which a shortcut needs until the block's input is reached.
@@ -168,6 +167,5 @@ void Backbone::backward(const float *input, const float *memory, const float *fe
     gradient = next;
   }
   if (gradient)
-    from_blocks({gradient, {}, false}, first().images, first().in_channels,
-                first().in_plane(), input_gradient);
+    from_blocks({gradient, {}, false}, first().images, first().in_channels, first().in_plane(), input_gradient);
 }

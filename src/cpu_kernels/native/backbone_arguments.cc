@@ -70,9 +70,12 @@ void check_row(const std::vector<Row> &rows, int i) {
 
 Shape weight_shape(const Layer &l) {
   switch (l.kind) {
-    case Kind::pointwise: return {l.out_channels, l.in_channels, 1, 1};
-    case Kind::depthwise: return {l.out_channels, 1, 3, 3};
-    case Kind::dense: break;
+    case Kind::pointwise:
+      return {l.out_channels, l.in_channels, 1, 1};
+    case Kind::depthwise:
+      return {l.out_channels, 1, 3, 3};
+    case Kind::dense:
+      break;
   }
   return {l.out_channels, l.in_channels, 3, 3};
 }
@@ -83,7 +86,8 @@ Backbone backbone_of(const Arguments &arguments) {
   const int32_t *plan = arguments.integers(PLAN, "plan");
   const Shape images = arguments.shape(IMAGES, "images");
   if (images.rank != 4) throw std::invalid_argument("images of shape " + images.text() + " are not N x C x H x W");
-  return checked_backbone(plan, arguments.shape(PLAN, "plan").sizes[0], images.sizes[0], images.sizes[2], images.sizes[3]);
+  return checked_backbone(plan, arguments.shape(PLAN, "plan").sizes[0], images.sizes[0], images.sizes[2],
+                          images.sizes[3]);
 }
 
 }  // namespace
@@ -120,8 +124,8 @@ std::vector<float *> layer_arrays(const Arguments &arguments, int first, const B
   std::vector<float *> arrays;
   for (const char *name : names)
     for (const Layer &l : backbone.layers)
-      arrays.push_back(arguments.floats(first++, name,
-                                        name == *names.begin() ? weight_shape(l) : Shape{l.out_channels}));
+      arrays.push_back(
+          arguments.floats(first++, name, name == *names.begin() ? weight_shape(l) : Shape{l.out_channels}));
   return arrays;
 }
 

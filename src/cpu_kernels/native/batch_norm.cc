@@ -78,8 +78,8 @@ void start_backward(const Layer &l, const Activations &y, BlockedTensor gradient
   });
 }
 
-void batch_norm_backward(const Layer &l, const PartialSums &sums, const ConstNorm &norm, bool batch_statistics, float *gamma,
-                         float *beta, float *a, float *b, float *c) {
+void batch_norm_backward(const Layer &l, const PartialSums &sums, const ConstNorm &norm, bool batch_statistics,
+                         float *gamma, float *beta, float *a, float *b, float *c) {
   const double pixels = static_cast<double>(l.out_pixels());
   for_channels(l, [&](int channel) {
     double sum = 0.0, products = 0.0;

@@ -77,7 +77,7 @@ void backbone_backward(const Arguments &arguments) {
       arguments, outputs, in.backbone, {"gradient of a weight", "gradient of a gamma", "gradient of a beta"});
   float *images = images_too ? arguments.floats(end, "gradient of the images", in.images_shape) : nullptr;
   in.backbone.backward(in.images, saved, gradient, gradients.data(), gradients.data() + layers,
-                    gradients.data() + 2 * layers, images);
+                       gradients.data() + 2 * layers, images);
 }
 
 // Inputs: learning rate, momentum, norm to clip to, whether to look ahead (1 or 0), a weight decay each, then all
@@ -127,8 +127,7 @@ void all_finite(const Arguments &arguments) {
   arguments.expect_at_least(1);
   const int output = arguments.count() - 1;
   std::vector<Span> arrays(output);
-  for (int i = 0; i < output; ++i)
-    arrays[i] = {arguments.floats(i, "array"), arguments.shape(i, "array").elements()};
+  for (int i = 0; i < output; ++i) arrays[i] = {arguments.floats(i, "array"), arguments.shape(i, "array").elements()};
   float *finite = arguments.number(output, "output");
   *finite = are_finite(arrays) ? 1.0f : 0.0f;
 }
@@ -156,9 +155,9 @@ void shm_all_reduce(const Arguments &arguments) {
 }  // namespace
 
 // What MindSpore looks up by name and calls; two of its arguments are of no use here.
-#define OPERATOR(name)                                                                                           \
+#define OPERATOR(name)                                                                                            \
   extern "C" int name(int count, void **data, int *ranks, int64_t **shapes, const char **types, void *, void *) { \
-    return guarded(#name, [&] { operators::name(Arguments(count, data, ranks, shapes, types)); });               \
+    return guarded(#name, [&] { operators::name(Arguments(count, data, ranks, shapes, types)); });                \
   }
 OPERATOR(backbone_forward)
 OPERATOR(backbone_infer)
@@ -188,7 +187,7 @@ extern "C" int shm_all_reduce_join(int file, int64_t rank, int64_t ranks, int64_
 // Writes the channels, height and width of the features and the floats of the saved activations for images of this
 // size, given a plan of so many numbers.
 extern "C" int backbone_shapes(const int32_t *plan, int64_t numbers, int64_t images, int64_t height, int64_t width,
-                            int64_t *out) {
+                               int64_t *out) {
   return guarded("backbone_shapes", [&] {
     const Backbone backbone = checked_backbone(plan, numbers, images, height, width);
     const Shape features = features_shape(backbone);

@@ -25,9 +25,7 @@ class Rows {
   }
   // Where row y goes; columns start at 0.
   float *place(int y) { return memory_ + (y & 3) * pitch_ + LANES; }
-  const float *row(int y) const {
-    return memory_ + (y < 0 || y >= height_ ? 4 : y & 3) * pitch_ + LANES;
-  }
+  const float *row(int y) const { return memory_ + (y < 0 || y >= height_ ? 4 : y & 3) * pitch_ + LANES; }
 
  private:
   float *memory_;
@@ -70,20 +68,20 @@ template <int S> void forward_planes(const Layer &l, const Activations &value, B
                    rows.place(loaded));
       depthwise_row<S>(taps, rows.row(row * S - 1), rows.row(row * S), rows.row(row * S + 1),
                        [&](int lane, auto &&convolve) {
-        Moments<Register> total;
-        if (row == first) {
-          total.set_pivot(convolve(0));
-        } else {
-          total.read(kept + lane);
-        }
-        float *to = out + static_cast<size_t>(row) * l.out_width * LANES + lane;
-        for (int column = 0; column < l.out_width; ++column, to += LANES) {
-          const Register sum = convolve(column);
-          total.add(sum);
-          store(to, sum);
-        }
-        total.write(kept + lane);
-      });
+                         Moments<Register> total;
+                         if (row == first) {
+                           total.set_pivot(convolve(0));
+                         } else {
+                           total.read(kept + lane);
+                         }
+                         float *to = out + static_cast<size_t>(row) * l.out_width * LANES + lane;
+                         for (int column = 0; column < l.out_width; ++column, to += LANES) {
+                           const Register sum = convolve(column);
+                           total.add(sum);
+                           store(to, sum);
+                         }
+                         total.write(kept + lane);
+                       });
     }
   });
 }
@@ -115,8 +113,8 @@ inline void input_gradient_row(const Layer &l, const Rows &d, const Taps &w, int
     const float *above = d.row(y - 1) + lane, *here = d.row(y) + lane, *below = d.row(y + 1) + lane;
     for (int x = 0; x < l.width; ++x) {
       const int i = (x - 1) * LANES;
-      finish(x, convolve_row<8, -1>(w, above + i) + convolve_row<5, -1>(w, here + i) +
-                    convolve_row<2, -1>(w, below + i));
+      finish(x,
+             convolve_row<8, -1>(w, above + i) + convolve_row<5, -1>(w, here + i) + convolve_row<2, -1>(w, below + i));
     }
   } else {
     // An even row was seen by the middle row of one window, an odd one by the last of one and the first of the next;
@@ -144,7 +142,8 @@ inline void input_gradient_row(const Layer &l, const Rows &d, const Taps &w, int
 
 template <int S>
 void backward_planes(const Layer &l, const Activations &value, const RawGradient &gradient, const Activations &producer,
-                     ConstBlockedTensor shortcut_gradient, float *weight_gradient, BlockedTensor input_gradient, PartialSums &sums) {
+                     ConstBlockedTensor shortcut_gradient, float *weight_gradient, BlockedTensor input_gradient,
+                     PartialSums &sums) {
   const int blocks = l.out_blocks();
   const Planes planes(l);
   const auto task_index = [&](int block, int part) { return static_cast<size_t>(block) * planes.parts + part; };
@@ -167,8 +166,7 @@ void backward_planes(const Layer &l, const Activations &value, const RawGradient
         load_gradient(gradient, block, first_out + static_cast<size_t>(d_loaded) * l.out_width, l.out_width,
                       d.place(d_loaded));
       for (; x_loaded < std::min(oy * S + 2, l.height); ++x_loaded)
-        load_value(value, block, first_in + static_cast<size_t>(x_loaded) * l.width, l.width,
-                   x.place(x_loaded));
+        load_value(value, block, first_in + static_cast<size_t>(x_loaded) * l.width, l.width, x.place(x_loaded));
       for (int lane = 0; lane < LANES; lane += REGISTER_LANES)
         add_taps_gradient<S>(l, d.row(oy), {x.row(oy * S - 1), x.row(oy * S), x.row(oy * S + 1)}, lane, taps_gradient);
       if (!input_gradient) continue;
@@ -212,9 +210,9 @@ void depthwise_forward(const Layer &l, const Activations &value, BlockedTensor y
   (l.stride == 1 ? forward_planes<1> : forward_planes<2>)(l, value, y, moments);
 }
 
-void depthwise_backward(const Layer &l, const Activations &value, const RawGradient &gradient, const Activations &producer,
-                        ConstBlockedTensor shortcut_gradient, float *weight_gradient, BlockedTensor input_gradient,
-                        PartialSums &sums) {
+void depthwise_backward(const Layer &l, const Activations &value, const RawGradient &gradient,
+                        const Activations &producer, ConstBlockedTensor shortcut_gradient, float *weight_gradient,
+                        BlockedTensor input_gradient, PartialSums &sums) {
   (l.stride == 1 ? backward_planes<1> : backward_planes<2>)(l, value, gradient, producer, shortcut_gradient,
-                                                           weight_gradient, input_gradient, sums);
+                                                            weight_gradient, input_gradient, sums);
 }

@@ -38,8 +38,7 @@ void gemm_forward(const Layer &l, const Activations &value, const float *image, 
     split.for_tiles(part, [&](size_t first, int count, int next_count, bool first_tile) {
       load_input(l, value, image, 0, k_blocks, first, count, MAX_TILE, tile);
       Prefetcher prefetcher;
-      if (l.kind == Kind::pointwise)
-        prefetcher.add(value.raw.from(0, first + count), k_blocks, next_count);
+      if (l.kind == Kind::pointwise) prefetcher.add(value.raw.from(0, first + count), k_blocks, next_count);
       prefetcher.start(gemm_steps(count, last_block - first_block));
       gemm(tile, MAX_TILE, count, group_panels, k, last_block - first_block,
            [&](int row, int vector, const auto &column) {
@@ -143,8 +142,7 @@ void image_gradient(const Layer &l, const RawGradient &gradient, float *out) {
     for (size_t pixel = 0; pixel < out_plane; ++pixel) {
       const int y0 = static_cast<int>(pixel / l.out_width) * l.stride - 1;
       const int x0 = static_cast<int>(pixel % l.out_width) * l.stride - 1;
-      for (int b = 0; b < l.out_blocks(); ++b)
-        load_gradient(gradient, b, index * out_plane + pixel, 1, d + b * LANES);
+      for (int b = 0; b < l.out_blocks(); ++b) load_gradient(gradient, b, index * out_plane + pixel, 1, d + b * LANES);
       for (int i = 0; i < k; ++i) {
         const int y = y0 + i % 9 / 3, x = x0 + i % 3;
         if (y < 0 || y >= l.height || x < 0 || x >= l.width) continue;

@@ -60,8 +60,8 @@ uint64_t digest(const std::vector<Layer> &layers) {
   for (const Layer &l : layers) {
     const size_t channels = l.out_channels, weights = channels * l.taps();
     for (size_t i = 0; i < weights; i += LENGTH) spans.push_back({l.weight + i, std::min(LENGTH, weights - i)});
-    for (const float *array : {l.gamma, l.beta, static_cast<const float *>(l.moving_mean),
-                               static_cast<const float *>(l.moving_variance)})
+    for (const float *array :
+         {l.gamma, l.beta, static_cast<const float *>(l.moving_mean), static_cast<const float *>(l.moving_variance)})
       spans.push_back({array, channels});
     spans.push_back({&l.epsilon, 1});
     total = mix(total ^ static_cast<uint64_t>(l.kind), channels << 32 ^ l.in_channels);
@@ -76,9 +76,7 @@ uint64_t digest(const std::vector<Layer> &layers) {
 // Folding
 // ---------------------------------------------------------------------------------------------------------------------
 
-size_t folded_floats(const Layer &l) {
-  return static_cast<size_t>(l.taps() + 1) * l.out_blocks() * LANES;
-}
+size_t folded_floats(const Layer &l) { return static_cast<size_t>(l.taps() + 1) * l.out_blocks() * LANES; }
 
 FoldedLayer fold(const Layer &l, float *weights) {
   const int channels = l.out_blocks() * LANES, k = l.taps();

@@ -43,8 +43,8 @@ std::vector<RowTile> cut(const Layer &l, int at_once, int parts) {
   std::vector<RowTile> tiles;
   for (int image = 0; image < l.images; image += at_once)
     for (int i = 0; i < parts; ++i)
-      tiles.push_back({image, std::min(at_once, l.images - image), l.out_height * i / parts,
-                       l.out_height * (i + 1) / parts});
+      tiles.push_back(
+          {image, std::min(at_once, l.images - image), l.out_height * i / parts, l.out_height * (i + 1) / parts});
   return tiles;
 }
 
@@ -188,15 +188,15 @@ void convolve_planes(const Layer &l, const FoldedLayer &folded, int first, int l
       for (int y = tile.first; y < tile.last; ++y, to += static_cast<size_t>(l.out_width) * LANES) {
         depthwise_row<S>(folded.weights + block * TAPS * LANES, row(y * S - 1), row(y * S), row(y * S + 1),
                          [&](int lane, auto &&convolve) {
-          Register bias;
-          load(folded.bias + block * LANES + lane, bias);
-          float *at = to + lane;
-          if (l.activation) {
-            for (int x = 0; x < l.out_width; ++x, at += LANES) store(at, relu6(convolve(x) + bias));
-          } else {
-            for (int x = 0; x < l.out_width; ++x, at += LANES) store(at, convolve(x) + bias);
-          }
-        });
+                           Register bias;
+                           load(folded.bias + block * LANES + lane, bias);
+                           float *at = to + lane;
+                           if (l.activation) {
+                             for (int x = 0; x < l.out_width; ++x, at += LANES) store(at, relu6(convolve(x) + bias));
+                           } else {
+                             for (int x = 0; x < l.out_width; ++x, at += LANES) store(at, convolve(x) + bias);
+                           }
+                         });
       }
     }
   }
@@ -279,7 +279,8 @@ void Backbone::infer(const float *input, float *features) const {
   // Three tensors take turns: a block's output, its input, and the input of the block before it, for a shortcut.
   float *memory = shared_scratch(ScratchSlot::values, 3 * largest);
   const auto tensor = [&](size_t i) { return memory + i % 3 * largest; };
-  if (plain != 0) to_blocks(input, first().images, first().in_channels, first().in_plane(), {tensor(0), first().in_pixels()});
+  if (plain != 0)
+    to_blocks(input, first().images, first().in_channels, first().in_plane(), {tensor(0), first().in_pixels()});
   for (size_t i = 0; i < blocks.size(); ++i) {
     const FusedBlock &b = blocks[i];
     const Layer &start = layers[b.first];

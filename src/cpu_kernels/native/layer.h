@@ -58,8 +58,8 @@ template <class Float> struct NormView {
 using Norm = NormView<float>;
 using ConstNorm = NormView<const float>;
 
-// What the next layer reads: a tensor, through the normalisation and ReLU6 of the layer that made it. `norm.scale` null:
-// the tensor as it is.
+// What the next layer reads: a tensor, through the normalisation and ReLU6 of the layer that made it. `norm.scale`
+// null: the tensor as it is.
 struct Activations {
   ConstBlockedTensor raw;
   ConstNorm norm;

@@ -20,7 +20,7 @@
 namespace {
 
 constexpr size_t PIECE = size_t{1} << 15;  // floats that one task copies or adds
-constexpr size_t PAGE = 4096;  // the header's; Python marks the file in its last 8 bytes
+constexpr size_t PAGE = 4096;              // the header's; Python marks the file in its last 8 bytes
 constexpr int MOST_RANKS = 256;
 
 // A file descriptor, closed at the end.
@@ -62,7 +62,7 @@ struct flock lock_of(int rank) {
 }  // namespace
 
 struct ShmAllReduce::Header {
-  Word arrived;                           // how often a rank has brought its arrays; wraps around
+  Word arrived;                          // how often a rank has brought its arrays; wraps around
   std::atomic<bool> joined[MOST_RANKS];  // whether a rank has had its lock
 };
 
