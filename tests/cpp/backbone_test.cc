@@ -1,12 +1,13 @@
 // Forward, backward and inference over backbones of awkward sizes. The numbers themselves are compared with the
 // framework's in Python; here they must only be finite, and the same with any number of threads.
+#include "backbone.h"
+
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <random>
 #include <vector>
 
-#include "backbone.h"
 #include "checks.h"
 #include "thread_pool.h"
 
@@ -34,6 +35,8 @@ std::vector<float> run(const std::vector<int32_t> &plan, const Size &size, int t
   }
   std::vector<void *> pointers;
   std::vector<float *> outputs;
+  pointers.reserve(parameters.size());
+  outputs.reserve(gradients.size());
   for (auto &p : parameters) pointers.push_back(p.data());
   for (auto &g : gradients) outputs.push_back(g.data());
   std::vector<float> constants;

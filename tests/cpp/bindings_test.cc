@@ -22,13 +22,13 @@ extern "C" int backbone_shapes(const int32_t *plan, int64_t numbers, int64_t ima
 extern "C" int use_threads(int count);
 
 namespace {
-const auto first_thread = std::this_thread::get_id();
+const auto FIRST_THREAD = std::this_thread::get_id();
 std::atomic<bool> memory_for_pool_threads{true};
 }  // namespace
 
 // Stands before the system's own. All scratch memory comes from here.
 extern "C" void *aligned_alloc(size_t alignment, size_t bytes) {
-  if (!memory_for_pool_threads && std::this_thread::get_id() != first_thread) return nullptr;
+  if (!memory_for_pool_threads && std::this_thread::get_id() != FIRST_THREAD) return nullptr;
   void *memory = nullptr;
   return posix_memalign(&memory, alignment, bytes) == 0 ? memory : nullptr;
 }
@@ -81,6 +81,7 @@ struct Call {
   }
   std::vector<std::vector<uint32_t>> values() const {
     std::vector<std::vector<uint32_t>> all;
+    all.reserve(arguments.size());
     for (const Argument &a : arguments) all.push_back(a.bits);
     return all;
   }

@@ -1,9 +1,10 @@
 // The update, the EMA and the search for what is not finite, against what they must give.
+#include "optimizer.h"
+
 #include <limits>
 #include <vector>
 
 #include "checks.h"
-#include "optimizer.h"
 #include "thread_pool.h"
 
 int main() {

@@ -1,4 +1,6 @@
 // Sums over processes, and what is left of them when some end.
+#include "shm_all_reduce.h"
+
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -8,7 +10,6 @@
 #include <vector>
 
 #include "checks.h"
-#include "shm_all_reduce.h"
 #include "thread_pool.h"
 
 namespace {

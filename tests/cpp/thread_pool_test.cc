@@ -1,4 +1,6 @@
 // The pool: every task once, whatever is thrown, refused or forked.
+#include "thread_pool.h"
+
 #include <dlfcn.h>
 #include <pthread.h>
 #include <sys/wait.h>
@@ -15,7 +17,6 @@
 #include <vector>
 
 #include "checks.h"
-#include "thread_pool.h"
 
 namespace {
 std::atomic<int> threads_allowed{std::numeric_limits<int>::max()};

@@ -8,8 +8,10 @@
 #include "checks.h"
 
 // Memory that cannot be had is to be null under a sanitizer, too.
+// NOLINTBEGIN(bugprone-reserved-identifier,readability-identifier-naming): the names that the sanitizers look for.
 extern "C" const char *__asan_default_options() { return "allocator_may_return_null=1"; }
 extern "C" const char *__tsan_default_options() { return "allocator_may_return_null=1"; }
+// NOLINTEND(bugprone-reserved-identifier,readability-identifier-naming)
 
 int main() {
   limit_time();

@@ -31,7 +31,7 @@ void clear_norm(const Norm &norm, int c) {
 
 // The parts' means and squared deviations combined in double precision (Chan, Golub, LeVeque).
 void use_batch_statistics(const Layer &l, const PartialSums &moments, const Norm &norm) {
-  const double pixels = static_cast<double>(l.out_pixels());
+  const auto pixels = static_cast<double>(l.out_pixels());
   const size_t parts = moments.pixels.size();
   for_channels(l, [&](int c) {
     if (c >= l.out_channels) return clear_norm(norm, c);
@@ -80,7 +80,7 @@ void start_backward(const Layer &l, const Activations &y, BlockedTensor gradient
 
 void batch_norm_backward(const Layer &l, const PartialSums &sums, const ConstNorm &norm, bool batch_statistics,
                          float *gamma, float *beta, float *a, float *b, float *c) {
-  const double pixels = static_cast<double>(l.out_pixels());
+  const auto pixels = static_cast<double>(l.out_pixels());
   for_channels(l, [&](int channel) {
     double sum = 0.0, products = 0.0;
     for (size_t i = 0; i < sums.pixels.size(); ++i) {

@@ -37,7 +37,7 @@ uint64_t digest(const Span &span) {
 #pragma GCC unroll 8
     for (size_t i = 0; i < STATES; ++i) {
       Bits bits;
-      std::memcpy(&bits, block + i * REGISTER_BYTES / sizeof(float), sizeof bits);
+      std::memcpy(&bits, block + i * REGISTER_LANES, sizeof bits);
       bits = (bits ^ states[i]) * 0x9e3779b1u;
       states[i] = bits ^ bits >> 16;
     }

@@ -29,10 +29,10 @@ class ShmAllReduce {
   // The first rank that has joined and whose process has ended; -1 if there is none.
   int ended_rank() const;
 
-  Header *header;
-  int file;  // to look at the locks; without a lock of its own
-  pid_t process;
-  int rank, ranks;
-  size_t floats;
-  uint32_t rounds = 0;  // sums so far: they take the two sets of slots in turn
+  Header *header_;
+  int file_;  // to look at the locks; without a lock of its own
+  pid_t process_;
+  int rank_, ranks_;
+  size_t floats_;
+  uint32_t rounds_ = 0;  // sums so far: they take the two sets of slots in turn
 };

@@ -49,7 +49,8 @@ float *shared_scratch(ScratchSlot slot, size_t floats) {
 }
 
 void prefer_huge_pages(void *data, size_t bytes) {
-  const uintptr_t first = (reinterpret_cast<uintptr_t>(data) + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
-  const uintptr_t last = (reinterpret_cast<uintptr_t>(data) + bytes) / HUGE_PAGE * HUGE_PAGE;
-  if (last > first) madvise(reinterpret_cast<void *>(first), last - first, MADV_HUGEPAGE);
+  const auto start = reinterpret_cast<uintptr_t>(data);
+  const uintptr_t first = (start + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+  const uintptr_t last = (start + bytes) / HUGE_PAGE * HUGE_PAGE;
+  if (last > first) madvise(static_cast<char *>(data) + (first - start), last - first, MADV_HUGEPAGE);
 }
