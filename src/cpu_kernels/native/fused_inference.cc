@@ -18,15 +18,15 @@ constexpr size_t TILE_FLOATS = size_t{1} << 18;  // 1 MB of the expanded tensor:
 constexpr int WANTED_TASKS = 16;                 // of a fused block, before it is cut in two
 constexpr size_t SLACK = LARGEST_MR * LANES;     // gemm reads so far beyond a tensor's end
 
-// Layers computed together: a depthwise convolution with the wide one before it and the 1x1 one behind it, either of
-// which may be missing; or one other convolution alone, as `narrow`.
+// Layers computed together: a depthwise convolution with the expanding one before it and the 1x1 one behind it, either
+// of which may be missing; or one other convolution alone, as `project`.
 struct FusedBlock {
-  const Layer *wide = nullptr, *depthwise = nullptr, *narrow = nullptr;
+  const Layer *expand = nullptr, *depthwise = nullptr, *project = nullptr;
   int first = 0;           // the index of its first layer
   int shortcut_block = 0;  // how many fused blocks back the shortcut's value was the input
 
-  const Layer &end() const { return narrow != nullptr ? *narrow : *depthwise; }
-  int count() const { return (wide != nullptr) + (depthwise != nullptr) + (narrow != nullptr); }
+  const Layer &end() const { return project != nullptr ? *project : *depthwise; }
+  int count() const { return (expand != nullptr) + (depthwise != nullptr) + (project != nullptr); }
 };
 
 // Output rows first ... last - 1 of `images` images; all rows if there are several images.
@@ -69,15 +69,15 @@ std::vector<FusedBlock> fused_blocks(const std::vector<Layer> &layers) {
     b.first = i;
     if (is(i + 1, Kind::depthwise) && !is(i, Kind::depthwise) && layers[i].shortcut < 0 &&
         !(is(i + 2, Kind::pointwise) && !joins(i + 2, i)))
-      b.wide = &layers[next++];
+      b.expand = &layers[next++];
     if (is(next, Kind::depthwise)) b.depthwise = &layers[next++];
-    if (b.depthwise == nullptr || is(next, Kind::pointwise)) b.narrow = &layers[next++];
-    if (b.depthwise != nullptr && b.narrow != nullptr && row_tiles(b).size() < WANTED_TASKS) {
+    if (b.depthwise == nullptr || is(next, Kind::pointwise)) b.project = &layers[next++];
+    if (b.depthwise != nullptr && b.project != nullptr && row_tiles(b).size() < WANTED_TASKS) {
       FusedBlock rest;
-      rest.narrow = b.narrow;
+      rest.project = b.project;
       rest.first = next - 1;
       rest.shortcut_block = 1;
-      b.narrow = nullptr;
+      b.project = nullptr;
       blocks.push_back(b);
       b = rest;
     }
@@ -129,8 +129,8 @@ struct Tensors {
 
 // Channel blocks first ... last - 1 of the output at `count` pixels of `in`; `shortcut` and `out` start there.
 template <class Out>
-void multiply(const Layer &l, const FoldedLayer &folded, int first, int last, ConstBlockedTensor in, int count,
-              ConstBlockedTensor shortcut, const Out &out) {
+void gemm_with_epilogue(const Layer &l, const FoldedLayer &folded, int first, int last, ConstBlockedTensor in,
+                        int count, ConstBlockedTensor shortcut, const Out &out) {
   const float *panels = folded.weights + static_cast<size_t>(first) * LANES * l.taps();
   gemm(in.data, in.stride, count, panels, l.taps(), last - first, [&](int row, int vector, const auto &column) {
     const Vec bias = load(folded.bias + (first + vector) * LANES);
@@ -157,7 +157,7 @@ void convolve(const Layer &l, const FoldedLayer &folded, int first, int last, co
       im2col(l, tensors.image, first_pixel + done, pixels, MAX_TILE, memory);
       in = {memory, MAX_TILE};
     }
-    multiply(l, folded, first, last, in, pixels, shortcut.from(0, done), out_from(done));
+    gemm_with_epilogue(l, folded, first, last, in, pixels, shortcut.from(0, done), out_from(done));
   }
 }
 
@@ -202,7 +202,7 @@ void convolve_planes(const Layer &l, const FoldedLayer &folded, int first, int l
   }
 }
 
-// A row tile of a block with a depthwise convolution; of channels first ... last - 1 alone if there is no narrow one.
+// A row tile of a block with a depthwise convolution; of channels first ... last - 1 alone if there is no projection.
 void run(const FusedBlock &b, const FoldedLayer *folded, const Tensors &tensors, const RowTile &tile, int first,
          int last) {
   const Layer &end = b.end(), &l = *b.depthwise;
@@ -210,35 +210,36 @@ void run(const FusedBlock &b, const FoldedLayer *folded, const Tensors &tensors,
   const size_t count = static_cast<size_t>(tile.images) * (tile.last - tile.first) * end.out_width;
   const size_t start = (static_cast<size_t>(tile.image) * end.out_height + tile.first) * end.out_width;
   const size_t start_in = (static_cast<size_t>(tile.image) * l.height + first_in) * l.width;
-  const size_t wide_floats = blocks * PaddedRows::stride(rows_in, l.width) * LANES;
-  const size_t middle_floats = b.narrow != nullptr ? blocks * count * LANES + SLACK : 0;
+  const size_t expanded_floats = blocks * PaddedRows::stride(rows_in, l.width) * LANES;
+  const size_t middle_floats = b.project != nullptr ? blocks * count * LANES + SLACK : 0;
   const size_t zero_floats = PaddedRows::stride(1, l.width) * LANES;
-  float *memory = thread_scratch(wide_floats + middle_floats + zero_floats + (b.wide ? im2col_floats(*b.wide) : 0));
-  const PaddedRows wide(memory, rows_in, l.width);
-  float *middle = memory + wide_floats, *zeros = middle + middle_floats;
+  float *memory =
+      thread_scratch(expanded_floats + middle_floats + zero_floats + (b.expand ? im2col_floats(*b.expand) : 0));
+  const PaddedRows expanded(memory, rows_in, l.width);
+  float *middle = memory + expanded_floats, *zeros = middle + middle_floats;
 
-  wide.clear_padding(blocks);
+  expanded.clear_padding(blocks);
   std::fill_n(zeros, zero_floats, 0.0f);
-  if (b.wide != nullptr) {
-    convolve(*b.wide, *folded++, first, last, tensors, start_in, static_cast<size_t>(rows_in) * l.width,
-             zeros + zero_floats, {}, [&](size_t done) { return wide.tile(done); });
+  if (b.expand != nullptr) {
+    convolve(*b.expand, *folded++, first, last, tensors, start_in, static_cast<size_t>(rows_in) * l.width,
+             zeros + zero_floats, {}, [&](size_t done) { return expanded.tile(done); });
   } else {
-    copy_rows(tensors.input.from(first, start_in), blocks, wide);
+    copy_rows(tensors.input.from(first, start_in), blocks, expanded);
   }
-  const BlockedTensor out = b.narrow != nullptr ? BlockedTensor{middle, count} : tensors.output.from(first, start);
-  (l.stride == 1 ? convolve_planes<1> : convolve_planes<2>)(l, *folded++, first, last, tile, wide, zeros, out);
-  if (b.narrow == nullptr) return;
-  multiply(end, *folded, 0, end.out_blocks(), out, static_cast<int>(count), tensors.shortcut.from(0, start),
-           tensors.output.from(0, start));
+  const BlockedTensor out = b.project != nullptr ? BlockedTensor{middle, count} : tensors.output.from(first, start);
+  (l.stride == 1 ? convolve_planes<1> : convolve_planes<2>)(l, *folded++, first, last, tile, expanded, zeros, out);
+  if (b.project == nullptr) return;
+  gemm_with_epilogue(end, *folded, 0, end.out_blocks(), out, static_cast<int>(count), tensors.shortcut.from(0, start),
+                     tensors.output.from(0, start));
 }
 
-// Row tiles, each of all channels in a block that ends with a narrow convolution; else of groups of channels, and of
+// Row tiles, each of all channels in a block that ends with a projection; else of groups of channels, and of
 // rows where the groups are few.
 void run_depthwise(const FusedBlock &b, const FoldedLayer *folded, const Tensors &tensors) {
   const Layer &l = *b.depthwise;
   std::vector<RowTile> tiles = row_tiles(b);
   int groups = 1;
-  if (b.narrow == nullptr) {
+  if (b.project == nullptr) {
     const ChannelGroups most(l.out_blocks(), static_cast<int>(tiles.size()), WANTED_TASKS);
     groups = most.groups;
     const int parts = groups * tiles.size() < WANTED_TASKS / 2
@@ -255,7 +256,7 @@ void run_depthwise(const FusedBlock &b, const FoldedLayer *folded, const Tensors
 }
 
 void run_gemm(const FusedBlock &b, const FoldedLayer &folded, const Tensors &tensors) {
-  const Layer &l = *b.narrow;
+  const Layer &l = *b.project;
   const PixelParts split(l.out_pixels(), static_cast<int>(std::max<size_t>(WANTED_TASKS, l.out_pixels() / MAX_TILE)));
   const ChannelGroups groups(l.out_blocks(), split.parts, WANTED_TASKS);
   parallel(split.parts * groups.groups, [&](int task) {
