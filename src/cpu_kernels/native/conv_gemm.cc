@@ -103,14 +103,12 @@ void gemm_backward(const Layer &l, const Activations &value, const float *image,
         GradientSums<Vec> total;
         if (!first_tile || pixel != 0) total.read(kept);
         const size_t start = first + pixel;
-        float *out = input_gradient.at(block, start);
-        const float *shortcut = shortcut_gradient ? shortcut_gradient.at(block, start) : nullptr;
 #pragma GCC unroll 24
         for (int r = 0; r < column.ROWS; ++r) {
           if (pixel + r >= count) break;
           Vec g = column.at[r];
-          if (shortcut != nullptr) g += load(shortcut + r * LANES);
-          store(out + r * LANES, epilogue(g, start + r, total));
+          if (shortcut_gradient) g += load(shortcut_gradient.at(block, start + r));
+          store(input_gradient.at(block, start + r), epilogue(g, start + r, total));
         }
         total.write(kept);
       });
