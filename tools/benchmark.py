@@ -152,11 +152,10 @@ def data_speed(root: Path, config: Config, steps: int) -> float:
 def startup_seconds(root: Path, config: Config) -> float:
     """From starting train.py to the log line of its first step, the kernels being built."""
     with tempfile.TemporaryDirectory() as folder:
-        command: list[str | Path] = [
-            sys.executable, "-u", ROOT / "train.py", "--platform", "CPU", "--dataset_path", root,
-            "--batch_size", str(config.batch_size), "--image_size", str(config.image_size), "--epoch_size", "1",
-            "--log_steps", "1", "--run_eval", "False", "--cpu_kernels", config.cpu_kernels,
-            "--save_checkpoint_path", Path(folder) / "checkpoint"]
+        command = [sys.executable, "-u", ROOT / "train.py", "--platform", "CPU", "--dataset_path", root,
+                   "--batch_size", str(config.batch_size), "--image_size", str(config.image_size), "--epoch_size", "1",
+                   "--log_steps", "1", "--run_eval", "False", "--cpu_kernels", config.cpu_kernels,
+                   "--save_checkpoint_path", Path(folder) / "checkpoint"]
         start = time.perf_counter()
         with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,  # noqa: S603
                               text=True) as process:

@@ -1,7 +1,5 @@
 """The configuration: types, other names, layers, and errors that name file, line and key."""
-import dataclasses
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,10 +8,10 @@ import yaml
 from conftest import ROOT, assert_one_clear_line, run_script
 
 from src.errors import UserError
-from src.model_utils.config import BASE_FILE, Config, get_config
-from src.model_utils.keys import ALIASES, COMMANDS, EVAL, KEYS, TRAIN
+from src.model_utils.config import ALIASES, BASE_FILE, Config, get_config
 
-VALUES, RECIPES = yaml.safe_load_all(BASE_FILE.read_text(encoding="utf-8"))
+VALUES, _, ALLOWED, RECIPES = yaml.safe_load_all(BASE_FILE.read_text(encoding="utf-8"))
+KEYS = sorted(VALUES)
 
 Write = Callable[[str], Path]
 
@@ -44,54 +42,8 @@ def refusal(*argv: object) -> str:
 
 # ---- layers
 
-def test_base_values_are_the_declared_defaults() -> None:
-    assert {name: key.default for name, key in KEYS.items()} == VALUES
-    assert {name: type(value) for name, value in VALUES.items()} == \
-        {name: type(key.default) for name, key in KEYS.items()}
+def test_base_values_are_the_defaults() -> None:
     assert get_config([]).as_dict() == VALUES
-
-
-def test_an_edited_base_file_has_its_say(yaml_file: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it leaves out has the declared default; the platform's profile is stronger."""
-    monkeypatch.setattr("src.model_utils.config.BASE_FILE", yaml_file("seed: 9\nbatch_size: 3\n"))
-    assert get_config([]).as_dict() == {**VALUES, "seed": 9, "batch_size": 3}
-    assert get_config(["--platform", "CPU"]).as_dict() == {**VALUES, "seed": 9, **profile("cpu")[0]}
-    assert refusal("--recipe", "best").endswith("mine.yaml: has no recipe best")
-
-
-EARLIER_FORM = """# values, help texts, allowed values, recipes
-device_target: CPU
-clip_norm: 0.5
----
-seed: of the initial weights
-clip_norm: largest norm
----
-platform: [Ascend, GPU, CPU]
-seed: {min: 0}
-"""
-
-
-def test_files_of_the_earlier_form_still_load(yaml_file: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They have help texts and rules in further documents, and recipes in the last one."""
-    config = get_config(["--config_path", str(yaml_file(EARLIER_FORM))])
-    assert (config.platform, config.grad_clip_norm) == ("CPU", 0.5)
-    monkeypatch.setattr("src.model_utils.config.BASE_FILE", yaml_file(EARLIER_FORM))
-    assert get_config([]).grad_clip_norm == 0.5
-    monkeypatch.setattr("src.model_utils.config.BASE_FILE",
-                        yaml_file(EARLIER_FORM + "---\nplain: {}\nbest:\n  accumulate_steps: 3\n"))
-    assert get_config([]).grad_accum_steps == 1
-    assert get_config(["--recipe", "best"]).grad_accum_steps == 3
-
-
-@pytest.mark.parametrize(("recipe", "says"), [
-    ("3", "expected lines of the form 'key: value'"),
-    ("{epochsize: 3}", "unknown key epochsize; did you mean epoch_size"),
-    ("{epoch_size: many}", "epoch_size must be a whole number"), ("{1: 2}", "unknown key 1;")])
-def test_a_wrong_recipe_names_file_and_recipe(recipe: str, says: str, yaml_file: Write,
-                                              monkeypatch: pytest.MonkeyPatch) -> None:
-    path = yaml_file(f"seed: 1\n---\nbest: {recipe}\n")
-    monkeypatch.setattr("src.model_utils.config.BASE_FILE", path)
-    assert refusal("--recipe", "best").startswith(f"{path}, recipe best: {says}")
 
 
 @pytest.mark.parametrize("platform", ["gpu", "cpu"])
@@ -146,7 +98,7 @@ def test_the_plain_recipe_is_the_ancestor_s_run() -> None:
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES))
 def test_recipes_state_only_what_differs_and_are_all_allowed(recipe: str) -> None:
-    assert set(RECIPES) == set(KEYS["recipe"].choices)
+    assert set(RECIPES) == set(ALLOWED["recipe"])
     assert [key for key, value in RECIPES[recipe].items() if value == VALUES[key]] == []
 
 
@@ -204,8 +156,7 @@ def test_choices_take_any_case() -> None:
 
 @pytest.mark.parametrize(("alias", "key"), sorted(ALIASES.items()))
 def test_other_names(alias: str, key: str, yaml_file: Write) -> None:
-    value = {"distribute": True, "platform": "CPU", "image_size": 96, "aug_repeats": 2, "grad_clip_norm": 0.5,
-             "grad_accum_steps": 4}.get(key, "k.ckpt")
+    value = {"distribute": True, "platform": "CPU", "image_size": 96}.get(key, "k.ckpt")
     assert getattr(get_config([f"--{alias}", str(value)]), key) == value
     assert getattr(get_config(["--config_path", str(yaml_file(f"{alias}: {value}\n"))]), key) == value
 
@@ -311,12 +262,10 @@ def test_missing_and_binary_files(tmp_path: Path) -> None:
 
 def test_the_configuration_is_locked() -> None:
     config = get_config([])
-    with pytest.raises(dataclasses.FrozenInstanceError, match="seed"):
+    with pytest.raises(AttributeError, match="locked"):
         config.seed = 2
-    with pytest.raises(AttributeError, match="sede"):
-        config.sede  # type: ignore[attr-defined]  # noqa: B018 - mypy sees it, too, or calls the comment unused
     with pytest.raises(AttributeError, match="no such configuration key: sede"):
-        config.replace({"sede": 2})
+        config.sede  # noqa: B018 - the access is the test
     config.as_dict()["seed"] = 99
     assert config.seed == VALUES["seed"]
 
@@ -331,16 +280,11 @@ def test_adopt_respects_what_the_user_chose(yaml_file: Write) -> None:
     assert isinstance(adopted, Config)
 
 
-def test_adopted_values_of_a_file_are_checked() -> None:
-    with pytest.raises(UserError, match=r"^k.json, its configuration: width_mult must be at most 1.4, not 9.0$"):
-        get_config([]).adopt({"width_mult": 9}, "width_mult", where="k.json")
-
-
 # ---- defaults and commands
 
-@pytest.mark.parametrize("key", sorted(KEYS))
+@pytest.mark.parametrize("key", sorted(ALLOWED))
 def test_defaults_keep_the_rules(key: str) -> None:
-    assert getattr(get_config([f"--{key}={VALUES[key]}"]), key) == VALUES[key]
+    assert getattr(get_config([f"--{key}", str(VALUES[key])]), key) == VALUES[key]
 
 
 def test_importing_parses_nothing() -> None:
@@ -349,48 +293,11 @@ def test_importing_parses_nothing() -> None:
     assert (run.returncode, run.stdout) == (0, "")
 
 
-def help_of(program: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(sys, "argv", [program, "--help"])
-    monkeypatch.setenv("COLUMNS", "100")
-    with pytest.raises(SystemExit, match="0"):
-        get_config()
-    return capsys.readouterr().out
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_of_a_command_lists_its_own_keys(command: str, capsys: pytest.CaptureFixture,
-                                              monkeypatch: pytest.MonkeyPatch) -> None:
-    listed = re.findall(r"^  --(\w+) ", help_of(f"/some/where/{command}", capsys, monkeypatch), re.MULTILINE)
-    assert listed == ["config_path", *(name for name, key in KEYS.items() if command in key.commands)]
-
-
-def test_help_is_grouped_and_shows_the_value_of_the_base_file_and_other_names(
-        yaml_file: Write, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.model_utils.config.BASE_FILE", yaml_file("top_k: 77\n"))
-    shown = help_of("infer.py", capsys, monkeypatch)
-    groups = re.findall(r"^(\S.*):$", shown, re.MULTILINE)
-    assert groups == ["options", *dict.fromkeys(key.group for key in KEYS.values() if "infer.py" in key.commands)]
-    assert re.search(r"^  --top_k INT +\S.* \[77\]$", shown, re.MULTILINE)
-    assert re.search(r"--images TEXT .*Also\s+--pictures\.\n", shown, re.DOTALL)
-
-
-def test_help_of_any_other_program_lists_every_key(capsys: pytest.CaptureFixture,
-                                                   monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = help_of("other.py", capsys, monkeypatch)
-    assert [name for name in KEYS if f"  --{name} " not in shown] == []
-
-
-def test_help_of_a_started_command() -> None:
-    run = run_script("eval.py", "--help")
-    assert (run.returncode, run.stderr) == (0, "")
-    assert "--confusion_matrix " in run.stdout
-    assert "--epoch_size " not in run.stdout
-
-
-@pytest.mark.parametrize("key", [name for name, key in KEYS.items() if key.commands == (TRAIN,)])
-def test_every_command_accepts_the_keys_of_others(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", [EVAL, f"--{key}={VALUES[key]}"])
-    assert getattr(get_config(), key) == VALUES[key]
+def test_help_lists_every_key() -> None:
+    run = run_script("train.py", "--help")
+    assert run.returncode == 0
+    for key in KEYS:
+        assert f"--{key} " in run.stdout
 
 
 def test_a_wrong_option_of_a_command_is_one_line() -> None:

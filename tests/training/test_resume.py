@@ -243,21 +243,6 @@ def test_a_key_keeps_from_resuming_if_it_affects_the_result(key: str) -> None:
     assert bool(other.difference(earlier)) == (key in AFFECTING)
 
 
-def test_a_checkpoint_that_was_written_before_keys_were_renamed_is_resumed(whole: tuple[Path, Checkpoint],
-                                                                           tmp_path: Path) -> None:
-    """Its configuration has the old names."""
-    folder = cut(whole, tmp_path / "cut", "mobilenetv2_head-1_3")
-    path = folder / "mobilenetv2_head-1_3.json"
-    values = json.loads(path.read_text())
-    for old, new in (("repeated_augmentation", "aug_repeats"), ("clip_norm", "grad_clip_norm"),
-                     ("accumulate_steps", "grad_accum_steps"), ("pictures", "images")):
-        values["config"][old] = values["config"].pop(new)
-    path.write_text(json.dumps(values))
-    found = find_checkpoint(run_like(whole[1]), folder)
-    assert found
-    assert run_like(whole[1], grad_accum_steps=2).difference(found.metadata) == "grad_accum_steps is 2 now and was 1"
-
-
 def test_what_does_not_affect_the_result_leaves_every_bit(whole: tuple[Path, Checkpoint], given: tuple[object, ...],
                                                           tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """The data set and the checkpoint by other paths, too."""
