@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from src.log import setup_log
 from src.names import ESCAPED, escape_line
 
 
@@ -40,6 +41,7 @@ def run_command(main: Callable[[], None]) -> NoReturn:
             stream.reconfigure(errors=ESCAPED)  # file names may not be text, and the locale may lack letters
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # so that a log file is up to date
+    setup_log()
     try:
         main()
     except UserError as error:
