@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from src.log import setup_log
+from src.log import NOTICE, logger, setup_log
 from src.names import ESCAPED, escape_line
 
 
@@ -45,10 +45,10 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        logger.error(error)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        logger.log(NOTICE, "interrupted")
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:  # the reader of the output has ended, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the rest would fail again at exit
