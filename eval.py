@@ -5,7 +5,12 @@
 
 Image size and width are those of the file, unless options set them.
 """
+import os
 from pathlib import Path
+
+from src.log import reader_log_level
+
+os.environ.update(reader_log_level(os.environ))  # MindSpore reads it when it is imported, below
 
 from src.data.image_check import scan_checked
 from src.data.image_folder import eval_root

@@ -7,8 +7,13 @@
 Every key of default_config.yaml is an option. Checkpoints, `curves.csv`, `curves.png` and `report.html` go to
 --save_checkpoint_path.
 """
+import os
 import sys
 from pathlib import Path
+
+from src.log import reader_log_level
+
+os.environ.update(reader_log_level(os.environ))  # MindSpore reads it when it is imported, below
 
 from mindspore import nn
 from tqdm import tqdm
@@ -105,7 +110,7 @@ def main(config: Config) -> None:
     # ---- the loop
     bar = tqdm(total=run.total_steps, initial=state.step, unit="step", dynamic_ncols=True,
                disable=None if world.is_main_process else True)
-    monitor = Monitor(state, lr, config, steps, write=bar.write, on_line=reporter.log_step)
+    monitor = Monitor(state, lr, config, steps, on_line=reporter.log_step)
     guard = NonFiniteGuard(config, batch_norm_statistics(train_step), checkpointer.roll_back)
     profiler = StepProfiler(config, timing, world)
     stopping = False

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from src.log import NOTICE, logger, setup_log
 from src.names import ESCAPED, escape_line
 
 
@@ -40,13 +41,14 @@ def run_command(main: Callable[[], None]) -> NoReturn:
             stream.reconfigure(errors=ESCAPED)  # file names may not be text, and the locale may lack letters
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # so that a log file is up to date
+    setup_log()
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        logger.error(error)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        logger.log(NOTICE, "interrupted")
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:  # the reader of the output has ended, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the rest would fail again at exit

@@ -5,6 +5,7 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 
 from src.cpu_kernels import accelerate
+from src.log import logger
 from src.mobilenetV2 import MobileNetV2
 from src.model_utils.config import Config
 
@@ -20,7 +21,7 @@ def define_net(config: Config, num_classes: int, rank: int = 0) -> MobileNetV2:
     if config.platform == "CPU" and config.dropout > 0:
         network.head.dropout = ResumableDropout(config.dropout, seed=config.seed * 1009 + rank)
     if message := _make_fast(network, config):
-        print(message)
+        logger.info(message)
     return network
 
 

@@ -20,6 +20,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from src.checkpoint.record import TrainingMetadata  # noqa: E402 - needs the path
+from src.log import setup_log  # noqa: E402
 from src.model_utils.config import Config, get_config  # noqa: E402
 
 COLOURS = ((50, 60, 230), (40, 200, 60), (220, 40, 40), (230, 210, 40), (200, 60, 210), (60, 210, 210))
@@ -138,6 +139,12 @@ def assert_one_clear_line(run: subprocess.CompletedProcess, *mentions: str) -> N
     assert lines[0].startswith("error: ")
     for mention in mentions:
         assert mention in lines[0]
+
+
+@pytest.fixture(autouse=True)
+def log() -> None:
+    """Lines of the library code go to stdout and stderr, as in a command."""
+    setup_log()
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,4 @@
 """The checkpoints of a run in its folder: which are kept, and how those of an earlier run are set aside."""
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from src.checkpoint.names import BEST, LAST, NUMBERED, metadata_path
 from src.checkpoint.record import CheckpointMetadata, TrainingMetadata, read_metadata
 from src.errors import UserError
 from src.files import link_or_copy
+from src.log import logger
 
 RECORDS = ("curves.csv", "curves.png", "report.html", "best.npz", "tensorboard", "profile")  # other files of a run
 
@@ -70,7 +70,7 @@ class CheckpointFolder:
                 file.rename(aside / file.name)
         except OSError as error:
             raise UserError(f"{aside}: cannot set an earlier run's checkpoints aside: {error.strerror}") from error
-        print(f"{self.path}: an earlier run's checkpoints are now in {aside.name}/")
+        logger.info(f"{self.path}: an earlier run's checkpoints are now in {aside.name}/")
 
     def save(self, name: str, network: Mapping[str, Tensor], state: Mapping[str, Tensor],
              metadata: CheckpointMetadata) -> bool:
@@ -85,7 +85,7 @@ class CheckpointFolder:
             write_checkpoint(path, network, state, metadata)
             self._name_latest(path, training)
         except UserError as error:
-            print(f"warning: no checkpoint this time, training goes on: {error}", file=sys.stderr)
+            logger.warning(f"no checkpoint this time, training goes on: {error}")
             return False
         self._written = [entry for entry in self._written if entry[0] != path] + [(path, training)]
         keep = self._kept()

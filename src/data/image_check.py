@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import sys
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from src.distributed.world import World
 from src.errors import UserError, first_line, list_some
 from src.files import atomic_write
 from src.json_records import read_json
+from src.log import logger
 from src.model_utils.config import Config
 from src.names import escape_name
 
@@ -75,8 +75,8 @@ def check_images(folder: ImageFolder, choice: str, training: bool) -> ImageFolde
     findings = find_faults(folder)
     rotated = sum(fault == ROTATED for fault in findings.values())
     if rotated:
-        print(f"warning: {folder.root}: {rotated} images are stored turned, with EXIF data that says so; they are "
-              "used as they are stored", file=sys.stderr)
+        logger.warning(f"{folder.root}: {rotated} images are stored turned, with EXIF data that says so; they are used "
+                       "as they are stored")
     faults = {name: fault for name, fault in findings.items() if fault != ROTATED}
     if not faults:
         return folder
@@ -84,7 +84,7 @@ def check_images(folder: ImageFolder, choice: str, training: bool) -> ImageFolde
     if choice == "error":
         raise UserError(f"{folder.root}: {len(faults)} bad images: {named}; remove or mend them, or use "
                         "--bad_images skip")
-    print(f"warning: {folder.root}: {len(faults)} bad images left out: {named}", file=sys.stderr)
+    logger.warning(f"{folder.root}: {len(faults)} bad images left out: {named}")
     return _without(folder, faults, replace=training and choice == "replace")
 
 

@@ -7,6 +7,7 @@ from mindspore import communication
 
 from src.distributed.world import ALONE, World
 from src.errors import UserError, first_line
+from src.log import setup_log, without_mindspore_logs
 from src.model_utils.config import Config
 from src.model_utils.device_adapter import find_process_environment
 
@@ -23,16 +24,14 @@ def setup_device(config: Config) -> World:
     _check_launch(config)
     _check_boost(config)
     ms.set_context(mode=ms.GRAPH_MODE)
-    # For a missing platform MindSpore writes pages of warnings. The error below is enough.
-    logging.disable(logging.ERROR)
     try:
-        # The processes of msrun choose the devices among themselves.
-        ms.set_device(config.platform, None if "MS_ROLE" in os.environ else _device_id(config))
+        # For a missing platform MindSpore writes pages of warnings. The error below is enough.
+        with without_mindspore_logs(logging.ERROR):
+            # The processes of msrun choose the devices among themselves.
+            ms.set_device(config.platform, None if "MS_ROLE" in os.environ else _device_id(config))
     except (RuntimeError, ValueError) as error:
         raise UserError(f"platform {config.platform} is not available on this machine "
                         f"({first_line(error).split('.')[0]}); use --platform CPU, or install its driver") from error
-    finally:
-        logging.disable(logging.NOTSET)
     if config.platform == "CPU" and config.amp_level != "O0":
         raise UserError(f"amp_level {config.amp_level}: on CPU MindSpore trains in float32 only; use --amp_level O0")
     return _join_ranks() if config.distribute else ALONE
@@ -45,6 +44,7 @@ def _join_ranks() -> World:
     except (RuntimeError, ValueError) as error:
         raise UserError(f"could not join the other ranks: {first_line(error)}") from error
     world = World(communication.get_rank(), communication.get_group_size())
+    setup_log(world.rank, world.rank_size)
     ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True,
                                  device_num=world.rank_size)
     return world

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import yaml
 
 from src.errors import UserError, first_line
+from src.log import logger
 from src.model_utils.keys import ALIASES, EVAL, EXPORT, INFER, KEYS, TRAIN, Key, Keys
 
 BASE_FILE = Path(__file__).resolve().parents[2] / "default_config.yaml"
@@ -93,7 +94,7 @@ def get_config(argv: Sequence[str] | None = None) -> Config:
         _refuse(unknown)
     for word in unknown:
         if word.startswith("--"):  # its value may be a secret
-            print(f"{word.partition('=')[0]}: not an option of this program, passed over")
+            logger.info(f"{word.partition('=')[0]}: not an option of this program, passed over")
     return config
 
 

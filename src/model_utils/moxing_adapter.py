@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from src.errors import UserError, first_line
+from src.log import logger
 from src.model_utils.local_adapter import ProcessEnvironment, local_environment, number_from
 
 REMOTE_SCHEMES = ("obs://", "s3://")
@@ -113,7 +114,7 @@ class Storage:
                 if not left or getattr(error, "errno", None) == errno.ENOSPC:
                     raise UserError(f"{fault}: {reason}" + ("" if left else f"; tried {self.tries} times")) from error
                 seconds = min(LONGEST_WAIT, self.wait_seconds * 2 ** (self.tries - 1 - left))
-                print(f"{fault}: {reason}; trying again in {seconds:g} seconds")
+                logger.info(f"{fault}: {reason}; trying again in {seconds:g} seconds")
                 self.sleep(seconds)
         raise AssertionError("not reached")
 

@@ -8,6 +8,7 @@ from typing import Any
 from src.errors import UserError
 from src.files import lock
 from src.json_records import read_json
+from src.log import logger
 
 
 class JobFolders:
@@ -44,7 +45,7 @@ class JobFolders:
             except OSError as error:
                 raise UserError(f"{folder}: holds files that this job did not make, and cannot be set aside "
                                 f"({error.strerror}); name an empty folder") from error
-            print(f"{folder}: what was here is now in {aside}")
+            logger.info(f"{folder}: what was here is now in {aside}")
         make_folder(folder)
         whole = ours and bool(owner.get("whole")) and any(folder.iterdir())
         self.set_owner(folder, whole)

@@ -7,6 +7,7 @@ from src.checkpoint.names import BEST
 from src.data.formats.mindrecord import find_parts, unpack_mindrecord
 from src.data.formats.zip_archive import unpack
 from src.errors import UserError
+from src.log import logger
 from src.model_utils.config import Config
 from src.model_utils.moxing_adapter import Storage, harmless, is_remote
 from src.modelarts.folders import JobFolders
@@ -73,7 +74,7 @@ class Inputs:
 
     def _fetch(self, url: str, folder: Path, single: bool) -> None:
         """Copy a file, or the content of a folder, to a folder of this job."""
-        print(f"copying {url} to {folder}")
+        logger.info(f"copying {url} to {folder}")
         self._folders.claim(folder)
         if not is_remote(url):
             try:
@@ -136,7 +137,7 @@ class Inputs:
                 raise UserError(f"{target}: the data have both this folder and {archive.name}; keep one of them, or "
                                 "set need_modelarts_dataset_unzip to False")
             shutil.rmtree(target)
-        print(f"unpacking {archive} to {target}")
+        logger.info(f"unpacking {archive} to {target}")
         mark.touch()
         unpack(archive, target)
 
@@ -162,7 +163,7 @@ class Inputs:
         if target.exists():  # from an earlier attempt of this job, maybe with other data
             shutil.rmtree(target)
         if parts:
-            print(f"unpacking the MindRecord files in {source} to {target}")
+            logger.info(f"unpacking the MindRecord files in {source} to {target}")
             unpack_mindrecord(source, target)
 
     def paths(self) -> dict[str, str]:

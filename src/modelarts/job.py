@@ -14,6 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from src.errors import UserError
+from src.log import NOTICE, logger, setup_log
 from src.model_utils.config import Config, get_config
 from src.model_utils.device_adapter import find_process_environment
 from src.model_utils.local_adapter import ProcessEnvironment
@@ -82,6 +83,7 @@ class Job:
 
     def run(self, main: Main) -> None:
         """Fetch, run, upload. The upload also follows an error or SIGTERM."""
+        setup_log(self._process.rank, self._process.rank_size)
         before = signal.signal(signal.SIGTERM, _end)
         try:
             main(self._prepare())
@@ -90,7 +92,7 @@ class Job:
             try:
                 self._finish()
             except UserError as second:
-                print(f"error: {second}", file=sys.stderr)
+                logger.error(second)
             raise
         else:
             self._finish()
@@ -102,7 +104,7 @@ class Job:
     def _prepare(self) -> Config:
         """Fetch the inputs, or wait until another process has. Returns the configuration of the run."""
         if not self._train_url:
-            print(f"no train_url: the output stays in {self._output}, and is lost if the platform wipes that")
+            logger.info(f"no train_url: the output stays in {self._output}, and is lost if the platform wipes that")
         with self._lock.gate("fetch its data"):
             self._lock.join()
             self._is_member = True
@@ -138,9 +140,9 @@ class Job:
             make_folder(self._output)
             return
         if self._folders.claim(self._output):
-            print(f"{self._output}: going on with what this job left here")
+            logger.info(f"{self._output}: going on with what this job left here")
         elif self._resumes and self._process.is_on_first_machine and self._storage.exists(self._train_url):
-            print(f"fetching earlier output from {self._train_url}")
+            logger.info(f"fetching earlier output from {self._train_url}")
             self._storage.copy_folder(self._train_url, str(self._output))
         self._folders.set_owner(self._output, whole=True)
 
@@ -194,14 +196,14 @@ class Job:
             has_files = self._storage.copy_folder(str(self._output), self._train_url)
         except UserError as error:
             raise UserError(f"the output could not be uploaded and is still in {self._output}: {error}") from error
-        print(f"output uploaded to {self._train_url}" if has_files else "no output to upload")
+        logger.info(f"output uploaded to {self._train_url}" if has_files else "no output to upload")
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
     """Handler of SIGTERM: ends the process by an exception, so that the upload still runs."""
-    print("SIGTERM: ending; what there is gets uploaded", file=sys.stderr)
+    logger.log(NOTICE, "SIGTERM: ending; what there is gets uploaded")
     sys.exit(128 + number)
 
 
 def _keep_on(number: int, frame: FrameType | None) -> None:
-    print("SIGTERM: ending as soon as the output is uploaded", file=sys.stderr)
+    logger.log(NOTICE, "SIGTERM: ending as soon as the output is uploaded")

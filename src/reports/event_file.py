@@ -1,12 +1,12 @@
 """Event files of a run, for TensorBoard."""
 import importlib.util
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
+from src.log import logger
 from src.model_utils.config import Config
 
 
@@ -58,5 +58,5 @@ class EventFile:
             self._writer.write_event(event)
             self._writer.flush()
         except OSError as error:
-            print(f"warning: {self._folder}: no more event files, training goes on: {error.strerror}", file=sys.stderr)
+            logger.warning(f"{self._folder}: no more event files, training goes on: {error.strerror}")
             self._writer = None

@@ -21,6 +21,7 @@ from src.distributed.collectives import (
 )
 from src.distributed.world import World
 from src.errors import UserError
+from src.log import logger
 from src.training.resume import Run, find_checkpoint, lock_folder
 from src.training.state import TrainingState
 from src.training.step import TrainStep, batch_norm_statistics, training_state
@@ -74,12 +75,12 @@ class Checkpointer:
         self._checkpoints.attach(checkpoint)
         self._saved_step = step
         if step == self._run.total_steps:
-            print(f"{checkpoint.path}: this run is finished, all of its {step} steps are done; to train anew, "
-                  "use --resume never")
+            logger.info(f"{checkpoint.path}: this run is finished, all of its {step} steps are done; to train anew, "
+                        "use --resume never")
             return
-        print(f"resuming from {checkpoint.path}: {step} of {self._run.total_steps} steps done")
+        logger.info(f"resuming from {checkpoint.path}: {step} of {self._run.total_steps} steps done")
         for remark in self._run.remarks(checkpoint.metadata):
-            print(f"note: {remark}")
+            logger.info(f"note: {remark}")
 
     def roll_back(self) -> int | None:
         """Set weights, momenta and statistics back to the last checkpoint. Counters stay as they are.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from mindspore import Tensor
 
+from src.log import logger
 from src.model_utils.config import Config
 from src.training.state import TrainingState
 
@@ -22,15 +23,13 @@ class Monitor:
         lr: the learning rate of every step of the run.
         config: `epoch_size`, `log_steps`, `platform`, `on_nan` and `save_checkpoint_steps` count here.
         steps_per_epoch: steps of an epoch.
-        write: takes a line of the log.
         on_line: takes loss and learning rate of each step that has a line.
     """
 
     def __init__(self, state: TrainingState, lr: np.ndarray, config: Config, steps_per_epoch: int,
-                 write: Callable[[str], None] = print,
                  on_line: Callable[[float, float], None] | None = None) -> None:
         self._state, self._lr, self._epochs, self._steps = state, lr, config.epoch_size, steps_per_epoch
-        self._log_steps, self._write, self._on_line = config.log_steps, write, on_line
+        self._log_steps, self._on_line = config.log_steps, on_line
         each_step = config.platform == "CPU" or config.on_nan == "skip"
         self._fetch_steps = (1,) if each_step else (config.log_steps, config.save_checkpoint_steps or config.log_steps)
         self._pending: list[tuple[Tensor, Tensor]] = []
@@ -53,7 +52,7 @@ class Monitor:
         if done % self._log_steps and done != self._steps:
             return bad_steps
         now, losses, lr = time.perf_counter(), self._state.losses, float(self._lr[self._epoch * self._steps + step])
-        self._write(f"epoch: [{self._epoch:3d}/{self._epochs:3d}], step:[{step:5d}/{self._steps:5d}], "
+        logger.info(f"epoch: [{self._epoch:3d}/{self._epochs:3d}], step:[{step:5d}/{self._steps:5d}], "
                     f"loss:[{losses[-1]:5.3f}/{np.mean(losses):5.3f}], "
                     f"time:[{1000 * (now - self._line_begin):5.3f}], lr:[{lr:5.3f}]")
         self._line_begin = now
@@ -70,11 +69,11 @@ class Monitor:
         """Write the epoch's line. Returns the mean loss of all its steps."""
         milliseconds, losses = 1000 * (time.perf_counter() - self._begin), self._state.losses
         loss = float(np.mean([loss for loss in losses if math.isfinite(loss)] or [math.nan]))
-        self._write(f"epoch time: {milliseconds:5.3f}, "
+        logger.info(f"epoch time: {milliseconds:5.3f}, "
                     f"per step time: {milliseconds / (len(losses) - self._steps_before):5.3f}, "
                     f"avg loss: {loss:5.3f}")
         if self._bad_steps:
-            self._write(f"{self._bad_steps} steps of this epoch left out: their gradients were not finite")
+            logger.info(f"{self._bad_steps} steps of this epoch left out: their gradients were not finite")
         return loss
 
     def _fetch(self) -> int:

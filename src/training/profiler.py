@@ -4,7 +4,6 @@ On CPU the profiler times every operator. The C++ kernels of this project are on
 backbone; `--cpu_kernels off` shows single layers, but of MindSpore's own operators. On Ascend and GPU the profiler
 writes files for the viewers of the vendors. The summary there has only the operators of the host, if there are any.
 """
-import contextlib
 import csv
 import itertools
 import logging
@@ -17,6 +16,7 @@ from mindspore import profiler as ms_profiler
 from src.dataset import Batch
 from src.distributed.world import World
 from src.files import atomic_write
+from src.log import logger, without_mindspore_logs
 from src.model_utils.config import Config
 from src.training.timing import DATA, Timing
 
@@ -59,12 +59,14 @@ class StepProfiler:
         activity = ms_profiler.ProfilerActivity
         activities = [activity.CPU] + ({"Ascend": [activity.NPU], "GPU": [activity.GPU]}
                                        .get(self._config.platform, []))
-        profile = ms_profiler.profile(
-            activities=activities, start_profile=False,
-            on_trace_ready=ms_profiler.tensorboard_trace_handler(dir_name=str(self._folder.absolute())))
+        # MindSpore warns that its profiler has no schedule. It needs none: it is started and stopped here.
+        with without_mindspore_logs(logging.WARNING):
+            profile = ms_profiler.profile(
+                activities=activities, start_profile=False,
+                on_trace_ready=ms_profiler.tensorboard_trace_handler(dir_name=str(self._folder.absolute())))
         waited = self._timing.seconds[DATA]
         steps = 0
-        with _quiet():
+        with without_mindspore_logs(logging.WARNING):
             profile.start()
         begin = time.perf_counter()
         try:
@@ -73,7 +75,7 @@ class StepProfiler:
                 yield batch
         finally:
             seconds, waited = time.perf_counter() - begin, self._timing.seconds[DATA] - waited
-            with _quiet():
+            with without_mindspore_logs(logging.WARNING):
                 profile.stop()
             self._report(steps, seconds, waited)
 
@@ -81,7 +83,7 @@ class StepProfiler:
         text = summary(self._folder, steps, seconds, waited)
         with atomic_write(self._folder / "summary.txt") as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
-        print(f"{text}\nprofile: {self._folder}")
+        logger.info(f"{text}\nprofile: {self._folder}")
 
 
 def summary(folder: Path, steps: int, seconds: float, waited: float) -> str:
@@ -114,16 +116,6 @@ def summary(folder: Path, steps: int, seconds: float, waited: float) -> str:
     if any(name == "Custom" for *_, name in kinds):
         lines.append(CUSTOM)
     return "\n".join(lines)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the profiler's warnings that it has no schedule. It needs none: it is started and stopped here."""
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def _newest_table(folder: Path, pattern: str) -> list[dict[str, str]]:

@@ -3,7 +3,6 @@
 Rank 0 alone writes files.
 """
 import contextlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from mindspore import nn
 from src.data.image_folder import ImageFolder
 from src.distributed.world import World
 from src.errors import UserError
+from src.log import logger
 from src.metrics import EvalResult
 from src.reports import best_evaluation
 from src.reports.best_evaluation import BestEvaluation
@@ -93,7 +93,7 @@ class Reporter:
         path, mark = self._folder / "report.html", f"{state.run_id} {state.step}"
         curves = [self._folder / CURVES, self._folder / "curves.png"]
         if self._was_finished and is_report_of(path, mark) and all(file.is_file() for file in curves):
-            print(f"report: {path}")
+            logger.info(f"report: {path}")
             return
         try:
             if state.history:
@@ -101,9 +101,9 @@ class Reporter:
                 draw_curves(state.history, curves[1])
             write_report(training_report(self._run, state, self._best, self._eval_folder, self._timing, self._network,
                                          self._world, is_saved), path, mark)
-            print(f"report: {path}")
+            logger.info(f"report: {path}")
         except UserError as error:
-            print(f"warning: the run is saved, but not its report: {error}", file=sys.stderr)
+            logger.warning(f"the run is saved, but not its report: {error}")
 
 
 @contextlib.contextmanager
@@ -112,4 +112,4 @@ def _tolerate_failure(file: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        print(f"warning: {file} is not written this time, training goes on: {error}", file=sys.stderr)
+        logger.warning(f"{file} is not written this time, training goes on: {error}")

@@ -14,6 +14,7 @@ from src.checkpoint.record import CheckpointMetadata, TrainingMetadata, read_met
 from src.dataset import usable_workers
 from src.errors import UserError
 from src.files import lock
+from src.log import logger
 from src.model_utils.config import Config
 from src.model_utils.keys import KEYS, with_present_names
 from src.training.state import TrainingState
@@ -113,12 +114,12 @@ def find_checkpoint(run: Run, folder: Path) -> Checkpoint | None:
             if metadata.training is None:
                 continue
             if difference := run.difference(metadata):
-                print(f"{path}: not resumed, a new run begins: {difference}")
+                logger.info(f"{path}: not resumed, a new run begins: {difference}")
                 return None
             return read_checkpoint(path)
         except UserError as error:
             _set_aside_damaged(path)
-            print(f"{error}; set aside as {path.name}{DAMAGED_SUFFIX}")
+            logger.info(f"{error}; set aside as {path.name}{DAMAGED_SUFFIX}")
     return None
 
 
@@ -147,7 +148,7 @@ def lock_folder(folder: Path) -> int:
         is_free = lock(descriptor)
     except OSError:
         is_free = True
-        print(f"{folder}: this file system has no locks; do not start two runs in one folder")
+        logger.info(f"{folder}: this file system has no locks; do not start two runs in one folder")
     if not is_free:
         raise UserError(f"{folder}: another run is writing its checkpoints here; wait for it, or choose another "
                         "--save_checkpoint_path")

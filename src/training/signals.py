@@ -2,9 +2,10 @@
 import ctypes
 import os
 import signal
-import sys
 import threading
 from types import FrameType, TracebackType
+
+from src.log import NOTICE, logger
 
 SIGACTION_BYTES = 256  # more than a `struct sigaction` has on any Linux
 KEEP_SECONDS = 0.002
@@ -54,7 +55,7 @@ class StopRequest:
                 return  # the job still has to upload its output after the step
             os._exit(128 + number)
         self._signal = number
-        print(f"{signal.Signals(number).name}: stopping after this step; once more to stop at once", file=sys.stderr)
+        logger.log(NOTICE, f"{signal.Signals(number).name}: stopping after this step; once more to stop at once")
 
     def _keep_handler(self) -> None:
         sigaction = ctypes.CDLL(None).sigaction

@@ -164,7 +164,8 @@ def test_only_the_first_rank_writes(killed_run: KilledRun) -> None:
     other = (killed_run.bench.folder / "train/rank1/log1.log").read_text()
     assert killed_run.text().count("result:") >= 2
     assert "result:" not in other
-    assert "epoch time:" in other
+    assert "rank 1: epoch time:" in other
+    assert re.search("^epoch time:", killed_run.text(), re.MULTILINE)
     assert re.search(rf"step:\[ +2/ +{STEPS_PER_EPOCH}\]", killed_run.text())
 
 

@@ -11,16 +11,16 @@ from src.training.monitor import Monitor
 from src.training.state import TrainingState
 
 
-def test_log_lines_keep_their_form_and_the_epochs_mean() -> None:
-    lines: list[str] = []
+def test_log_lines_keep_their_form_and_the_epochs_mean(capsys: pytest.CaptureFixture) -> None:
     state, lr = TrainingState(), np.linspace(0.1, 0.01, 10).astype(np.float32)
-    monitor = Monitor(state, lr, config_for("--epoch_size", 2, "--log_steps", 2), steps_per_epoch=5, write=lines.append)
+    monitor = Monitor(state, lr, config_for("--epoch_size", 2, "--log_steps", 2), steps_per_epoch=5)
     for epoch in range(2):
         monitor.epoch_begin(epoch)
         for step in range(5):
             monitor.step_end(step, Tensor(float(step + epoch), ms.float32), Tensor(True))
         assert monitor.epoch_end() == pytest.approx(2 + epoch)  # the mean of all steps, not the last step's loss
         state.losses = []
+    lines = capsys.readouterr().out.splitlines()
     step_lines = [line for line in lines if line.startswith("epoch: ")]
     assert [STEP_LINE.fullmatch(line) is not None for line in step_lines] == [True] * 6
     assert step_lines[0].startswith("epoch: [  0/  2], step:[    1/    5], loss:[1.000/0.500], ")
@@ -31,15 +31,13 @@ def test_log_lines_keep_their_form_and_the_epochs_mean() -> None:
     assert epoch_lines[0].endswith("avg loss: 2.000")
 
 
-def test_steps_that_were_left_out_are_counted_and_kept_out_of_the_mean() -> None:
-    lines: list[str] = []
-    monitor = Monitor(TrainingState(), np.ones(3, np.float32), config_for("--epoch_size", 1), steps_per_epoch=3,
-                      write=lines.append)
+def test_steps_that_were_left_out_are_counted_and_kept_out_of_the_mean(capsys: pytest.CaptureFixture) -> None:
+    monitor = Monitor(TrainingState(), np.ones(3, np.float32), config_for("--epoch_size", 1), steps_per_epoch=3)
     monitor.epoch_begin(0)
     for step, (loss, applied) in enumerate([(1.0, True), (np.inf, False), (3.0, True)]):
         assert monitor.step_end(step, Tensor(loss, ms.float32), Tensor(applied)) == (not applied)
     assert monitor.epoch_end() == 2.0
-    assert "1 steps of this epoch left out" in lines[-1]
+    assert "1 steps of this epoch left out" in capsys.readouterr().out.splitlines()[-1]
 
 
 @pytest.mark.parametrize(("options", "fetched"), [
@@ -50,7 +48,7 @@ def test_steps_that_were_left_out_are_counted_and_kept_out_of_the_mean() -> None
 ])
 def test_an_accelerator_waits_only_where_the_values_are_needed(options: tuple, fetched: list[int]) -> None:
     config = get_config([*map(str, options)])
-    monitor = Monitor(TrainingState(), np.ones(9, np.float32), config, steps_per_epoch=9, write=lambda _: None)
+    monitor = Monitor(TrainingState(), np.ones(9, np.float32), config, steps_per_epoch=9)
     monitor.epoch_begin(0)
     found = []
     for step in range(9):
@@ -60,10 +58,8 @@ def test_an_accelerator_waits_only_where_the_values_are_needed(options: tuple, f
 
 
 def test_a_resumed_epoch_counts_the_losses_before_it() -> None:
-    lines: list[str] = []
     state = TrainingState(step=2, losses=[1.0, 2.0])
-    monitor = Monitor(state, np.ones(4, np.float32), config_for("--epoch_size", 1), steps_per_epoch=4,
-                      write=lines.append)
+    monitor = Monitor(state, np.ones(4, np.float32), config_for("--epoch_size", 1), steps_per_epoch=4)
     monitor.epoch_begin(0)
     for step in (2, 3):
         monitor.step_end(step, Tensor(float(step + 1), ms.float32), Tensor(True))

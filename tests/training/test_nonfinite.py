@@ -44,7 +44,7 @@ class Training:
         run = Run(self.config, ("a", "b"), "digest", 1, STEPS)
         self.checkpointer = Checkpointer(run, self.step, self.network, None, Timing(), World())
         self.state = self.checkpointer.restore()
-        self.monitor = Monitor(self.state, lr, self.config, STEPS, write=lambda line: None)
+        self.monitor = Monitor(self.state, lr, self.config, STEPS)
         self.monitor.epoch_begin(0)
 
     def values(self, statistics: bool) -> list[np.ndarray]:
