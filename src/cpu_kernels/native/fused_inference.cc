@@ -132,17 +132,18 @@ template <class Out>
 void gemm_with_epilogue(const Layer &l, const FoldedLayer &folded, int first, int last, ConstBlockedTensor in,
                         int count, ConstBlockedTensor shortcut, const Out &out) {
   const float *panels = folded.weights + static_cast<size_t>(first) * LANES * l.taps();
-  gemm(in.data, in.stride, count, panels, l.taps(), last - first, [&](int row, int vector, const auto &column) {
-    const Vec bias = load(folded.bias + (first + vector) * LANES);
+  gemm_few_rows(in.data, in.stride, count, panels, l.taps(), last - first,
+                [&](int row, int vector, const auto &column) {
+                  const Vec bias = load(folded.bias + (first + vector) * LANES);
 #pragma GCC unroll 24
-    for (int r = 0; r < column.ROWS; ++r) {
-      if (row + r >= count) break;
-      Vec y = column.at[r] + bias;
-      if (l.activation) y = relu6(y);
-      if (shortcut) y += load(shortcut.at(vector, row + r));
-      store(out.at(vector, row + r), y);
-    }
-  });
+                  for (int r = 0; r < column.ROWS; ++r) {
+                    if (row + r >= count) break;
+                    Vec y = column.at[r] + bias;
+                    if (l.activation) y = relu6(y);
+                    if (shortcut) y += load(shortcut.at(vector, row + r));
+                    store(out.at(vector, row + r), y);
+                  }
+                });
 }
 
 // The same, at pixels first_pixel ... first_pixel + count - 1 of the whole output; out_from(i) is where those from the

@@ -89,37 +89,37 @@ ALWAYS_INLINE void multiply_add(const float *a, size_t a_stride, const float *b,
   }
 }
 
-// One panel of NR vectors from `first` on, for groups of ROWS rows of the tile: see gemm.
-template <int ROWS, int NR, class Finish>
-inline void gemm_panel(const float *a, size_t tile, int rows, const float *panel, int k, int first, Finish &&finish) {
-  for (int row = 0; row < rows; row += ROWS) {
-    Accumulators<ROWS, NR> sums = {};
-    const float *x = a + row * LANES, *w = panel;
-    int rest = k;
-    for (; rest >= LANES; rest -= LANES, x += tile * LANES)
-#pragma GCC unroll 4
-      for (int j = 0; j < LANES; ++j, w += NR * LANES) multiply_add(x + j, LANES, w, LANES, sums);
-    for (int j = 0; j < rest; ++j, w += NR * LANES) multiply_add(x + j, LANES, w, LANES, sums);
-#pragma GCC unroll 4
-    for (int v = 0; v < NR; ++v) finish(row, first + v, sums[v]);
-  }
-}
-
 // For each panel of `vectors` vectors and each group of rows of the tile `a` (`k` channels, `tile` pixels apart):
 // finish(first pixel, vector, column) gets the sums over k of a[pixel][k] * b[k][output channel]. The last group
-// may reach beyond `rows`: those sums mean nothing, but the tile's memory must reach as far.
-template <class Finish>
+// may reach beyond `rows`: those sums mean nothing, but the tile's memory must reach as far. Groups have LESS rows less
+// than fit the registers.
+template <int LESS = 0, class Finish>
 inline void gemm(const float *a, size_t tile, int rows, const float *b, int k, int vectors, Finish &&finish) {
   for_panels(vectors, [&](auto width, int first) {
-    constexpr int NR = decltype(width)::value, ROWS = MR<NR>;
-    const float *panel = b + static_cast<size_t>(first) * LANES * k;
-    // One row less in each group if that makes no more groups: 49 pixels, an image of 7x7, are seven sevens.
-    if (rows <= (rows + ROWS - 1) / ROWS * (ROWS - 1)) {
-      gemm_panel<ROWS - 1, NR>(a, tile, rows, panel, k, first, finish);
-    } else {
-      gemm_panel<ROWS, NR>(a, tile, rows, panel, k, first, finish);
+    constexpr int NR = decltype(width)::value, ROWS = MR<NR> - LESS;
+    for (int row = 0; row < rows; row += ROWS) {
+      Accumulators<ROWS, NR> sums = {};
+      const float *x = a + row * LANES, *w = b + static_cast<size_t>(first) * LANES * k;
+      int rest = k;
+      for (; rest >= LANES; rest -= LANES, x += tile * LANES)
+#pragma GCC unroll 4
+        for (int j = 0; j < LANES; ++j, w += NR * LANES) multiply_add(x + j, LANES, w, LANES, sums);
+      for (int j = 0; j < rest; ++j, w += NR * LANES) multiply_add(x + j, LANES, w, LANES, sums);
+#pragma GCC unroll 4
+      for (int v = 0; v < NR; ++v) finish(row, first + v, sums[v]);
     }
   });
+}
+
+// The same with one row less in each group if that makes no more groups: 49 pixels, an image of 7x7, are seven sevens.
+template <class Finish>
+inline void gemm_few_rows(const float *a, size_t tile, int rows, const float *b, int k, int vectors, Finish &&finish) {
+  constexpr int ROWS = MR<MAX_NR>;
+  if (rows <= (rows + ROWS - 1) / ROWS * (ROWS - 1)) {
+    gemm<1>(a, tile, rows, b, k, vectors, finish);
+  } else {
+    gemm(a, tile, rows, b, k, vectors, finish);
+  }
 }
 
 // About as often as gemm calls finish.
