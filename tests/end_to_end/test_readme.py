@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from src.checkpoint.namings import TORCH, TORCHVISION
 from src.mobilenetV2 import MobileNetV2
 from src.model_utils.config import ALIASES, get_config
 from tests.conftest import ROOT, make_images
+from tests.support.foreign_weights import renamed
 from tests.support.launcher_tools import Bench
-from tools.convert_weights import STATISTICS, torchvision_layers
 
 README, README_CN = ROOT / "README.md", ROOT / "README_CN.md"
 PAGES = sorted(path for folder in (".", "docs", "hub") for path in (ROOT / folder).glob("*.md"))
@@ -188,11 +189,7 @@ def test_messages_are_those_of_the_code() -> None:
 def torchvision_weights() -> dict[str, np.ndarray]:
     """A new narrow network as torchvision would save it."""
     ours = {name: value.asnumpy() for name, value in MobileNetV2(4, 0.35).parameters_dict().items()}
-    state = {f"classifier.1.{kind}": ours[f"head.classifier.{kind}"] for kind in ("weight", "bias")}
-    for layer, conv, norm in torchvision_layers():
-        state[f"{conv}.weight"] = ours[f"{layer}.conv.weight"]
-        state |= {f"{norm}.{theirs}": ours[f"{layer}.bn.{mine}"] for mine, theirs in STATISTICS.items()}
-    return state
+    return renamed(ours, TORCHVISION, TORCH)
 
 
 class Reader:
