@@ -157,7 +157,7 @@ def load_pretrained(config: Config) -> Checkpoint | None:
         return checkpoint
     if config.freeze_layer == "backbone":
         raise UserError("--freeze_layer backbone trains a classifier on a trained backbone: name one, "
-                        "--pretrain_ckpt CHECKPOINT")
+                        "--pretrain_ckpt imagenet, or a file")
     return None
 
 

@@ -1,4 +1,4 @@
-"""Opens trained weights that somebody names: a checkpoint of this project, or a file of another project.
+"""Opens trained weights that somebody names: a checkpoint of this project, a file of another one, or published weights.
 
 The kind of a file is told from its content; its name and ending do not matter.
 """
@@ -15,6 +15,7 @@ from safetensors import deserialize
 from src.checkpoint.file import Checkpoint, file_digest, read_checkpoint
 from src.checkpoint.foreign import Conversion, convert
 from src.checkpoint.namings import OURS
+from src.checkpoint.published import fetch_published, is_published
 from src.checkpoint.record import CheckpointMetadata
 from src.checkpoint.torch_file import read_torch_file
 from src.errors import UserError, first_line
@@ -36,14 +37,15 @@ BEGINNING = 512  # bytes that tell the kind of a file
 
 
 def open_pretrained(name: str | Path) -> Checkpoint:
-    """The weights that `name` is the path of, under this project's names.
+    """The weights that `name` is the path of, or published weights, under this project's names.
 
     A line on stdout says what a file of another project was found to hold.
 
     Raises:
-        UserError: the file is missing, damaged, or holds no MobileNetV2 that this project can compute.
+        UserError: the file is missing, damaged, cannot be fetched, or holds no MobileNetV2 that this project can
+            compute.
     """
-    path = Path(name)
+    path = fetch_published(str(name)) if is_published(str(name)) else Path(name)
     values = read_weights(path)
     if isinstance(values, Checkpoint):
         return values

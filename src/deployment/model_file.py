@@ -84,10 +84,11 @@ def open_model(config: Config) -> ModelFile:
     """
     if not config.pretrain_ckpt:
         raise UserError("no model named: give --pretrain_ckpt with a checkpoint, a .mindir or an .onnx file")
-    path = Path(config.pretrain_ckpt)
     if not is_exported(config.pretrain_ckpt):
         checkpoint = open_pretrained(config.pretrain_ckpt)
-        return ModelFile(path, checkpoint, config.adopt(checkpoint.config, "image_size", "width_mult", where=path))
+        where = checkpoint.path
+        return ModelFile(where, checkpoint, config.adopt(checkpoint.config, "image_size", "width_mult", where=where))
+    path = Path(config.pretrain_ckpt)
     exported = load_exported(path, config)
     known = {"image_size": exported.image_size, "batch_size": exported.best_batch_size or config.batch_size}
     return ModelFile(path, exported, config.adopt(known, "image_size", "batch_size"))

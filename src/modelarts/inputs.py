@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from src.checkpoint.names import BEST
+from src.checkpoint.published import is_published
 from src.data.formats.mindrecord import find_parts, unpack_mindrecord
 from src.data.formats.zip_archive import unpack
 from src.errors import UserError
@@ -191,8 +192,10 @@ class Inputs:
 
 
 def _first_existing(folders: list[Path], given: str, key: str) -> Path:
-    """A path in the first folder that has it. An absolute path is returned unchanged."""
-    if Path(given).is_absolute():
+    """A path in the first folder that has it. An absolute path and the name of published weights stay as
+    they are.
+    """
+    if Path(given).is_absolute() or is_published(given):
         return Path(given)
     found = next((folder / given for folder in folders if (folder / given).exists()), None)
     if found is None:
