@@ -294,7 +294,7 @@ def read_again(kind: Kind, content: bytes) -> bool:
 @pytest.mark.parametrize("name", KINDS)
 def test_damage_ends_in_one_line_or_changes_nothing(name: str) -> None:
     if name == "ONNX" and not importlib.util.find_spec("onnxruntime"):
-        pytest.skip("needs ONNX Runtime, which requirements-dev.txt names")
+        pytest.skip("needs ONNX Runtime, which requirements.txt names")
     kind = KINDS[name]()
     read_again(kind, kind.content)  # the first one loads libraries
 
@@ -310,7 +310,7 @@ def test_damage_ends_in_one_line_or_changes_nothing(name: str) -> None:
 def test_what_is_whole_is_read(name: str) -> None:
     """Else the test above would show nothing."""
     if name == "ONNX" and not importlib.util.find_spec("onnxruntime"):
-        pytest.skip("needs ONNX Runtime, which requirements-dev.txt names")
+        pytest.skip("needs ONNX Runtime, which requirements.txt names")
     kind = KINDS[name]()
     assert read_again(kind, kind.content)
 
@@ -350,7 +350,7 @@ def test_an_image_that_has_gone_is_a_grey_field(tmp_path: Path) -> None:
 
 
 def test_an_onnx_file_that_is_no_classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements-dev.txt names")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements.txt names")
     pixels, path = np.zeros((4, 3, 32, 32), np.float32), tmp_path / "tiny.onnx"
     path.write_bytes(TINY.read_bytes())
     session = onnxruntime.InferenceSession

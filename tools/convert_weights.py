@@ -1,10 +1,12 @@
-"""Converts weights of a MobileNetV2 from another project to a checkpoint of this project.
+"""Converts weights of a MobileNetV2 from another project, or for another project.
 
     python tools/convert_weights.py --source mobilenet_v2.pth --output mobilenetv2.ckpt
+    python tools/convert_weights.py --source checkpoint/best.ckpt --to torchvision --output mobilenet_v2.pth
+    python tools/convert_weights.py --source checkpoint/best.ckpt --to timm --output model.safetensors
 
-docs/weights.md lists the kinds of files; PyTorch need not be installed. Width and number of classes are those of the
-weights. All commands read such files themselves, too: the checkpoint is smaller than a training checkpoint of PyTorch,
-and has a digest.
+Without --to it writes a checkpoint of this project. `torchvision` and `timm` are whose names are written; the ending of
+the output, .pth or .safetensors, tells the format. `safetensors` is that format with this project's names.
+docs/weights.md lists the kinds of files that are read; PyTorch need not be installed. All commands read them, too.
 """
 import argparse
 import dataclasses
@@ -14,23 +16,34 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.checkpoint.file import write_checkpoint
+from src.checkpoint.foreign_writer import SAFETENSORS_ENDING, write_foreign
+from src.checkpoint.namings import OURS, TIMM, TORCHVISION
 from src.checkpoint.pretrained import open_pretrained
 from src.errors import UserError, run_command
+
+TARGETS = {"torchvision": TORCHVISION, "timm": TIMM, "safetensors": OURS}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert as the command line says."""
-    parser = argparse.ArgumentParser(description="Weights of a MobileNetV2 to a checkpoint of this project.")
-    parser.add_argument("--source", required=True, type=Path, help="weights of another project, or a checkpoint")
-    parser.add_argument("--output", required=True, type=Path, help="checkpoint to write, .ckpt")
+    parser = argparse.ArgumentParser(description="Weights of a MobileNetV2 from or for another project.")
+    parser.add_argument("--source", required=True, help="a checkpoint, weights of another project, or `imagenet`")
+    parser.add_argument("--to", choices=TARGETS, help="who is to read the output; by default this project")
+    parser.add_argument("--output", required=True, type=Path, help=".ckpt; with --to .pth or .safetensors")
     options = parser.parse_args(argv)
-    if options.output.suffix != ".ckpt":
-        raise UserError(f"{options.output}: name the output with the ending .ckpt")
+    if options.to is None and options.output.suffix != ".ckpt":
+        raise UserError(f"{options.output}: name the output with the ending .ckpt, or say --to {'|'.join(TARGETS)}")
+    if options.to == "safetensors" and options.output.suffix != SAFETENSORS_ENDING:
+        raise UserError(f"{options.output}: name the output with the ending {SAFETENSORS_ENDING}")
 
     checkpoint = open_pretrained(options.source)
-    metadata = dataclasses.replace(checkpoint.metadata, training=None)  # the state of a run stays behind
-    write_checkpoint(options.output, checkpoint.network, {}, metadata)
-    print(f"{options.output}: {len(checkpoint.network)} parameters from {options.source.name}")
+    if options.to:
+        weights = {name: value.asnumpy() for name, value in checkpoint.network.items()}
+        write_foreign(options.output, weights, TARGETS[options.to])
+    else:
+        metadata = dataclasses.replace(checkpoint.metadata, training=None)  # the state of a run stays behind
+        write_checkpoint(options.output, checkpoint.network, {}, metadata)
+    print(f"{options.output}: {len(checkpoint.network)} parameters from {options.source}")
 
 
 if __name__ == "__main__":

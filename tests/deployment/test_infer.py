@@ -68,7 +68,7 @@ def holiday(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def needs_onnx_runtime(kind: str) -> None:
     if kind == "ONNX":
-        pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements-dev.txt names")
+        pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements.txt names")
 
 
 def call(module: object, *argv: object) -> None:

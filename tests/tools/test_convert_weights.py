@@ -1,4 +1,5 @@
 """The command that writes weights of other projects as checkpoints."""
+import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,8 +9,11 @@ from conftest import assert_one_clear_line, config_for, run_script
 from mindspore import Tensor
 from safetensors.numpy import save_file
 
-from src.checkpoint.file import read_checkpoint
-from src.checkpoint.namings import TORCH, TORCHVISION
+from src.checkpoint.file import read_checkpoint, write_checkpoint
+from src.checkpoint.foreign_writer import write_foreign
+from src.checkpoint.namings import TIMM, TORCH, TORCHVISION
+from src.checkpoint.record import CheckpointMetadata
+from src.checkpoint.torch_file import read_torch_file
 from src.errors import UserError
 from src.models import define_net
 from src.utils import load_weights
@@ -64,9 +68,53 @@ def test_logits_are_pytorchs(shared: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(logits, np.load(LOGITS), atol=1e-3, rtol=0)
 
 
-def test_the_output_is_a_checkpoint_by_its_name(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"name the output with the ending \.ckpt"):
-        main(["--source", str(tmp_path / "a.pth"), "--output", str(tmp_path / "k.json")])
+# ---- out
+
+@pytest.mark.parametrize(("target", "name"), [("torchvision", "w.pth"), ("torchvision", "模型.safetensors"),
+                                              ("timm", "w.bin"), ("timm", "w.safetensors"),
+                                              ("safetensors", "w.safetensors")])
+def test_out_and_in_again_gives_the_same_bits(target: str, name: str, tmp_path: Path) -> None:
+    weights = {key: Tensor(value) for key, value in random_weights().items()}
+    write_checkpoint(tmp_path / "k.ckpt", weights, {}, CheckpointMetadata())
+    main(["--source", str(tmp_path / "k.ckpt"), "--to", target, "--output", str(tmp_path / name)])
+    main(["--source", str(tmp_path / name), "--output", str(tmp_path / "back.ckpt")])
+    assert (tmp_path / "back.ckpt").read_bytes() == (tmp_path / "k.ckpt").read_bytes()
+
+
+def test_torchvisions_file_is_as_torchvision_publishes_it(shared: Path, tmp_path: Path) -> None:
+    """The same names, shapes and bits, but for the counters of training steps."""
+    published = shared / "weights" / "mobilenet_v2_imagenet.pth"
+    main(["--source", str(published), "--to", "torchvision", "--output", str(tmp_path / "w.pth")])
+    expected = {name: value for name, value in read_torch_file(published).items() if "num_batches" not in name}
+    found = read_torch_file(tmp_path / "w.pth")
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[name], value) for name, value in expected.items())
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs PyTorch, which this project does without")
+def test_pytorch_reads_it(tmp_path: Path) -> None:
+    import torch
+    weights = random_weights()
+    write_foreign(tmp_path / "w.pth", weights, TORCHVISION)
+    found = torch.load(tmp_path / "w.pth", weights_only=True)
+    assert all(np.array_equal(found[name].numpy(), value)
+               for name, value in renamed(weights, TORCHVISION, TORCH).items())
+
+
+def test_a_classifier_of_another_form_has_no_name_elsewhere(tmp_path: Path) -> None:
+    weights = {**random_weights(), "head.dense.multiplier": np.ones(1, np.float32)}
+    with pytest.raises(UserError, match="timm has no name for head.dense.multiplier"):
+        write_foreign(tmp_path / "w.pth", weights, TIMM)
+
+
+@pytest.mark.parametrize(("options", "name"), [((), "k.json"), (("--to", "timm"), "k.ckpt"),
+                                               (("--to", "safetensors"), "k.pth")])
+def test_the_ending_tells_the_format(options: tuple[str, ...], name: str, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "s.ckpt", {key: Tensor(value) for key, value in random_weights().items()}, {},
+                     CheckpointMetadata())
+    with pytest.raises(UserError, match=r"name the output with the ending \."):
+        main(["--source", str(tmp_path / "s.ckpt"), *options, "--output", str(tmp_path / name)])
+    assert not (tmp_path / name).exists()
 
 
 def test_as_a_command(tmp_path: Path) -> None:
