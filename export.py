@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from mindspore import Tensor
 
-from src.checkpoint.file import read_checkpoint
+from src.checkpoint.pretrained import open_pretrained
 from src.deployment.exporter import (
     ENDINGS,
     ExportOptions,
@@ -41,7 +41,7 @@ def main(config: Config) -> None:
     if config.file_format == "AIR" and config.platform != "Ascend":
         raise UserError(f"AIR files can be written on Ascend only, not on {config.platform}; use --file_format MINDIR, "
                         "which MindSpore Lite runs on Ascend 310 too")
-    checkpoint = read_checkpoint(Path(config.pretrain_ckpt))
+    checkpoint = open_pretrained(config.pretrain_ckpt)
     config = config.adopt(checkpoint.config, "image_size", "width_mult", where=checkpoint.path)
     options = ExportOptions(config.image_size, config.export_batch_size, config.export_normalise,
                             config.export_softmax)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mindspore import nn
 
-from src.checkpoint.file import read_checkpoint
+from src.checkpoint.pretrained import open_pretrained
 from src.mobilenetV2 import MobileNetV2
 from src.model_utils.config import get_config
 from src.utils import class_count, load_weights
@@ -43,14 +43,15 @@ def mobilenetv2(num_classes: int | None = None, include_top: bool = True, width_
         include_top: whether there is a classifier.
         width_mult: width multiplier, .35 to 1.4; by default that of the checkpoint, or 1.
         dropout: share of the pooled features set to zero in training.
-        pretrain_ckpt: a checkpoint of this project to load; without one the weights are new.
+        pretrain_ckpt: a checkpoint to load, or weights of another project (docs/weights.md); without it the weights
+            are new.
         filter_head: load the backbone alone, as for other classes than the checkpoint was trained on.
 
     Raises:
         TypeError: an argument that is none of these.
         UserError: the checkpoint cannot be read, or is not of this network.
     """
-    checkpoint = read_checkpoint(Path(pretrain_ckpt)) if pretrain_ckpt else None
+    checkpoint = open_pretrained(pretrain_ckpt) if pretrain_ckpt else None
     if checkpoint:
         trained = get_config([]).adopt(checkpoint.config, "width_mult", where=checkpoint.path)
         width_mult = width_mult or trained.width_mult

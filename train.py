@@ -9,7 +9,6 @@ Every key of default_config.yaml is an option. Checkpoints, `curves.csv`, `curve
 """
 import os
 import sys
-from pathlib import Path
 
 from src.log import reader_log_level
 
@@ -18,7 +17,8 @@ os.environ.update(reader_log_level(os.environ))  # MindSpore reads it when it is
 from mindspore import nn
 from tqdm import tqdm
 
-from src.checkpoint.file import Checkpoint, read_checkpoint
+from src.checkpoint.file import Checkpoint
+from src.checkpoint.pretrained import open_pretrained
 from src.data.cache_server import dataset_cache
 from src.data.image_check import scan_checked
 from src.data.image_folder import ImageFolder, train_root, validation_root
@@ -65,12 +65,12 @@ def main(config: Config) -> None:
     # ---- network: new weights, or those of a checkpoint
     frozen = config.freeze_layer == "backbone"
     pretrained = load_pretrained(config)
+    config = config.adopt(pretrained.config, "width_mult", where=pretrained.path) if pretrained else config
     teacher = Teacher(config, classes) if config.kd_teacher else None
     if config.dry_run:
         if world.is_main_process:
             print(describe_run(config, world, train_folder, eval_folder))
         return
-    config = config.adopt(pretrained.config, "width_mult", where=pretrained.path) if pretrained else config
     network = define_net(config, len(classes), world.rank)
     if pretrained:
         load_weights(network, pretrained, filter_head=config.filter_head or frozen)
@@ -155,14 +155,14 @@ def main(config: Config) -> None:
 def load_pretrained(config: Config) -> Checkpoint | None:
     """The checkpoint that training starts from, if one is named."""
     if config.pretrain_ckpt:
-        checkpoint = read_checkpoint(Path(config.pretrain_ckpt))
+        checkpoint = open_pretrained(config.pretrain_ckpt)
         if config.boost_mode == "O1" and checkpoint.config.get("boost_mode") != "O1":
             raise UserError(f"{checkpoint.path}: was trained without boost_mode O1, so it needs the batch norms that "
                             "boost_mode O1 leaves out; use --boost_mode O0, or begin with new weights")
         return checkpoint
     if config.freeze_layer == "backbone":
         raise UserError("--freeze_layer backbone trains a classifier on a trained backbone: name one, "
-                        "--pretrain_ckpt CHECKPOINT")
+                        "--pretrain_ckpt imagenet, or a file")
     return None
 
 

@@ -59,6 +59,14 @@ absolute_file() {
     realpath -- "$path"
 }
 
+# The absolute path of a checkpoint; the name of published weights (docs/weights.md) stays as it is.
+checkpoint_or_name() {
+    case $1 in
+        imagenet | torchvision/* | timm/*) [ -f "$1" ] || { printf '%s\n' "$1"; return; } ;;
+    esac
+    absolute_file checkpoint "$1"
+}
+
 absolute_folder() {
     [ -n "$2" ] || wrong_usage "no $1 named"
     [ -d "$2" ] || fail "$2: no such folder; the $1 must be one"
@@ -90,7 +98,7 @@ check_training_arguments() {
     dataset=$(absolute_folder "data set" "${1:-}")
     RUN_ARGUMENTS=(--dataset_path "$dataset")
     if [ -n "${2:-}" ]; then
-        ckpt=$(absolute_file checkpoint "$2")
+        ckpt=$(checkpoint_or_name "$2")
         RUN_ARGUMENTS+=(--pretrain_ckpt "$ckpt")
     elif [ -n "${3:-}${4:-}" ]; then
         wrong_usage "FREEZE_LAYER and FILTER_HEAD need a checkpoint (CKPT) before them"

@@ -10,7 +10,7 @@ set -- "${ARGUMENTS[@]}"
 [ $# -ge 2 ] || wrong_usage "DATASET and CKPT are needed"
 [ $# -eq 2 ] || wrong_usage "too many arguments: ${*:3}"
 dataset=$(absolute_folder "data set" "$1")
-ckpt=$(absolute_file checkpoint "$2")
+ckpt=$(checkpoint_or_name "$2")
 DEVICES='' RANK_TABLE='' LOCAL_RANKS=1
 [ "$PLATFORM" != CPU ] || LOCAL_RANKS=${WORKER_NUM:-1}
 check_machines

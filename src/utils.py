@@ -3,53 +3,15 @@
 Loading is strict: parameters that do not fit are an error that lists them. With `filter_head` the head may differ.
 """
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
 
 from mindspore import Tensor, nn, ops
 
 from src.checkpoint.file import Checkpoint
+from src.checkpoint.mismatch import LISTED, Mismatch
 from src.errors import UserError, list_some
 from src.models import EMA_PREFIX
 
 HEAD_PREFIX = "head."
-LISTED = 3  # names that an error shows of each kind
-
-
-class Shaped(Protocol):
-    """An array or a tensor."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its dimensions."""
-
-
-@dataclass(frozen=True)
-class Mismatch:
-    """How two sets of named arrays differ. False if they do not."""
-
-    missing: list[str]
-    unexpected: list[str]
-    reshaped: dict[str, str]  # each name with a text of both shapes
-
-    @classmethod
-    def between(cls, wanted: Mapping[str, Shaped], offered: Mapping[str, Shaped]) -> "Mismatch":
-        """Compare names and shapes."""
-        return cls([name for name in wanted if name not in offered], [name for name in offered if name not in wanted],
-                   {name: f"{name} {_shape(offered[name])} instead of {_shape(value)}" for name, value in wanted.items()
-                    if name in offered and offered[name].shape != value.shape})
-
-    def __bool__(self) -> bool:
-        return bool(self.missing or self.unexpected or self.reshaped)
-
-    def __str__(self) -> str:
-        return "; ".join(f"{kind} {list_some(names, LISTED)}" for kind, names in (
-            ("missing", self.missing), ("unexpected", self.unexpected),
-            ("of another shape:", list(self.reshaped.values()))) if names)
-
-
-def _shape(value: Shaped) -> str:
-    return "x".join(map(str, value.shape)) or "a single number"
 
 
 def load_weights(network: nn.Cell, checkpoint: Checkpoint, filter_head: bool = False) -> None:
@@ -69,10 +31,12 @@ def load_parameters(wanted: Mapping[str, Tensor], checkpoint: Checkpoint, filter
                            for side in (wanted, offered))
     mismatch = Mismatch.between(wanted, offered)
     if mismatch:
-        head_only = not mismatch.missing and not mismatch.unexpected and all(
-            name.startswith(HEAD_PREFIX) for name in mismatch.reshaped)
-        advice = "another number of classes: --filter_head True loads the backbone alone" if head_only else \
-            "is it a MobileNetV2 of this project and of this width_mult?"
+        if any(not name.startswith(HEAD_PREFIX) for name in mismatch.names):
+            advice = "is it a MobileNetV2 of this width_mult?"
+        elif mismatch.missing or mismatch.unexpected:
+            advice = "no classifier, or one of another form: train.py --filter_head True takes the backbone alone"
+        else:
+            advice = "another number of classes: --filter_head True loads the backbone alone"
         raise UserError(f"{checkpoint.path}: does not fit the network: {mismatch}; {advice}")
     for name, parameter in wanted.items():
         ops.assign(parameter, offered[name].astype(parameter.dtype))  # set_data does not change a compiled step

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mindspore as ms
@@ -22,6 +23,7 @@ if str(ROOT) not in sys.path:
 from src.checkpoint.record import TrainingMetadata  # noqa: E402 - needs the path
 from src.log import setup_log  # noqa: E402
 from src.model_utils.config import Config, get_config  # noqa: E402
+from tests.support.torch_files import stand_in_torch  # noqa: E402
 
 COLOURS = ((50, 60, 230), (40, 200, 60), (220, 40, 40), (230, 210, 40), (200, 60, 210), (60, 210, 210))
 
@@ -106,6 +108,12 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three classes of different sizes to train and validate on; not to be changed."""
     counts = {"train/blue": 8, "train/green": 7, "train/red": 6, "val/blue": 3, "val/green": 4, "val/red": 2}
     return make_images(tmp_path_factory.mktemp("photos"), counts)
+
+
+@pytest.fixture
+def torch_names(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Stand-ins for PyTorch's classes, to write files as `torch.save` does."""
+    return stand_in_torch(monkeypatch)
 
 
 def config_for(*argv: object) -> Config:

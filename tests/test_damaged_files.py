@@ -6,6 +6,7 @@ import tarfile
 import tempfile
 import tracemalloc
 import zipfile
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -22,6 +23,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from src.checkpoint.file import file_digest, read_checkpoint, write_checkpoint
+from src.checkpoint.pretrained import open_pretrained
 from src.checkpoint.record import CheckpointMetadata
 from src.checkpoint.torch_file import read_torch_file
 from src.data.formats.cifar import prepare_cifar
@@ -43,7 +45,7 @@ from src.training.profiler import summary
 from src.utils import load_parameters
 from tests.data.formats.test_cifar import archive, binary10, python10
 from tests.data.formats.test_imagenet import CLASSES, LABELS, tar, train_images, val_images, write_devkit
-from tools.convert_weights import convert, read_source
+from tests.support.torch_files import write_zip
 
 TINY = ROOT / "tests" / "fixtures" / "tiny.onnx"
 WHOLE = 10 ** 9  # bytes: all of a file
@@ -106,8 +108,13 @@ def checkpoint() -> Kind:
 def safetensors() -> Kind:
     weights: dict[str, np.ndarray] = {"conv_stem.weight": np.ones((2, 3), np.float32),
                                       "classifier.bias": np.ones(3, np.float16)}
-    return Kind("w.safetensors", made_by(lambda path: save_file(weights, path)),
-                lambda path: convert(read_source(path), path))
+    return Kind("w.safetensors", made_by(lambda path: save_file(weights, path)), open_pretrained)
+
+
+def torch_file() -> Kind:
+    """What training leaves beside the weights; reading tensors is tried in test_torch_file.py."""
+    values = {"epoch": 3, "args": Namespace(lr=0.1), "names": ["a", "b"], "nested": {"when": Path("here")}}
+    return Kind("w.pth", made_by(lambda path: write_zip(path, values, [])), open_pretrained)
 
 
 def onnx() -> Kind:
@@ -233,6 +240,7 @@ def image_list() -> Kind:
 KINDS: dict[str, Callable[[], Kind]] = {
     "checkpoint": checkpoint,
     "safetensors": safetensors,
+    "PyTorch": torch_file,
     "MINDIR": mindir,
     "ONNX": onnx,
     "MindRecord": lambda: mindrecord("a.mindrecord"),
@@ -286,7 +294,7 @@ def read_again(kind: Kind, content: bytes) -> bool:
 @pytest.mark.parametrize("name", KINDS)
 def test_damage_ends_in_one_line_or_changes_nothing(name: str) -> None:
     if name == "ONNX" and not importlib.util.find_spec("onnxruntime"):
-        pytest.skip("needs ONNX Runtime, which requirements-dev.txt names")
+        pytest.skip("needs ONNX Runtime, which requirements.txt names")
     kind = KINDS[name]()
     read_again(kind, kind.content)  # the first one loads libraries
 
@@ -298,11 +306,11 @@ def test_damage_ends_in_one_line_or_changes_nothing(name: str) -> None:
     look()
 
 
-@pytest.mark.parametrize("name", sorted(set(KINDS) - {"safetensors", "table of the profiler"}))
+@pytest.mark.parametrize("name", sorted(set(KINDS) - {"safetensors", "PyTorch", "table of the profiler"}))
 def test_what_is_whole_is_read(name: str) -> None:
     """Else the test above would show nothing."""
     if name == "ONNX" and not importlib.util.find_spec("onnxruntime"):
-        pytest.skip("needs ONNX Runtime, which requirements-dev.txt names")
+        pytest.skip("needs ONNX Runtime, which requirements.txt names")
     kind = KINDS[name]()
     assert read_again(kind, kind.content)
 
@@ -342,7 +350,7 @@ def test_an_image_that_has_gone_is_a_grey_field(tmp_path: Path) -> None:
 
 
 def test_an_onnx_file_that_is_no_classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements-dev.txt names")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements.txt names")
     pixels, path = np.zeros((4, 3, 32, 32), np.float32), tmp_path / "tiny.onnx"
     path.write_bytes(TINY.read_bytes())
     session = onnxruntime.InferenceSession

@@ -10,13 +10,16 @@ import pytest
 import yaml
 from conftest import ROOT
 from mindspore import Tensor, nn
+from safetensors.numpy import save_file
 
 import mindspore_hub_conf as hub
 from src.checkpoint.file import write_checkpoint
+from src.checkpoint.namings import TIMM, TORCH
 from src.checkpoint.record import CheckpointMetadata
 from src.errors import UserError
 from src.mobilenetV2 import MobileNetV2
 from src.utils import network_parameters
+from tests.support.foreign_weights import renamed
 
 IMAGES = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
 
@@ -63,6 +66,13 @@ def test_checkpoint_tells_width_and_classes(checkpoint: Path) -> None:
     plain = MobileNetV2(5, 0.35)
     ms.load_param_into_net(plain, ms.load_checkpoint(str(checkpoint)), strict_load=True)
     np.testing.assert_array_equal(logits, run(plain))
+
+
+def test_weights_of_another_project(checkpoint: Path, tmp_path: Path) -> None:
+    weights = {name: value.asnumpy() for name, value in ms.load_checkpoint(str(checkpoint)).items()}
+    save_file(renamed(weights, TIMM, TORCH), tmp_path / "model.safetensors")
+    network = hub.create_network("mobilenetv2", pretrain_ckpt=tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(run(network), run(hub.create_network("mobilenetv2", pretrain_ckpt=checkpoint)))
 
 
 def test_without_the_top(checkpoint: Path) -> None:

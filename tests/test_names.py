@@ -72,7 +72,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("locale", LOCALES)
 def test_prediction_writes_every_name_and_reads_it_back(locale: str, photos: Path, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements-dev.txt names")
+    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements.txt names")
     (photos / "blue" / "000.jpg").rename(broken := photos / "blue" / os.fsdecode(b"broken_\xe9.jpg"))
     broken.write_text("no image")
     run = subprocess.run([sys.executable, ROOT / "infer.py", "--platform", "CPU", "--model", TINY, "--images",
@@ -135,7 +135,7 @@ def test_bad_images_duplicates_and_descriptions_are_told(photos: Path, tmp_path:
 
 
 def test_an_evaluation_lists_its_mistakes(photos: Path, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements-dev.txt names")
+    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements.txt names")
     (photos / "red").mkdir()
     for name in ImageFolder.scan(photos).files:  # the same in all classes: wrong in all but one
         for label in "blue", "green", "red":

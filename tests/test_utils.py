@@ -103,6 +103,13 @@ def test_filter_head_takes_all_but_the_head(network: nn.Cell) -> None:
         np.testing.assert_array_equal(value, expected)
 
 
+def test_a_backbone_without_a_classifier_points_to_filter_head(network: nn.Cell) -> None:
+    offered = {name: value for name, value in shifted(network).items() if not name.startswith("head.")}
+    text = refusal(network, offered)
+    assert "no classifier, or one of another form: train.py --filter_head True" in text
+    load_weights(network, Checkpoint(HERE, offered, {}), filter_head=True)
+
+
 def test_filter_head_is_strict_about_the_backbone(network: nn.Cell) -> None:
     offered = shifted(network)
     del offered["backbone.last.conv.weight"]

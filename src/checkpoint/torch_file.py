@@ -1,8 +1,8 @@
-"""Reads weights from PyTorch's `.pth` files, without PyTorch.
+"""Reads the tensors of a file that `torch.save` wrote, without PyTorch, and without running what the file asks for.
 
-Such a file has a pickle that describes tensors, and the raw bytes of the tensors. This reader allows only the names of
-ordered dictionaries, tensors and storage types, and refuses the file at any other name, like PyTorch's
-`weights_only=True`.
+Such a file has a pickle that describes tensors, and the raw bytes of the tensors. A pickle can call any function while
+it is read. This reader knows the few names that tensors need. An object of any other name, as the optimizer or the
+`argparse.Namespace` of a training checkpoint, is passed over: an empty `PassedOver` takes its place.
 
 The two formats are described by `torch/serialization.py` of PyTorch 2: a zip archive (since 1.6) with `data.pkl` and a
 `data/<key>` for each storage, and the older stream of five pickles followed by the storages.
@@ -11,47 +11,53 @@ import io
 import math
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from src.errors import UserError, first_line
-from src.safe_pickle import RefusedError, RestrictedUnpickler
+from src.errors import UserError, first_line, list_some
+from src.safe_pickle import PassedOver, RefusedError, TolerantUnpickler
 
 OLD_MAGIC = 0x1950A86A20F9469CFC6C
 OLD_VERSION = 1001
 STORAGES = {
     "DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2", "BFloat16Storage": "bfloat16",
     "LongStorage": "<i8", "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "i1", "ByteStorage": "u1",
-    "BoolStorage": "?",
+    "BoolStorage": "?", "ComplexFloatStorage": "<c8", "ComplexDoubleStorage": "<c16",
 }
+LISTED = 3  # names that an error shows
+DEPTH = 8  # of dictionaries in dictionaries; a damaged file may have one that is in itself
+ENCRYPTED = 1  # a flag of an entry of a zip archive
 
 
-def read_torch_file(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a state dict saved by `torch.save`, by name; bfloat16 ones become float32.
+def read_torch_file(path: Path) -> dict[str, Any]:
+    """The content of a file of `torch.save`: a dictionary whose tensors are arrays; bfloat16 ones become float32.
 
     Raises:
-        UserError: the file is missing, damaged, holds something other than named tensors, or calls for code.
+        UserError: the file is missing, damaged, or holds something other than a dictionary.
     """
     try:
         with path.open("rb") as file:
             read = _read_zip if zipfile.is_zipfile(file) else _read_old
             file.seek(0)
-            values = read(file)
+            values = _arrays(read(file))
     except RefusedError as error:
-        raise UserError(f"{path}: {error}; save the network's state_dict() alone") from None
+        raise UserError(f"{path}: {error}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot read this file: {error.strerror or error}") from None
     except Exception as error:  # a damaged pickle raises many types of error
         raise UserError(f"{path}: not a PyTorch file, or a damaged one ({type(error).__name__}: "
                         f"{first_line(error)})") from error
-    if not isinstance(values, dict) or not values or not all(
-            isinstance(name, str) and isinstance(value, np.ndarray) for name, value in values.items()):
-        raise UserError(f"{path}: does not hold named tensors alone; save the network's state_dict()")
-    return dict(values)
+    if isinstance(values, PassedOver):
+        raise UserError(f"{path}: holds an object of {values.name}, of which nothing is run here; save the network's "
+                        "state_dict()")
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds no dictionary of tensors, but a {type(values).__name__}; save the network's "
+                        "state_dict()")
+    return values
 
 
 @dataclass(frozen=True)
@@ -100,42 +106,68 @@ class _Tensor:
         return np.lib.stride_tricks.as_strided(values[self.offset:], self.shape, steps).copy()
 
 
-def _rebuild_tensor(storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...],
-                    *_rest: object) -> _Tensor:
+def _rebuild_tensor(storage: object, offset: int, shape: tuple[int, ...], strides: tuple[int, ...],
+                    *_rest: object) -> _Tensor | PassedOver:
+    if isinstance(storage, PassedOver):  # of a type that no network here has
+        return storage
     if not isinstance(storage, _Storage):
         raise TypeError("a tensor of something other than a storage")
     return _Tensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
 
 
+def _rebuild_parameter(tensor: object, *_rest: object) -> object:
+    return tensor
+
+
+def _rebuild_from_type(rebuild: Callable[..., object], _type: object, arguments: tuple, _state: object) -> object:
+    """A tensor with attributes of its own."""
+    return rebuild(*arguments)
+
+
 ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
+    ("torch._tensor", "_rebuild_from_type_v2"): _rebuild_from_type,
     **{("torch", name): _StorageType(dtype) for name, dtype in STORAGES.items()},
 }
 
 
-class _WeightsUnpickler(RestrictedUnpickler):
+class _WeightsUnpickler(TolerantUnpickler):
     def __init__(self, file: BinaryIO, storage: Callable[[str, str, int], _Storage]) -> None:
         super().__init__(file, ALLOWED, encoding="utf-8")
         self._storage = storage
 
-    def persistent_load(self, pid: Any) -> _Storage:  # noqa: ANN401 - whatever the pickle says
+    def persistent_load(self, pid: Any) -> _Storage | PassedOver:  # noqa: ANN401 - whatever the pickle says
         kind, storage_type, key, _location, size = pid[:5]
+        if isinstance(storage_type, type) and issubclass(storage_type, PassedOver):
+            return storage_type()
         if kind != "storage" or not isinstance(storage_type, _StorageType) or size < 0 or any(pid[5:]):
             raise RefusedError("refers to something other than a plain storage")
         return self._storage(str(key), storage_type.dtype, int(size))
 
 
-def _arrays(values: object) -> object:
-    """A dictionary's tensors as arrays."""
-    if not isinstance(values, dict):
+def _arrays(values: object, depth: int = 0) -> object:
+    """The same dictionaries, with their tensors as arrays."""
+    if isinstance(values, _Tensor):
+        return values.array()
+    if not isinstance(values, Mapping) or depth > DEPTH:
         return values
-    return {name: value.array() if isinstance(value, _Tensor) else value for name, value in values.items()}
+    return {name: _arrays(value, depth + 1) if isinstance(name, str) else value for name, value in values.items()}
 
 
 def _read_zip(file: BinaryIO) -> object:
     with zipfile.ZipFile(file) as archive:
         entries = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}
+        if any(entry.flag_bits & ENCRYPTED for entry in entries.values()):
+            raise RefusedError("is an encrypted zip archive; unpack it with its password first")
+        if "data.pkl" not in entries:
+            raise RefusedError(f"is a zip archive, but not one of torch.save: it holds "
+                               f"{list_some(archive.namelist(), LISTED) or 'nothing'}")
+        if any(name.startswith("code/") for name in entries):
+            raise RefusedError("is a TorchScript program; save the network's state_dict()")
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
             raise RefusedError("is compressed, which PyTorch never does")
         if "byteorder" in entries and archive.read(entries["byteorder"]) != b"little":
@@ -148,7 +180,7 @@ def _read_zip(file: BinaryIO) -> object:
                 storages[key].fill(archive.read(entries[f"data/{key}"]))
             return storages[key]
 
-        return _arrays(_WeightsUnpickler(io.BytesIO(archive.read(entries["data.pkl"])), storage).load())
+        return _WeightsUnpickler(io.BytesIO(archive.read(entries["data.pkl"])), storage).load()
 
 
 def _read_old(file: BinaryIO) -> object:
@@ -165,9 +197,11 @@ def _read_old(file: BinaryIO) -> object:
     load()  # facts about the machine that wrote it
     values = load()
     for key in load():
-        size = int.from_bytes(file.read(8), "little")
+        if str(key) not in storages:
+            raise RefusedError("has tensors of a type that is not read; save the network's state_dict() alone")
         known = storages[str(key)]
+        size = int.from_bytes(file.read(8), "little")
         if size != known.size:
             raise ValueError(f"a storage of {known.size} elements has {size}")
         known.fill(file.read(size * (2 if known.dtype == "bfloat16" else np.dtype(known.dtype).itemsize)))
-    return _arrays(values)
+    return values

@@ -3,9 +3,11 @@
 The exported graph has stock cells alone, whatever kernels the network was trained with. The JSON has the classes, the
 preprocessing and the digest; see src/deployment/description.py.
 """
+import contextlib
 import json
+import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,9 +77,8 @@ def export(network: Deployable, options: ExportOptions, path: Path) -> None:
         UserError: MindSpore cannot write it; AIR needs Ascend.
     """
     images = Tensor(shape=(options.batch_size or None, 3, options.image_size, options.image_size), dtype=ms.float32)
-    with atomic_write(path) as temporary, tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        # In a separate folder: MindSpore makes the folder of its output readable for the owner only.
-        written = Path(folder) / path.name
+    with atomic_write(path) as temporary, _plainly_named_folder(path.parent) as folder:
+        written = folder / f"network{path.suffix}"
         try:
             if path.suffix == ENDINGS["ONNX"]:
                 axes = {INPUT: {0: "N"}, OUTPUT: {0: "N"}} if options.batch_size == 0 else None
@@ -89,6 +90,20 @@ def export(network: Deployable, options: ExportOptions, path: Path) -> None:
             raise UserError(f"{path}: MindSpore cannot export this: {first_line(error)}") from error
         description_path(path).unlink(missing_ok=True)  # it describes the old file
         written.replace(temporary)
+
+
+@contextlib.contextmanager
+def _plainly_named_folder(parent: Path) -> Iterator[Path]:
+    """A temporary folder in `parent`, by a path that MindSpore writes to: it refuses all but ASCII letters and digits.
+
+    MindSpore makes the folder of its output readable for the owner only, so it is not `parent` itself.
+    """
+    with tempfile.TemporaryDirectory(dir=parent) as folder:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            yield Path(f"/proc/self/fd/{descriptor}")
+        finally:
+            os.close(descriptor)
 
 
 def describe(path: Path, options: ExportOptions, classes: tuple[str, ...] | None, num_classes: int,

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from mindspore import Tensor
 
-from src.checkpoint.file import Checkpoint, read_checkpoint
+from src.checkpoint.file import Checkpoint
+from src.checkpoint.pretrained import open_pretrained
 from src.deployment.runtime import ExportedNetwork, is_exported, load_exported
 from src.errors import UserError
 from src.model_utils.config import Config
@@ -83,10 +84,11 @@ def open_model(config: Config) -> ModelFile:
     """
     if not config.pretrain_ckpt:
         raise UserError("no model named: give --pretrain_ckpt with a checkpoint, a .mindir or an .onnx file")
-    path = Path(config.pretrain_ckpt)
     if not is_exported(config.pretrain_ckpt):
-        checkpoint = read_checkpoint(path)
-        return ModelFile(path, checkpoint, config.adopt(checkpoint.config, "image_size", "width_mult", where=path))
+        checkpoint = open_pretrained(config.pretrain_ckpt)
+        where = checkpoint.path
+        return ModelFile(where, checkpoint, config.adopt(checkpoint.config, "image_size", "width_mult", where=where))
+    path = Path(config.pretrain_ckpt)
     exported = load_exported(path, config)
     known = {"image_size": exported.image_size, "batch_size": exported.best_batch_size or config.batch_size}
     return ModelFile(path, exported, config.adopt(known, "image_size", "batch_size"))

@@ -176,8 +176,8 @@ class Keys:
                          min=0.0, below=1.0)
 
     pretrain_ckpt: str = key("", START, "Checkpoint to start from (train.py), to score (eval.py), to export "
-                                        "(export.py) or to predict with (infer.py). eval.py and infer.py take .mindir "
-                                        "and .onnx files, too.",
+                                        "(export.py) or to predict with (infer.py), or weights of another project: see "
+                                        "docs/weights.md. eval.py and infer.py take .mindir and .onnx files, too.",
                              commands=COMMANDS, aliases=("checkpoint", "ckpt_file", "model"))
     freeze_layer: str = key("none", START, "none trains the whole network, backbone trains the classifier only.",
                             choices=("none", "backbone"))

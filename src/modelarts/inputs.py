@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from src.checkpoint.names import BEST
+from src.checkpoint.published import is_published
 from src.data.formats.mindrecord import find_parts, unpack_mindrecord
 from src.data.formats.zip_archive import unpack
 from src.errors import UserError
@@ -12,7 +13,7 @@ from src.model_utils.config import Config
 from src.model_utils.moxing_adapter import Storage, harmless, is_remote
 from src.modelarts.folders import JobFolders
 
-MODEL_ENDINGS = (".ckpt", ".mindir", ".onnx")
+MODEL_ENDINGS = (".ckpt", ".mindir", ".onnx", ".pth", ".pth.tar", ".pt", ".safetensors")
 DATA_KEYS = ("dataset_path", "eval_dataset_path", "pictures")
 # The storage keeps no file times, but a run resumes only with the same images, times included.
 TIME_OF_COPIES = 946684800  # seconds since 1970: the year 2000
@@ -192,8 +193,10 @@ class Inputs:
 
 
 def _first_existing(folders: list[Path], given: str, key: str) -> Path:
-    """A path in the first folder that has it. An absolute path is returned unchanged."""
-    if Path(given).is_absolute():
+    """A path in the first folder that has it. An absolute path and the name of published weights stay as
+    they are.
+    """
+    if Path(given).is_absolute() or is_published(given):
         return Path(given)
     found = next((folder / given for folder in folders if (folder / given).exists()), None)
     if found is None:

@@ -3,7 +3,6 @@ from pathlib import Path
 
 from mindspore import nn
 
-from src.checkpoint.file import read_checkpoint
 from src.checkpoint.names import BEST, LAST, stem
 from src.data.image_folder import ImageFolder
 from src.dataset import shard
@@ -18,9 +17,6 @@ FLOAT32, FLOAT16 = 4, 2  # bytes
 
 def describe_run(config: Config, world: World, train_folder: ImageFolder, eval_folder: ImageFolder | None) -> str:
     """A table of a run: platform, data, network, schedule, memory and files."""
-    if config.pretrain_ckpt:
-        checkpoint = read_checkpoint(Path(config.pretrain_ckpt))
-        config = config.adopt(checkpoint.config, "width_mult", where=checkpoint.path)
     frozen = config.freeze_layer == "backbone"
     _, batch_size, batches = shard(len(train_folder), config.batch_size, True, world.rank, world.rank_size)
     steps, accumulated = count_steps(batches, config), config.grad_accum_steps

@@ -112,7 +112,7 @@ def test_pictures_enter_as_evaluation_shows_them(results: Path, photographs: Pat
 
 def test_logits_are_those_of_the_network(lite: Path, build_folder: Path, results: Path, photographs: Path,
                                          tmp_path: Path) -> None:
-    runtime = pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements-dev.txt names")
+    runtime = pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements.txt names")
     session = runtime.InferenceSession(TINY.with_suffix(".onnx"))
     paths = list_images(str(photographs))
     entered = read(results / "inputs", paths, photographs).reshape(-1, 3, SIZE, SIZE)
@@ -148,7 +148,7 @@ def labels(photographs: Path, tmp_path: Path) -> Path:
 
 def test_the_script_gives_the_accuracy_of_eval(build_folder: Path, decodes: None, photographs: Path, labels: Path,
                                                tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements-dev.txt names")
+    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements.txt names")
     for _ in range(2):  # the second run sets the first one's results aside
         run = script(TINY, photographs, labels, "CPU", folder=tmp_path, build_folder=build_folder)
         assert run.returncode == 0, run.stderr

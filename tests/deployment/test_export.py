@@ -60,7 +60,7 @@ def refusal(*argv: object) -> str:
 
 def exported_onnx(checkpoint: Path, path: Path, *options: object) -> ExportedNetwork:
     """By a process of its own: MindSpore writes one ONNX file in the life of a process."""
-    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements-dev.txt names")
+    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements.txt names")
     run = run_script("export.py", "--platform", "CPU", "--ckpt_file", checkpoint, "--file_format", "ONNX",
                      "--file_name", path, *options)
     assert run.returncode == 0, run.stderr
@@ -164,6 +164,19 @@ def test_what_cannot_be_exported_is_one_clear_line(checkpoint: Path, tmp_path: P
     assert "no such checkpoint" in refusal("--ckpt_file", tmp_path / "none.ckpt", *target)
     assert "does not fit the network" in refusal("--ckpt_file", checkpoint, "--width_mult", 0.5, *target)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("file_format", ["MINDIR", "ONNX"])
+def test_any_name_will_do(file_format: str, checkpoint: Path, tmp_path: Path) -> None:
+    """MindSpore itself refuses all but ASCII letters, digits and a few signs."""
+    path = tmp_path / "文件 夹" / f"模型 1.{file_format.lower()}"
+    if file_format == "ONNX":
+        loaded = exported_onnx(checkpoint, path)
+    else:
+        call_main("--ckpt_file", checkpoint, "--file_name", path)
+        loaded = load_exported(path, config_for())
+    assert loaded.run(batch(1)).shape == (1, len(CLASSES))
+    assert {entry.name for entry in path.parent.iterdir()} == {path.name, f"{path.name}.json"}
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing(checkpoint: Path, tmp_path: Path) -> None:

@@ -12,11 +12,14 @@ import pytest
 from conftest import Images, assert_one_clear_line, config_for, make_images, run_script
 from mindspore import Tensor
 from PIL import Image
+from safetensors.numpy import save_file
 
 import eval as evaluation
 import infer
 from src.checkpoint.file import read_checkpoint, write_checkpoint
 from src.checkpoint.names import metadata_path
+from src.checkpoint.namings import TIMM, TORCH
+from src.checkpoint.pretrained import open_pretrained
 from src.checkpoint.record import CheckpointMetadata
 from src.data.image_folder import ImageFolder
 from src.dataset import ImageData
@@ -26,6 +29,7 @@ from src.deployment.model_file import open_model
 from src.deployment.prediction import ImageStream, decoding_workers, list_images
 from src.errors import UserError
 from src.mobilenetV2 import MobileNetV2
+from tests.support.foreign_weights import random_weights, renamed
 from tools.benchmark import measure_inference
 
 SIZE = 32
@@ -68,7 +72,7 @@ def holiday(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def needs_onnx_runtime(kind: str) -> None:
     if kind == "ONNX":
-        pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements-dev.txt names")
+        pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements.txt names")
 
 
 def call(module: object, *argv: object) -> None:
@@ -246,3 +250,13 @@ def test_the_benchmark_compares_with_onnx_runtime_alone(models: dict[str, Path])
     found = measure_inference(str(models["ONNX"]), steps=1)
     assert found.keys() == {"batch_size", "image_size", "threads", "onnx_images_per_s", "infer_images_per_s"}
     assert min(found.values()) > 0
+
+
+def test_weights_of_another_project_are_a_model(tmp_path: Path) -> None:
+    """In a file as timm publishes it: the width is that of the weights, the classes are their numbers."""
+    save_file(renamed(random_weights(), TIMM, TORCH), tmp_path / "model.safetensors")
+    model = open_model(config_for("--model", tmp_path / "model.safetensors", "--cpu_kernels", "off"))
+    assert (model.config.width_mult, model.class_names(4)) == (0.35, ("0", "1", "2", "3"))
+    assert model.predictor(2)(np.ones((1, 3, 32, 32), np.float32)).shape == (1, 4)
+    network = deployable(open_pretrained(tmp_path / "model.safetensors"), model.config, ExportOptions(32))
+    assert network(Tensor(np.ones((1, 3, 32, 32), np.float32))).shape == (1, 4)

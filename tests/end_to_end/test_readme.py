@@ -1,6 +1,7 @@
 """The documents are true: commands run, options and links exist, messages are those of the code, and the two READMEs
 have the same commands."""
 import ast
+import hashlib
 import json
 import os
 import re
@@ -13,13 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
+from src.cache_folder import cache_folder
+from src.checkpoint.namings import TORCH, TORCHVISION
+from src.checkpoint.published import PUBLISHED, Published
 from src.mobilenetV2 import MobileNetV2
 from src.model_utils.config import ALIASES, get_config
 from tests.conftest import ROOT, make_images
+from tests.support.foreign_weights import renamed
 from tests.support.launcher_tools import Bench
-from tools.convert_weights import STATISTICS, torchvision_layers
 
 README, README_CN = ROOT / "README.md", ROOT / "README_CN.md"
 PAGES = sorted(path for folder in (".", "docs", "hub") for path in (ROOT / folder).glob("*.md"))
@@ -29,8 +33,7 @@ KEYS = {*get_config([]).as_dict(), *ALIASES, "config_path", "help"}
 # What is laid over the README's own options, so that a run takes seconds.
 TINY = {"train.py": {"image_size": "32", "width_mult": "0.35", "epoch_size": "1", "batch_size": "4"},
         "eval.py": {}, "export.py": {}, "infer.py": {},
-        # Other tests read the format of the name in the README; writing it takes PyTorch's classes.
-        "tools/convert_weights.py": {"source": "mobilenet_v2.safetensors"}, "tools/make_label_file.py": {},
+        "tools/make_label_file.py": {},
         "tools/split_pictures.py": {}, "tools/describe_data.py": {}}
 
 MINUTES = "takes minutes and downloads"
@@ -39,14 +42,13 @@ NOT_RUN = {  # why
     "bash scripts/quickstart.sh": MINUTES,
     "bash scripts/run_tests.sh": "runs this test",
     "source .venv/bin/activate": "the tests run in an environment of their own",
-    "curl -L -o mobilenet_v2.pth https://download.pytorch.org/models/mobilenet_v2-b0353104.pth": "needs the network",
     "bash scripts/run_infer_310.sh mobilenetv2.mindir photos/val label.txt DVPP 0":
         "needs an Ascend 310; test_ascend310.py builds and runs the program on a CPU",
-    "python train.py --platform CPU --dataset_path grocery20 --pretrain_ckpt imagenet.ckpt --freeze_layer backbone":
+    "python train.py --platform CPU --dataset_path grocery20 --pretrain_ckpt imagenet --freeze_layer backbone":
         GROCERY,
-    "python train.py --platform CPU --dataset_path grocery20 --pretrain_ckpt imagenet.ckpt --filter_head True "
+    "python train.py --platform CPU --dataset_path grocery20 --pretrain_ckpt imagenet --filter_head True "
     "--recipe best --seed 1": GROCERY,
-    "python train.py --platform CPU --dataset_path grocery20 --pretrain_ckpt imagenet.ckpt --filter_head True "
+    "python train.py --platform CPU --dataset_path grocery20 --pretrain_ckpt imagenet --filter_head True "
     "--image_size 96 --epoch_size 10 --seed 1": GROCERY,
 }
 
@@ -189,11 +191,15 @@ def test_messages_are_those_of_the_code() -> None:
 def torchvision_weights() -> dict[str, np.ndarray]:
     """A new narrow network as torchvision would save it."""
     ours = {name: value.asnumpy() for name, value in MobileNetV2(4, 0.35).parameters_dict().items()}
-    state = {f"classifier.1.{kind}": ours[f"head.classifier.{kind}"] for kind in ("weight", "bias")}
-    for layer, conv, norm in torchvision_layers():
-        state[f"{conv}.weight"] = ours[f"{layer}.conv.weight"]
-        state |= {f"{norm}.{theirs}": ours[f"{layer}.bn.{mine}"] for mine, theirs in STATISTICS.items()}
-    return state
+    return renamed(ours, TORCHVISION, TORCH)
+
+
+def put_into_cache(weights: dict[str, np.ndarray]) -> Published:
+    """Weights where they are after they have been fetched."""
+    content = save(weights)
+    published = Published(f"https://nowhere.invalid/net-{hashlib.sha256(content).hexdigest()[:8]}.pth")
+    (cache_folder("weights") / published.file_name).write_bytes(content)
+    return published
 
 
 class Reader:
@@ -206,7 +212,7 @@ class Reader:
             (self.folder / entry.name).symlink_to(entry)
         make_images(self.folder / "my_photos", {"apple": 10, "pear": 9})
         make_images(self.folder / "holiday", {"beach": 2})
-        save_file(torchvision_weights(), self.folder / "mobilenet_v2.safetensors")
+        self.imagenet = put_into_cache(torchvision_weights())
         # What users of accelerators have; the programs there are stand-ins.
         self.bench = Bench(folder)
         (folder / "bin" / "dataset-cache").write_text("#!/bin/sh\necho 'Session created for server on port 1: 77'\n")
@@ -237,6 +243,7 @@ class Reader:
                 del kept[at:at + 2]
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.folder)
+            patch.setitem(PUBLISHED, "imagenet", self.imagenet)
             patch.setattr(sys, "argv", [script, *kept, *(word for pair in small.items() for word in pair)])
             with pytest.raises(SystemExit) as end:
                 runpy.run_path(str(self.folder / script), run_name="__main__")
@@ -280,7 +287,7 @@ def test_every_command_of_the_readme_runs(reader: Reader) -> None:
         if command not in NOT_RUN:
             print("README:", command)
             reader.type(command)
-    made = ("photos.png", "imagenet.ckpt", "checkpoint/best.ckpt", "checkpoint/report.html", "confusion.png",
+    made = ("photos.png", "checkpoint/best.ckpt", "checkpoint/report.html", "confusion.png",
             "predictions/predictions.csv", "mobilenetv2.mindir", "mobilenetv2.onnx", "out/predictions.png", "label.txt")
     assert [name for name in made if not (reader.folder / name).is_file()] == []
     about = json.loads((reader.folder / "checkpoint/last.json").read_text(encoding="utf-8"))

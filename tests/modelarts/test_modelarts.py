@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, assert_one_clear_line
 
+from src.errors import UserError
+from src.modelarts.inputs import _first_existing
 from tests.support.modelarts_tools import RAISE, REFUSE, WAIT, Platform, ended, kill, wait_for
 
 DATA, OUT = "obs://bucket/data", "obs://bucket/out"
@@ -140,6 +142,12 @@ def test_config_path_is_found_beside_the_program(platform: Platform) -> None:
 
 
 # ---- checkpoints to start from
+
+def test_published_weights_are_no_file_of_the_job(tmp_path: Path) -> None:
+    assert _first_existing([tmp_path], "imagenet", "pretrain_ckpt") == Path("imagenet")
+    with pytest.raises(UserError, match=r"pretrain_ckpt net\.ckpt: not found in"):
+        _first_existing([tmp_path], "net.ckpt", "pretrain_ckpt")
+
 
 def test_checkpoint_url(platform: Platform) -> None:
     bucket = platform.storage / "bucket/start"

@@ -133,6 +133,18 @@ def test_a_port_that_is_taken_is_replaced(bench: Bench) -> None:
     assert options["--master_port"] != taken
 
 
+def test_published_weights_are_named_as_they_are(bench: Bench) -> None:
+    """Those of tests/test_download.py. A file of that name comes first."""
+    def given(script: str, *more: str) -> str:
+        assert bench.run(script, "CPU", bench.data, "imagenet", *more).returncode == 0
+        argv = bench.calls[-1]["argv"]
+        return argv[argv.index("--pretrain_ckpt") + 1]
+
+    assert given("run_train.sh", "backbone") == given("run_eval.sh") == "imagenet"
+    (bench.folder / "imagenet").touch()
+    assert given("run_eval.sh") == str(bench.folder / "imagenet")
+
+
 REFUSED = [
     ((), "no platform"),
     (("TPU", "../data set"), "TPU"),

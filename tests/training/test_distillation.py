@@ -110,7 +110,7 @@ class Lesson:
 
 
 def test_every_kind_of_file_teaches_the_same(teachers: dict[str, Path]) -> None:
-    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements-dev.txt names")
+    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements.txt names")
     random = np.random.default_rng(1)
     lesson = Lesson(*((random.standard_normal((6, 3, 32, 32)).astype(np.float32), random.integers(0, 3, 6, np.int32))
                       for _ in range(3)))
@@ -218,7 +218,7 @@ def test_a_student_of_noisy_labels_agrees_more_with_its_teacher_than_one_without
 
 def test_a_run_with_a_teacher_goes_on_bit_for_bit(photos: Path, tmp_path: Path,
                                                  capsys: pytest.CaptureFixture) -> None:
-    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements-dev.txt names")
+    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements.txt names")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     teacher = shutil.copy(TINY, tmp_path)
     save = CheckpointFolder.save

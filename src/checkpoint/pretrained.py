@@ -1,0 +1,145 @@
+"""Opens trained weights that somebody names: a checkpoint of this project, a file of another one, or published weights.
+
+The kind of a file is told from its content; its name and ending do not matter.
+"""
+import codecs
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor
+from safetensors import deserialize
+
+from src.checkpoint.file import Checkpoint, file_digest, read_checkpoint
+from src.checkpoint.foreign import Conversion, convert
+from src.checkpoint.namings import OURS
+from src.checkpoint.published import fetch_published, is_published
+from src.checkpoint.record import CheckpointMetadata
+from src.checkpoint.torch_file import read_torch_file
+from src.errors import UserError, first_line
+from src.log import logger
+
+TENSORFLOW = ("computes with TensorFlow's padding and constants, which this network does not; take torchvision's or "
+              "timm's weights")
+OTHER_FILES = {  # how they begin, and what is said of them
+    b"\x89HDF\r\n\x1a\n": f"an HDF5 file, as Keras writes: its MobileNetV2 {TENSORFLOW}",
+    b"\x1f\x8b": "compressed by gzip; unpack it first",
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself; fetch it with git lfs pull",
+    b"<!DOCTYPE": "a web page, not weights; fetch the file itself",
+    b"<html": "a web page, not weights; fetch the file itself",
+    b"PK\x03\x04": "a zip archive that was cut off; fetch it again",
+}
+TENSORFLOW_INDEX = bytes.fromhex("57fb808b247547db")  # how the `.index` of a TensorFlow checkpoint ends
+SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2",
+               "I8": "i1", "U8": "u1", "BOOL": "?"}
+BEGINNING = 512  # bytes that tell the kind of a file
+
+
+def open_pretrained(name: str | Path) -> Checkpoint:
+    """The weights that `name` is the path of, or published weights, under this project's names.
+
+    A line on stdout says what a file of another project was found to hold.
+
+    Raises:
+        UserError: the file is missing, damaged, cannot be fetched, or holds no MobileNetV2 that this project can
+            compute.
+    """
+    path = fetch_published(str(name)) if is_published(str(name)) else Path(name)
+    values = read_weights(path)
+    if isinstance(values, Checkpoint):
+        return values
+    conversion = convert(values, path)
+    logger.info(f"{path}: {conversion}")
+    return converted_checkpoint(conversion, path)
+
+
+def read_weights(path: Path) -> Checkpoint | dict[str, Any]:
+    """The content of a file: a checkpoint of this project, or the named arrays of another one.
+
+    Raises:
+        UserError: the file is missing, damaged, or of a kind that is not read.
+    """
+    kind = _kind(path)
+    if kind == "safetensors":
+        return _read_safetensors(path)
+    if kind == "torch":
+        return read_torch_file(path)
+    checkpoint = read_checkpoint(path)
+    own = f"{OURS.layers[0].conv}.weight"
+    if own in checkpoint.network or checkpoint.training or checkpoint.config:
+        return checkpoint
+    return {name: _array(value) for name, value in checkpoint.network.items()}
+
+
+def converted_checkpoint(conversion: Conversion, path: Path) -> Checkpoint:
+    """Converted weights as a checkpoint of this project would hold them. `path` is the file that they are from."""
+    config = {"width_mult": conversion.width_mult}
+    if conversion.num_classes:
+        config["num_classes"] = conversion.num_classes
+    network = {name: Tensor(value) for name, value in conversion.weights.items()}
+    return Checkpoint(path, network, {}, CheckpointMetadata(config=config, source=path.name), file_digest(path))
+
+
+def _kind(path: Path) -> str:
+    """`safetensors`, `torch`, or else `checkpoint`.
+
+    Raises:
+        UserError: the file is of a known kind that is not read.
+    """
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(BEGINNING)
+            file.seek(0)
+            if zipfile.is_zipfile(file):
+                return "torch"
+            size = file.seek(0, 2)
+            file.seek(-min(size, len(TENSORFLOW_INDEX)), 2)
+            ending = file.read()
+    except OSError:
+        return "checkpoint"  # whose reader says what is wrong
+    if beginning[:1] == b"\x80":  # a pickle
+        return "torch"
+    if beginning[8:9] == b"{" and int.from_bytes(beginning[:8], "little") < size:  # the length of this JSON
+        return "safetensors"
+    if ending == TENSORFLOW_INDEX or ".data-0000" in path.name:
+        raise UserError(f"{path}: a TensorFlow checkpoint: its MobileNetV2 {TENSORFLOW}")
+    for signature, meaning in OTHER_FILES.items():
+        if beginning.startswith(signature):
+            raise UserError(f"{path}: {meaning}")
+    if beginning and _is_text(beginning):
+        raise UserError(f"{path}: a text, not a MindSpore checkpoint or another file of weights")
+    return "checkpoint"
+
+
+def _is_text(beginning: bytes) -> bool:
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(beginning)  # the last letter may be cut
+    except UnicodeDecodeError:
+        return False
+    return all(letter.isprintable() or letter in "\t\r\n" for letter in text)
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """The named arrays of a safetensors file; bfloat16 ones become float32.
+
+    Raises:
+        UserError: the file is damaged, or has a type of numbers that no network here has.
+    """
+    try:
+        return {name: _decode(value["data"], value["dtype"], value["shape"])
+                for name, value in sorted(deserialize(path.read_bytes()))}  # which has no order of its own
+    except Exception as error:  # the reader documents none of its exceptions
+        raise UserError(f"{path}: not a safetensors file of numbers, or a damaged one ({first_line(error)})") from error
+
+
+def _decode(content: bytes, kind: str, shape: list[int]) -> np.ndarray:
+    values = np.frombuffer(content, SAFETENSORS[kind])
+    if kind == "BF16":  # the upper half of a float32
+        values = (values.astype(np.uint32) << 16).view(np.float32)
+    return values.reshape(shape)
+
+
+def _array(value: Tensor) -> np.ndarray:
+    return (value.astype(ms.float32) if value.dtype == ms.bfloat16 else value).asnumpy()
