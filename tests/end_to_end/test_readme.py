@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from src.mobilenetV2 import MobileNetV2
 from src.model_utils.config import ALIASES, get_config
-from tests.conftest import ROOT, make_images
+from tests.conftest import FEW_BLOCKS, ROOT, few_blocks, make_images
 from tests.support.launcher_tools import Bench
 from tools.convert_weights import STATISTICS, torchvision_layers
 
@@ -268,8 +268,10 @@ class Reader:
 
 
 @pytest.fixture
-def reader(tmp_path: Path) -> Reader:
-    return Reader(tmp_path)
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
+    with few_blocks():
+        monkeypatch.setattr("tools.convert_weights.INVERTED_RESIDUALS", FEW_BLOCKS)
+        yield Reader(tmp_path)
 
 
 def test_every_command_of_the_readme_runs(reader: Reader) -> None:

@@ -201,7 +201,7 @@ def test_faults_are_listed_in_one_line_by_the_sources_names(torchvision: dict[st
 
 
 @pytest.mark.parametrize("state", [{"conv1.weight": np.zeros((3, 3), np.float32)}, {}])
-def test_another_networks_weights(state: dict[str, np.ndarray]) -> None:
+def test_another_networks_weights_are_refused(state: dict[str, np.ndarray]) -> None:
     with pytest.raises(UserError, match="neither torchvision's keys"):
         convert(state, "w.pth")
 
@@ -307,7 +307,7 @@ def test_views_shared_storages_and_transposes(tmp_path: Path, torch_names: types
     assert found["none"].shape == (0, 3)
 
 
-def test_half_precision(tmp_path: Path, torch_names: types.SimpleNamespace) -> None:
+def test_half_precision_is_read(tmp_path: Path, torch_names: types.SimpleNamespace) -> None:
     half = _Storage(torch_names.torch.HalfStorage, np.array([0.5, -2], np.float16), "0")
     brain = _Storage(torch_names.torch.BFloat16Storage, np.array([0x3F00, 0xC000], np.uint16), "1")
     value = {"h": _TorchTensor(torch_names, half, 0, (2,), (1,)), "b": _TorchTensor(torch_names, brain, 0, (2,), (1,))}
@@ -361,6 +361,6 @@ def test_files_of_the_wrong_kind(tmp_path: Path) -> None:
     assert not (tmp_path / "k.ckpt").exists()
 
 
-def test_as_a_command(tmp_path: Path) -> None:
+def test_the_command_ends_in_one_line(tmp_path: Path) -> None:
     run = run_script("tools/convert_weights.py", "--source", tmp_path / "none.pth", "--output", tmp_path / "k.ckpt")
     assert_one_clear_line(run, "none.pth", "no such file")
