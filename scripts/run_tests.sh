@@ -11,6 +11,7 @@ use_lite
 cd "$ROOT"
 ruff check .
 mypy
+bash scripts/lint_cpp.sh
 # By file: what a file has started, as several ranks, serves all its tests. One more than two processors, for ranks often
 # wait for each other.
 tests=(pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder)

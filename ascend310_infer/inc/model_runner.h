@@ -1,6 +1,5 @@
 // A MindIR model on one device, through MindSpore Lite's Model API.
-#ifndef INFER310_MODEL_RUNNER_H_
-#define INFER310_MODEL_RUNNER_H_
+#pragma once
 
 #include <cstdint>
 #include <string>
@@ -16,20 +15,20 @@ struct Device {
 
 class ModelRunner {
  public:
-  // Throws if the model cannot be loaded or does not take one batch of pictures and give one row for each.
+  // Throws if the model cannot be loaded or does not take one batch of images and give one row for each.
   ModelRunner(const std::string &path, const Device &device);
 
   int64_t batch_size() const { return input_.Shape()[0]; }
-  // Height and width of the pictures that it takes.
+  // Height and width of the images that it takes.
   int64_t image_size() const { return image_size_; }
   bool takes_float32() const { return input_.DataType() == mindspore::DataType::kNumberTypeFloat32; }
   bool channels_first() const { return channels_first_; }
-  // Where picture `n` of the batch goes, and how many bytes it has.
+  // Where image `n` of the batch goes, and how many bytes it has.
   unsigned char *slot(int64_t n) { return static_cast<unsigned char *>(input_.MutableData()) + n * slot_size(); }
   size_t slot_size() const { return input_.DataSize() / static_cast<size_t>(batch_size()); }
 
   // Computes the batch in the slots; its logits, batch_size x classes. Throws if the device reports a fault.
-  std::vector<float> Predict();
+  std::vector<float> predict();
 
  private:
   mindspore::Model model_;
@@ -37,5 +36,3 @@ class ModelRunner {
   int64_t image_size_ = 0;
   bool channels_first_ = true;
 };
-
-#endif

@@ -1,6 +1,5 @@
 // From a file to what the network takes.
-#ifndef INFER310_PREPROCESS_H_
-#define INFER310_PREPROCESS_H_
+#pragma once
 
 #include <filesystem>
 #include <memory>
@@ -12,8 +11,8 @@
 class Preprocess {
  public:
   virtual ~Preprocess() = default;
-  // Fills a slot of the model's batch with a picture. Throws, with the file's name, if that is not possible.
-  virtual void Fill(const std::filesystem::path &file, unsigned char *slot) = 0;
+  // Fills a slot of the model's batch with a image. Throws, with the file's name, if that is not possible.
+  virtual void fill(const std::filesystem::path &file, unsigned char *slot) = 0;
   // Endings of the files that it reads, in lower case.
   virtual std::vector<std::string> endings() const { return {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}; }
 };
@@ -21,12 +20,10 @@ class Preprocess {
 // kind: CPU (decode, resize, crop and normalise here), DVPP (decode, resize and crop by Ascend's hardware, normalise by
 // AIPP) or RAW (files that hold the slot's bytes). Throws if this program was built without it or the model is not for
 // it.
-std::unique_ptr<Preprocess> MakePreprocess(const std::string &kind, const ModelRunner &model, uint32_t device_id);
+std::unique_ptr<Preprocess> make_preprocess(const std::string &kind, const ModelRunner &model, uint32_t device_id);
 
-std::unique_ptr<Preprocess> MakeCpuPreprocess(const ModelRunner &model);
-std::unique_ptr<Preprocess> MakeDvppPreprocess(const ModelRunner &model, uint32_t device_id);
+std::unique_ptr<Preprocess> make_cpu_preprocess(const ModelRunner &model);
+std::unique_ptr<Preprocess> make_dvpp_preprocess(const ModelRunner &model, uint32_t device_id);
 
 // The shorter side before the centre crop, as src/data/transforms.py has it.
-int ResizeSize(int image_size);
-
-#endif
+int resize_size(int image_size);

@@ -5,15 +5,15 @@
 #include <cstring>
 #include <stdexcept>
 
-#include <jpeglib.h>
+#include <jpeglib.h>  // after <cstdio>, whose FILE it uses
 
 #include "files.h"
 #include "preprocess.h"
 #include "resize.h"
 
 namespace {
-constexpr float kMean[] = {255 * 0.485F, 255 * 0.456F, 255 * 0.406F};  // MEAN and STD of src/data/transforms.py
-constexpr float kStd[] = {255 * 0.229F, 255 * 0.224F, 255 * 0.225F};
+constexpr float MEAN[] = {255 * 0.485F, 255 * 0.456F, 255 * 0.406F};  // those of src/data/transforms.py
+constexpr float STD[] = {255 * 0.229F, 255 * 0.224F, 255 * 0.225F};
 
 // libjpeg's way to report a fault is a function that must not return.
 struct ErrorHandler {
@@ -22,18 +22,18 @@ struct ErrorHandler {
   char message[JMSG_LENGTH_MAX];
 };
 
-void OnError(j_common_ptr decoder) {
+void on_error(j_common_ptr decoder) {
   auto *handler = reinterpret_cast<ErrorHandler *>(decoder->err);
   handler->manager.format_message(decoder, handler->message);
   std::longjmp(handler->jump, 1);
 }
 
-// Decodes into `picture`; false, with the reason in `handler`, if that is not possible. A cut file is a fault, too: to
+// Decodes into `image`; false, with the reason in `handler`, if that is not possible. A cut file is a fault, too: to
 // libjpeg it is a warning.
-bool DecodeJpeg(const std::vector<unsigned char> &content, Picture *picture, ErrorHandler *handler) {
+bool decode_jpeg(const std::vector<unsigned char> &content, Image *image, ErrorHandler *handler) {
   jpeg_decompress_struct decoder;
   decoder.err = jpeg_std_error(&handler->manager);
-  handler->manager.error_exit = OnError;
+  handler->manager.error_exit = on_error;
   handler->manager.output_message = [](j_common_ptr) {};
   if (setjmp(handler->jump) != 0) {
     jpeg_destroy_decompress(&decoder);
@@ -44,11 +44,11 @@ bool DecodeJpeg(const std::vector<unsigned char> &content, Picture *picture, Err
   jpeg_read_header(&decoder, TRUE);
   decoder.out_color_space = JCS_RGB;
   jpeg_start_decompress(&decoder);
-  picture->width = static_cast<int>(decoder.output_width);
-  picture->height = static_cast<int>(decoder.output_height);
-  picture->rgb.resize(static_cast<size_t>(3) * decoder.output_width * decoder.output_height);
+  image->width = static_cast<int>(decoder.output_width);
+  image->height = static_cast<int>(decoder.output_height);
+  image->rgb.resize(static_cast<size_t>(3) * decoder.output_width * decoder.output_height);
   while (decoder.output_scanline < decoder.output_height) {
-    JSAMPROW row = picture->rgb.data() + static_cast<size_t>(3) * decoder.output_width * decoder.output_scanline;
+    JSAMPROW row = image->rgb.data() + static_cast<size_t>(3) * decoder.output_width * decoder.output_scanline;
     jpeg_read_scanlines(&decoder, &row, 1);
   }
   jpeg_finish_decompress(&decoder);
@@ -63,22 +63,22 @@ class CpuPreprocess : public Preprocess {
   explicit CpuPreprocess(const ModelRunner &model)
       : size_(static_cast<int>(model.image_size())), channels_first_(model.channels_first()) {}
 
-  void Fill(const std::filesystem::path &file, unsigned char *slot) override {
-    const auto content = ReadFile(file);
-    Picture picture;
+  void fill(const std::filesystem::path &file, unsigned char *slot) override {
+    const auto content = read_file(file);
+    Image image;
     ErrorHandler handler{};
-    if (!DecodeJpeg(content, &picture, &handler)) {
+    if (!decode_jpeg(content, &image, &handler)) {
       throw std::runtime_error(file.string() + ": cannot be decoded as JPEG (" + handler.message + ")");
     }
-    picture = ResizeShorterSide(picture, ResizeSize(size_));
-    const int left = (picture.width - size_) / 2, top = (picture.height - size_) / 2;
+    image = resize_shorter_side(image, resize_size(size_));
+    const int left = (image.width - size_) / 2, top = (image.height - size_) / 2;
     auto *out = reinterpret_cast<float *>(slot);
     for (int y = 0; y < size_; ++y) {
       for (int x = 0; x < size_; ++x) {
-        const size_t pixel = 3 * (static_cast<size_t>(top + y) * picture.width + static_cast<size_t>(left + x));
+        const size_t pixel = 3 * (static_cast<size_t>(top + y) * image.width + static_cast<size_t>(left + x));
         for (int c = 0; c < 3; ++c) {
           const int place = channels_first_ ? (c * size_ + y) * size_ + x : (y * size_ + x) * 3 + c;
-          out[place] = (static_cast<float>(picture.rgb[pixel + c]) - kMean[c]) / kStd[c];
+          out[place] = (static_cast<float>(image.rgb[pixel + c]) - MEAN[c]) / STD[c];
         }
       }
     }
@@ -86,11 +86,11 @@ class CpuPreprocess : public Preprocess {
 
  private:
   // The longer side as MindSpore's Resize has it: in float32, rounded down.
-  static Picture ResizeShorterSide(const Picture &picture, int side) {
-    const auto w = static_cast<float>(picture.width), h = static_cast<float>(picture.height);
+  static Image resize_shorter_side(const Image &image, int side) {
+    const auto w = static_cast<float>(image.width), h = static_cast<float>(image.height);
     const auto longer = static_cast<float>(side);
-    return picture.height < picture.width ? Resize(picture, static_cast<int>(std::floor(w / h * longer)), side)
-                                          : Resize(picture, side, static_cast<int>(std::floor(h / w * longer)));
+    return image.height < image.width ? resize(image, static_cast<int>(std::floor(w / h * longer)), side)
+                                      : resize(image, side, static_cast<int>(std::floor(h / w * longer)));
   }
 
   int size_;
@@ -98,7 +98,7 @@ class CpuPreprocess : public Preprocess {
 };
 }  // namespace
 
-std::unique_ptr<Preprocess> MakeCpuPreprocess(const ModelRunner &model) {
+std::unique_ptr<Preprocess> make_cpu_preprocess(const ModelRunner &model) {
   if (!model.takes_float32()) throw std::runtime_error("preprocessing CPU: the model does not take float32");
   return std::make_unique<CpuPreprocess>(model);
 }

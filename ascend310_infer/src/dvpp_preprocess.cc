@@ -16,7 +16,7 @@ using mindspore::dataset::MapTargetDevice;
 using mindspore::dataset::vision::DvppDecodeResizeCropJpeg;
 
 // Height and width of a JPEG, from its frame header (ITU T.81, B.2.2). Throws if it has none.
-std::pair<uint32_t, uint32_t> JpegSize(const std::vector<unsigned char> &content, const std::string &name) {
+std::pair<uint32_t, uint32_t> jpeg_size(const std::vector<unsigned char> &content, const std::string &name) {
   for (size_t at = 2; at + 9 < content.size() && content[at] == 0xFF;) {
     const unsigned marker = content[at + 1];
     const bool frame = marker >= 0xC0 && marker <= 0xCF && marker != 0xC4 && marker != 0xC8 && marker != 0xCC;
@@ -31,29 +31,29 @@ class DvppPreprocess : public Preprocess {
   DvppPreprocess(const ModelRunner &model, uint32_t device_id)
       : size_(static_cast<uint32_t>(model.image_size())), slot_size_(model.slot_size()), device_id_(device_id) {}
 
-  void Fill(const std::filesystem::path &file, unsigned char *slot) override {
-    const auto content = ReadFile(file);
-    // Given two numbers DVPP resizes to them, so they are worked out for each picture to keep its proportions.
-    const auto [height, width] = JpegSize(content, file.string());
+  void fill(const std::filesystem::path &file, unsigned char *slot) override {
+    const auto content = read_file(file);
+    // Given two numbers DVPP resizes to them, so they are worked out for each image to keep its proportions.
+    const auto [height, width] = jpeg_size(content, file.string());
     const uint32_t shorter = std::min(height, width);
     if (shorter == 0) throw std::runtime_error(file.string() + ": not a JPEG file");
-    const auto side = static_cast<uint32_t>(ResizeSize(static_cast<int>(size_)));
+    const auto side = static_cast<uint32_t>(resize_size(static_cast<int>(size_)));
     const auto operation = std::make_shared<DvppDecodeResizeCropJpeg>(
         std::vector<uint32_t>{size_, size_}, std::vector<uint32_t>{height * side / shorter, width * side / shorter});
     mindspore::dataset::Execute execute(operation, MapTargetDevice::kAscend310, device_id_);
     const mindspore::MSTensor encoded(file.string(), mindspore::DataType::kNumberTypeUInt8,
                                       {static_cast<int64_t>(content.size())}, content.data(), content.size());
-    mindspore::MSTensor picture;
-    const auto status = execute(encoded, &picture);
+    mindspore::MSTensor image;
+    const auto status = execute(encoded, &image);
     if (status.IsError()) {
       throw std::runtime_error(file.string() + ": DVPP cannot decode it; it takes JPEG of 32 to 8192 pixels a side");
     }
-    if (picture.DataSize() != slot_size_) {
-      throw std::runtime_error(file.string() + ": DVPP gives " + std::to_string(picture.DataSize()) +
+    if (image.DataSize() != slot_size_) {
+      throw std::runtime_error(file.string() + ": DVPP gives " + std::to_string(image.DataSize()) +
                                " bytes, the model takes " + std::to_string(slot_size_) +
                                "; src/aipp.cfg must be for its size");
     }
-    std::memcpy(slot, picture.Data().get(), slot_size_);
+    std::memcpy(slot, image.Data().get(), slot_size_);
   }
 
   std::vector<std::string> endings() const override { return {".jpg", ".jpeg"}; }
@@ -65,6 +65,6 @@ class DvppPreprocess : public Preprocess {
 };
 }  // namespace
 
-std::unique_ptr<Preprocess> MakeDvppPreprocess(const ModelRunner &model, uint32_t device_id) {
+std::unique_ptr<Preprocess> make_dvpp_preprocess(const ModelRunner &model, uint32_t device_id) {
   return std::make_unique<DvppPreprocess>(model, device_id);
 }

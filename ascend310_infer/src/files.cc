@@ -7,7 +7,7 @@
 
 namespace fs = std::filesystem;
 
-std::vector<std::string> ListFiles(const fs::path &root, const std::vector<std::string> &endings) {
+std::vector<std::string> list_files(const fs::path &root, const std::vector<std::string> &endings) {
   if (!fs::is_directory(root)) throw std::runtime_error(root.string() + ": no such folder");
   std::vector<std::string> found;
   auto end = fs::recursive_directory_iterator();
@@ -27,7 +27,7 @@ std::vector<std::string> ListFiles(const fs::path &root, const std::vector<std::
   return found;
 }
 
-std::vector<unsigned char> ReadFile(const fs::path &path) {
+std::vector<unsigned char> read_file(const fs::path &path) {
   std::ifstream file(path, std::ios::binary);
   std::vector<unsigned char> content{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
   if (!file) throw std::runtime_error(path.string() + ": cannot be read");
@@ -35,7 +35,7 @@ std::vector<unsigned char> ReadFile(const fs::path &path) {
   return content;
 }
 
-void WriteFile(const fs::path &path, const void *data, size_t size) {
+void write_file(const fs::path &path, const void *data, size_t size) {
   fs::create_directories(path.parent_path());
   const fs::path temporary = path.string() + ".part";
   std::ofstream file(temporary, std::ios::binary);

@@ -1,4 +1,4 @@
-// Classifies a folder of pictures: one file of float32 logits for each.
+// Classifies a folder of images: one file of float32 logits for each.
 //
 //   infer310 --model M.mindir --data FOLDER --output RESULTS [--device Ascend|CPU] [--device_id 0]
 //            [--preprocess CPU|DVPP|RAW] [--aipp src/aipp.cfg] [--inputs FOLDER]
@@ -29,7 +29,7 @@ namespace fs = std::filesystem;
 namespace {
 using Options = std::map<std::string, std::string>;
 
-Options ParseOptions(int count, char **words) {
+Options parse_options(int count, char **words) {
   Options options = {{"model", ""},      {"data", ""},          {"output", ""}, {"device", "Ascend"},
                      {"device_id", "0"}, {"preprocess", "CPU"}, {"aipp", ""},   {"inputs", ""}};
   for (int i = 1; i < count; i += 2) {
@@ -52,27 +52,26 @@ Options ParseOptions(int count, char **words) {
   return options;
 }
 
-double MillisecondsSince(std::chrono::steady_clock::time_point begin) {
+double milliseconds_since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
 }
 
 // Of ascending values, by the nearest rank.
-double Percentile(const std::vector<double> &sorted, double share) {
-  const auto rank = static_cast<size_t>(std::ceil(share * static_cast<double>(sorted.size())));
+double percentile(const std::vector<double> &sorted, double fraction) {
+  const auto rank = static_cast<size_t>(std::ceil(fraction * static_cast<double>(sorted.size())));
   return sorted[std::max<size_t>(rank, 1) - 1];
 }
 
-void Report(size_t pictures, int64_t batch_size, double first, double preprocessing, std::vector<double> latencies) {
+void report(size_t images, int64_t batch_size, double first, double preprocessing, std::vector<double> latencies) {
   std::sort(latencies.begin(), latencies.end());
   const double total = std::accumulate(latencies.begin(), latencies.end(), 0.0);
-  std::printf("%zu pictures in %zu batches of %lld; warm-up %.3f ms, preprocessing %.3f ms a picture\n", pictures,
-              latencies.size(), static_cast<long long>(batch_size), first, preprocessing / pictures);
-  std::printf("latency of a batch: mean %.3f ms, p50 %.3f ms, p99 %.3f ms; %.2f pictures/s\n",
-              total / latencies.size(), Percentile(latencies, 0.5), Percentile(latencies, 0.99),
-              1000 * pictures / total);
+  std::printf("%zu pictures in %zu batches of %lld; warm-up %.3f ms, preprocessing %.3f ms a picture\n", images,
+              latencies.size(), static_cast<long long>(batch_size), first, preprocessing / images);
+  std::printf("latency of a batch: mean %.3f ms, p50 %.3f ms, p99 %.3f ms; %.2f pictures/s\n", total / latencies.size(),
+              percentile(latencies, 0.5), percentile(latencies, 0.99), 1000 * images / total);
 }
 
-void Run(Options options) {
+void run(Options options) {
   const fs::path data = options["data"], output = options["output"];
   if (!fs::is_regular_file(options["model"])) throw std::runtime_error(options["model"] + ": no such model");
   if (fs::exists(output) && !fs::is_empty(output)) {
@@ -80,8 +79,8 @@ void Run(Options options) {
   }
   const auto device_id = static_cast<uint32_t>(std::stoul(options["device_id"]));
   ModelRunner model(options["model"], {options["device"], device_id, options["aipp"]});
-  const auto preprocess = MakePreprocess(options["preprocess"], model, device_id);
-  const auto files = ListFiles(data, preprocess->endings());
+  const auto preprocess = make_preprocess(options["preprocess"], model, device_id);
+  const auto files = list_files(data, preprocess->endings());
 
   const auto batch_size = static_cast<size_t>(model.batch_size());
   std::vector<double> latencies;
@@ -90,34 +89,34 @@ void Run(Options options) {
     const size_t end = std::min(begin + batch_size, files.size());
     const auto preprocessing_begin = std::chrono::steady_clock::now();
     // What fills up the last batch is left over from the one before; its logits go nowhere.
-    for (size_t i = begin; i < end; ++i) preprocess->Fill(data / files[i], model.slot(static_cast<int64_t>(i - begin)));
-    preprocessing += MillisecondsSince(preprocessing_begin);
+    for (size_t i = begin; i < end; ++i) preprocess->fill(data / files[i], model.slot(static_cast<int64_t>(i - begin)));
+    preprocessing += milliseconds_since(preprocessing_begin);
     if (begin == 0) {
       const auto warm_up_begin = std::chrono::steady_clock::now();
-      model.Predict();
-      first = MillisecondsSince(warm_up_begin);
+      model.predict();
+      first = milliseconds_since(warm_up_begin);
     }
     const auto predict_begin = std::chrono::steady_clock::now();
-    const auto logits = model.Predict();
-    latencies.push_back(MillisecondsSince(predict_begin));
+    const auto logits = model.predict();
+    latencies.push_back(milliseconds_since(predict_begin));
     const size_t classes = logits.size() / batch_size;
     for (size_t i = begin; i < end; ++i) {
-      WriteFile(output / (files[i] + ".bin"), logits.data() + (i - begin) * classes, classes * sizeof(float));
+      write_file(output / (files[i] + ".bin"), logits.data() + (i - begin) * classes, classes * sizeof(float));
       if (!options["inputs"].empty()) {
-        WriteFile(fs::path(options["inputs"]) / (files[i] + ".bin"), model.slot(static_cast<int64_t>(i - begin)),
-                  model.slot_size());
+        write_file(fs::path(options["inputs"]) / (files[i] + ".bin"), model.slot(static_cast<int64_t>(i - begin)),
+                   model.slot_size());
       }
     }
   }
-  Report(files.size(), model.batch_size(), first, preprocessing, latencies);
+  report(files.size(), model.batch_size(), first, preprocessing, latencies);
 }
 }  // namespace
 
 int main(int count, char **words) {
   try {
-    Run(ParseOptions(count, words));
+    run(parse_options(count, words));
   } catch (const std::exception &error) {
-    std::cerr << "error: " << error.what() << std::endl;
+    std::cerr << "error: " << error.what() << '\n';
     return EXIT_FAILURE;
   }
   return EXIT_SUCCESS;

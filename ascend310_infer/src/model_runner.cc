@@ -9,7 +9,7 @@
 using mindspore::MSTensor;
 
 namespace {
-std::shared_ptr<mindspore::Context> MakeContext(const Device &device) {
+std::shared_ptr<mindspore::Context> make_context(const Device &device) {
   auto context = std::make_shared<mindspore::Context>();
   if (device.type == "CPU") {
     context->MutableDeviceInfo().push_back(std::make_shared<mindspore::CPUDeviceInfo>());
@@ -22,13 +22,13 @@ std::shared_ptr<mindspore::Context> MakeContext(const Device &device) {
   return context;
 }
 
-std::string Text(const std::vector<int64_t> &shape) {
+std::string text_of(const std::vector<int64_t> &shape) {
   std::string text;
   for (int64_t side : shape) text += (text.empty() ? "" : "x") + std::to_string(side);
   return text;
 }
 
-void Check(const mindspore::Status &status, const std::string &what) {
+void check(const mindspore::Status &status, const std::string &what) {
   if (status.IsError()) {
     throw std::runtime_error(what + ": MindSpore Lite reports status " + std::to_string(status.StatusCode()));
   }
@@ -36,7 +36,7 @@ void Check(const mindspore::Status &status, const std::string &what) {
 }  // namespace
 
 ModelRunner::ModelRunner(const std::string &path, const Device &device) {
-  Check(model_.Build(path, mindspore::kMindIR, MakeContext(device)),
+  check(model_.Build(path, mindspore::kMindIR, make_context(device)),
         path + ": cannot be loaded; damaged, or of a MindIR version that this MindSpore Lite does not read");
   auto inputs = model_.GetInputs();
   if (inputs.size() != 1 || inputs[0].Shape().size() != 4) {
@@ -45,7 +45,7 @@ ModelRunner::ModelRunner(const std::string &path, const Device &device) {
   if (inputs[0].Shape()[0] == -1) {  // any batch size: one picture at a time
     auto shape = inputs[0].Shape();
     shape[0] = 1;
-    Check(model_.Resize(inputs, {shape}), path + ": cannot be set to batches of 1");
+    check(model_.Resize(inputs, {shape}), path + ": cannot be set to batches of 1");
     inputs = model_.GetInputs();
   }
   input_ = inputs[0];
@@ -54,13 +54,13 @@ ModelRunner::ModelRunner(const std::string &path, const Device &device) {
   image_size_ = channels_first_ ? shape[2] : shape[1];
   const int64_t width = channels_first_ ? shape[3] : shape[2];
   if (shape[0] < 1 || (!channels_first_ && shape[3] != 3) || image_size_ < 1 || image_size_ != width) {
-    throw std::runtime_error(path + ": takes " + Text(shape) + ", not a batch of square pictures in RGB");
+    throw std::runtime_error(path + ": takes " + text_of(shape) + ", not a batch of square pictures in RGB");
   }
 }
 
-std::vector<float> ModelRunner::Predict() {
+std::vector<float> ModelRunner::predict() {
   std::vector<MSTensor> outputs;
-  Check(model_.Predict({input_}, &outputs), "prediction");
+  check(model_.Predict({input_}, &outputs), "prediction");
   if (outputs.size() != 1 || outputs[0].DataType() != mindspore::DataType::kNumberTypeFloat32 ||
       outputs[0].Shape().empty() || outputs[0].Shape()[0] != batch_size()) {
     throw std::runtime_error("prediction: the model does not give one row of float32 for each picture");

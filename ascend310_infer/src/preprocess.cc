@@ -7,14 +7,14 @@
 #include "files.h"
 
 namespace {
-constexpr double kCropShare = 0.875;
+constexpr double CROP_PCT = 0.875;
 
 class RawPreprocess : public Preprocess {
  public:
   explicit RawPreprocess(size_t size) : size_(size) {}
 
-  void Fill(const std::filesystem::path &file, unsigned char *slot) override {
-    const auto content = ReadFile(file);
+  void fill(const std::filesystem::path &file, unsigned char *slot) override {
+    const auto content = read_file(file);
     if (content.size() != size_) {
       throw std::runtime_error(file.string() + ": has " + std::to_string(content.size()) + " bytes, the model takes " +
                                std::to_string(size_));
@@ -29,16 +29,16 @@ class RawPreprocess : public Preprocess {
 };
 }  // namespace
 
-int ResizeSize(int image_size) { return static_cast<int>(std::lround(image_size / kCropShare)); }
+int resize_size(int image_size) { return static_cast<int>(std::lround(image_size / CROP_PCT)); }
 
-std::unique_ptr<Preprocess> MakePreprocess(const std::string &kind, const ModelRunner &model,
-                                           [[maybe_unused]] uint32_t device_id) {
+std::unique_ptr<Preprocess> make_preprocess(const std::string &kind, const ModelRunner &model,
+                                            [[maybe_unused]] uint32_t device_id) {
   if (kind == "RAW") return std::make_unique<RawPreprocess>(model.slot_size());
 #ifdef HAVE_CPU_PREPROCESS
-  if (kind == "CPU") return MakeCpuPreprocess(model);
+  if (kind == "CPU") return make_cpu_preprocess(model);
 #endif
 #ifdef HAVE_DVPP_PREPROCESS
-  if (kind == "DVPP") return MakeDvppPreprocess(model, device_id);
+  if (kind == "DVPP") return make_dvpp_preprocess(model, device_id);
 #endif
   throw std::runtime_error("preprocessing " + kind + ": not built into this program; build.sh tells why");
 }

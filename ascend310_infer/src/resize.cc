@@ -5,8 +5,8 @@
 #include <cstddef>
 
 namespace {
-constexpr int kChannels = 3;
-constexpr int kOne = 1 << 11;  // the weight 1 in OpenCV's fixed-point numbers
+constexpr int CHANNELS = 3;
+constexpr int ONE = 1 << 11;  // the weight 1 in OpenCV's fixed-point numbers
 
 // Which two pixels a target pixel lies between, and their weights.
 struct Tap {
@@ -16,40 +16,40 @@ struct Tap {
 
 // Pixel centres lie at half numbers. Beyond the first and the last centre the border's pixel is repeated: along a row
 // with the weight 1 (`pin`), down a column with the weights that it would have had, which rounds otherwise.
-std::vector<Tap> Taps(int source, int target, bool pin) {
+std::vector<Tap> taps_of(int source, int target, bool pin) {
   std::vector<Tap> taps(static_cast<size_t>(target));
   const double scale = 1.0 / (static_cast<double>(target) / source);
   for (int i = 0; i < target; ++i) {
-    float position = static_cast<float>((i + 0.5) * scale - 0.5);
+    auto position = static_cast<float>((i + 0.5) * scale - 0.5);
     const int first = static_cast<int>(std::floor(position));
     position -= static_cast<float>(first);
     if (pin && (first < 0 || first >= source - 1)) position = 0;
     taps[static_cast<size_t>(i)] = {std::clamp(first, 0, source - 1), std::clamp(first + 1, 0, source - 1),
-                                    static_cast<int>(std::lrint((1.F - position) * kOne)),
-                                    static_cast<int>(std::lrint(position * kOne))};
+                                    static_cast<int>(std::lrint((1.F - position) * ONE)),
+                                    static_cast<int>(std::lrint(position * ONE))};
   }
   return taps;
 }
 
-std::vector<int> ResizeRow(const unsigned char *row, const std::vector<Tap> &taps) {
-  std::vector<int> out(taps.size() * kChannels);
+std::vector<int> resize_row(const unsigned char *row, const std::vector<Tap> &taps) {
+  std::vector<int> out(taps.size() * CHANNELS);
   for (size_t x = 0; x < taps.size(); ++x) {
     const Tap &tap = taps[x];
-    for (int c = 0; c < kChannels; ++c) {
-      out[x * kChannels + static_cast<size_t>(c)] = row[tap.first * kChannels + c] * tap.first_weight +
-                                                    row[tap.second * kChannels + c] * tap.second_weight;
+    for (int c = 0; c < CHANNELS; ++c) {
+      out[x * CHANNELS + static_cast<size_t>(c)] =
+          row[tap.first * CHANNELS + c] * tap.first_weight + row[tap.second * CHANNELS + c] * tap.second_weight;
     }
   }
   return out;
 }
 }  // namespace
 
-Picture Resize(const Picture &picture, int width, int height) {
-  if (width == picture.width && height == picture.height) return picture;
-  Picture out{width, height, std::vector<unsigned char>(static_cast<size_t>(width) * height * kChannels)};
-  const auto columns = Taps(picture.width, width, true);
-  const auto rows = Taps(picture.height, height, false);
-  const size_t stride = static_cast<size_t>(picture.width) * kChannels;
+Image resize(const Image &image, int width, int height) {
+  if (width == image.width && height == image.height) return image;
+  Image out{width, height, std::vector<unsigned char>(static_cast<size_t>(width) * height * CHANNELS)};
+  const auto columns = taps_of(image.width, width, true);
+  const auto rows = taps_of(image.height, height, false);
+  const size_t stride = static_cast<size_t>(image.width) * CHANNELS;
   std::vector<int> upper, lower;
   int upper_row = -1, lower_row = -1;
   unsigned char *pixel = out.rgb.data();
@@ -58,10 +58,10 @@ Picture Resize(const Picture &picture, int width, int height) {
       upper.swap(lower), std::swap(upper_row, lower_row);
     }
     if (tap.first != upper_row) {
-      upper = ResizeRow(picture.rgb.data() + static_cast<size_t>(tap.first) * stride, columns), upper_row = tap.first;
+      upper = resize_row(image.rgb.data() + static_cast<size_t>(tap.first) * stride, columns), upper_row = tap.first;
     }
     if (tap.second != lower_row) {
-      lower = ResizeRow(picture.rgb.data() + static_cast<size_t>(tap.second) * stride, columns), lower_row = tap.second;
+      lower = resize_row(image.rgb.data() + static_cast<size_t>(tap.second) * stride, columns), lower_row = tap.second;
     }
     for (size_t i = 0; i < upper.size(); ++i) {
       const int sum = ((tap.first_weight * (upper[i] >> 4)) >> 16) + ((tap.second_weight * (lower[i] >> 4)) >> 16);

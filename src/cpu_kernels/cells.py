@@ -12,7 +12,7 @@ from src.cpu_kernels.compiler import KernelsUnavailable, find_compiler
 from src.cpu_kernels.threads import thread_count
 from src.mobilenetV2 import ConvBN, InvertedResidual, MobileNetV2, MobileNetV2Backbone
 
-# As in native/chain.h: what a layer is, and the shortcut of a layer that has none.
+# As in native/layer.h: what a layer is, and the shortcut of a layer that has none.
 POINTWISE, DEPTHWISE, DENSE = range(3)
 NO_SHORTCUT = -1
 
@@ -33,8 +33,8 @@ def _kind(cell: ConvBN) -> int | None:
     return DENSE if conv.group == 1 else None
 
 
-class _Plan:
-    """A chain of convolutions: the ConvBN cells in the order of computation, and a row of numbers for each.
+class _BackbonePlan:
+    """The ConvBN cells of a backbone, or of a part of one, in the order of computation, with a row of numbers for each.
 
     Of a whole network it is the backbone with the pooling of its features.
     """
@@ -45,7 +45,7 @@ class _Plan:
         self.complete = True
         self.pooled = isinstance(cell, MobileNetV2)
         self._add(cell)
-        # The kernels read plain images only at the start of a chain.
+        # The kernels read plain images only in the first layer.
         self.complete &= all(row[0] != DENSE for row in self.rows[1:])
 
     def _add(self, cell: nn.Cell) -> None:
@@ -71,24 +71,24 @@ class _Plan:
                 self._add(part)
 
 
-class _Chain(nn.Cell):
-    """The operators of one chain, for one kind of batch normalisation.
+class _Backbone(nn.Cell):
+    """The operators of one backbone, or of a part of one, for one kind of batch normalisation.
 
     They are called with the images, the weights, gammas and betas of all layers, and their moving means and
     variances. Forward operators write the new moving statistics into the parameters themselves; the framework orders
     them by `side_effect_mem`.
     """
 
-    def __init__(self, library: Path, plan: _Plan, batch_statistics: bool) -> None:
+    def __init__(self, library: Path, plan: _BackbonePlan, batch_statistics: bool) -> None:
         super().__init__()
-        shapes_of = ctypes.CDLL(str(library)).chain_shapes
+        shapes_of = ctypes.CDLL(str(library)).backbone_shapes
         numbers = np.array([batch_statistics, plan.pooled, len(plan.rows), *np.ravel(plan.rows)], np.int32)
         self.plan = Tensor(numbers)
         self.constants = Tensor([[cell.bn.eps, cell.bn.momentum] for cell in plan.cells], ms.float32)
         layers = len(plan.rows)
         self.separate_images_gradient = plan.rows[0][0] == DENSE
 
-        def features_and_stash(*shapes: Shape) -> tuple[list[int], list[int]]:
+        def features_and_saved(*shapes: Shape) -> tuple[list[int], list[int]]:
             images, _, height, width = shapes[2]
             out = (ctypes.c_int64 * 4)()
             sizes = map(ctypes.c_int64, (len(numbers), images, height, width))
@@ -97,7 +97,7 @@ class _Chain(nn.Cell):
             return [images, *out[:3]], [out[3]]
 
         def features(*shapes: Shape) -> list[int]:
-            return features_and_stash(*shapes)[0]
+            return features_and_saved(*shapes)[0]
 
         def weights(*shapes: Shape) -> tuple[Shape, ...]:
             return tuple(shapes[3:3 + 3 * layers])
@@ -109,30 +109,30 @@ class _Chain(nn.Cell):
             dtype = (ms.float32,) * outputs if outputs > 1 else ms.float32
             return ops.Custom(f"{library}:{function}", shape, dtype, "aot")
 
-        self.forward = custom("chain_forward", features_and_stash, 2)
+        self.forward = custom("backbone_forward", features_and_saved, 2)
         if batch_statistics:
             self.forward.add_prim_attr("side_effect_mem", True)
-        self.infer = custom("chain_infer", features, 1)
-        self.backward = custom("chain_backward", weights, 3 * layers)
-        self.backward_with_images = custom("chain_backward", weights_and_images, 3 * layers + 1)
+        self.infer = custom("backbone_infer", features, 1)
+        self.backward = custom("backbone_backward", weights, 3 * layers)
+        self.backward_with_images = custom("backbone_backward", weights_and_images, 3 * layers + 1)
 
-    def gradients(self, images: Tensor, weights: tuple, statistics: tuple, stash: Tensor, gradient: Tensor) -> tuple:
+    def gradients(self, images: Tensor, weights: tuple, statistics: tuple, saved: Tensor, gradient: Tensor) -> tuple:
         """The gradients of all inputs of `construct`.
 
         The images' own gradient, which training does not use, is an operator of its own at the start of a network:
         the framework then drops it. Statistics have none; the bprop must name something of their shape.
         """
-        inputs = (self.plan, self.constants, images, *weights, *statistics, stash, gradient)
+        inputs = (self.plan, self.constants, images, *weights, *statistics, saved, gradient)
         if self.separate_images_gradient:
             return self.backward_with_images(*inputs)[-1], self.backward(*inputs), statistics
         outputs = self.backward_with_images(*inputs)
         return outputs[-1], outputs[:-1], statistics
 
 
-class _TrainingChain(_Chain):
+class _TrainingBackbone(_Backbone):
     """With the statistics of the batch. Returns the features and what the backward pass needs."""
 
-    def __init__(self, library: Path, plan: _Plan) -> None:
+    def __init__(self, library: Path, plan: _BackbonePlan) -> None:
         super().__init__(library, plan, batch_statistics=True)
 
     def construct(self, images: Tensor, weights: tuple, statistics: tuple) -> tuple[Tensor, Tensor]:
@@ -143,10 +143,10 @@ class _TrainingChain(_Chain):
         return self.gradients(images, weights, statistics, out[1], dout[0])
 
 
-class _EvaluationChain(_Chain):
+class _EvaluationBackbone(_Backbone):
     """With the moving statistics. Keeps nothing: whoever wants gradients pays for a second forward pass."""
 
-    def __init__(self, library: Path, plan: _Plan) -> None:
+    def __init__(self, library: Path, plan: _BackbonePlan) -> None:
         super().__init__(library, plan, batch_statistics=False)
 
     def construct(self, images: Tensor, weights: tuple, statistics: tuple) -> Tensor:
@@ -154,21 +154,23 @@ class _EvaluationChain(_Chain):
 
     def bprop(self, images: Tensor, weights: tuple, statistics: tuple, out: Tensor, dout: Tensor) -> tuple:
         """Called by the framework."""
-        stash = self.forward(self.plan, self.constants, images, *weights, *statistics)[1]
-        return self.gradients(images, weights, statistics, stash, dout)
+        saved = self.forward(self.plan, self.constants, images, *weights, *statistics)[1]
+        return self.gradients(images, weights, statistics, saved, dout)
 
 
 class _Accelerated(nn.Cell):
     """Mixed into a stock cell: the same parameters, names and children, another `construct`."""
 
-    def adopt(self, library: Path, plan: _Plan) -> None:
+    def adopt(self, library: Path, plan: _BackbonePlan) -> None:
         """Called once, on a cell that was made by the stock class."""
         self.kernel_library = str(library)
-        self.training_chain, self.evaluation_chain = _TrainingChain(library, plan), _EvaluationChain(library, plan)
+        self.training_operators = _TrainingBackbone(library, plan)
+        self.evaluation_operators = _EvaluationBackbone(library, plan)
         # Plain tuples: a ParameterTuple would register, and so rename, the parameters a second time.
         convs, norms = [cell.conv for cell in plan.cells], [cell.bn for cell in plan.cells]
-        self.chain_weights = (*(conv.weight for conv in convs), *(bn.gamma for bn in norms), *(bn.beta for bn in norms))
-        self.chain_statistics = (*(bn.moving_mean for bn in norms), *(bn.moving_variance for bn in norms))
+        self.backbone_weights = (*(conv.weight for conv in convs), *(bn.gamma for bn in norms),
+                                 *(bn.beta for bn in norms))
+        self.backbone_statistics = (*(bn.moving_mean for bn in norms), *(bn.moving_variance for bn in norms))
 
     @nn.Cell.compile_phase.setter
     def compile_phase(self, phase: str) -> None:
@@ -179,13 +181,13 @@ class _Accelerated(nn.Cell):
         self._compile_phase = phase
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.run_chain(x)
+        return self.run_backbone(x)
 
-    def run_chain(self, x: Tensor) -> Tensor:
-        """The features of the chain."""
+    def run_backbone(self, x: Tensor) -> Tensor:
+        """The features, by the kernels."""
         if self.training:
-            return self.training_chain(x, self.chain_weights, self.chain_statistics)[0]
-        return self.evaluation_chain(x, self.chain_weights, self.chain_statistics)
+            return self.training_operators(x, self.backbone_weights, self.backbone_statistics)[0]
+        return self.evaluation_operators(x, self.backbone_weights, self.backbone_statistics)
 
 
 class AcceleratedConvBN(_Accelerated, ConvBN):
@@ -206,7 +208,7 @@ class AcceleratedMobileNetV2(_Accelerated, MobileNetV2):
     compile_phase = nn.Cell.compile_phase  # the head below is compiled
 
     def construct(self, images: Tensor) -> Tensor:
-        return self.head(self.run_chain(images))
+        return self.head(self.run_backbone(images))
 
 
 _ACCELERATED: dict[type[nn.Cell], type[_Accelerated]] = {
@@ -218,10 +220,10 @@ _ACCELERATED: dict[type[nn.Cell], type[_Accelerated]] = {
 
 
 def _swap(cell: nn.Cell, library: Path) -> int:
-    """Swaps the largest chains at and below a cell in place, and returns their number."""
+    """Swaps the largest cells that the kernels know, at and below a cell, in place; returns their number."""
     accelerated = _ACCELERATED.get(type(cell))
     if accelerated is not None:
-        plan = _Plan(cell)
+        plan = _BackbonePlan(cell)
         if plan.complete:
             # Changing the class keeps the object, which the caller and its parent cell hold, and all that is in it.
             cell.__class__ = accelerated

@@ -58,7 +58,7 @@ class AcceleratedEmaUpdate(nn.Cell):
 
     def __init__(self, library: str) -> None:
         super().__init__()
-        self.update = ops.Custom(f"{library}:average_update", _one_number, ms.float32, "aot")
+        self.update = ops.Custom(f"{library}:ema_update", _one_number, ms.float32, "aot")
         self.update.add_prim_attr("side_effect_mem", True)
 
     def construct(self, one_minus_decay: Tensor, means: tuple, values: tuple) -> Tensor:

@@ -54,6 +54,7 @@ class TrainStep(nn.Cell):
         self.value_and_grad = ops.value_and_grad(self._scaled_loss, None, optimizer.parameters)
         self.all_finite = finite_check(network)
         self.rank_size = world.rank_size
+        self.summands = world.rank_size * config.grad_accum_steps  # losses and gradients in the sum of a step
         if world.rank_size > 1:
             self.rank_sum = rank_sum(network, optimizer.parameters, world)
         self.ema_decay = config.ema_decay
@@ -63,8 +64,24 @@ class TrainStep(nn.Cell):
             self.ema_update = ema_update(network)
 
     def _scaled_loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        # Divided by the number of ranks and batches, so that the sum over them is the mean.
-        return self.loss_fn(self.network(inputs), labels) * (self.loss_scale / (self.rank_size * self.grad_accum_steps))
+        """The loss of a batch, of which the sum over batches and ranks is taken.
+
+        Float16 gets the full scale: the division by batches and ranks, which would take bits from small gradients,
+        follows in float32.
+        """
+        loss = self.loss_fn(self.network(inputs), labels)
+        return loss * self.loss_scale if self.is_scaled else loss * (1 / self.summands)
+
+    def _all_finite_on_all_ranks(self, gradients: tuple) -> Tensor:
+        """Whether the gradients of all ranks are finite: the same verdict everywhere, so that no rank goes its own way.
+
+        Sums of the gradients do not tell. Cards that saturate (Ascend 910A) have no infinity: an overflow is a flag in
+        a register of the one card that had it, which `amp.all_finite` reads.
+        """
+        finite = self.all_finite(gradients)
+        if self.rank_size > 1:
+            finite = self.rank_sum((1 - finite.astype(ms.float32).reshape(1),))[0].reshape(()) < 0.5
+        return finite
 
     def over(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         """Run one step for every `grad_accum_steps` batches; yields what `step(inputs, labels)` returns."""
@@ -84,11 +101,12 @@ class TrainStep(nn.Cell):
         if self.rank_size > 1:
             sums = self.rank_sum((loss.reshape(1), *gradients))
             loss, gradients = sums[0].reshape(()), sums[1:]
-        finite = self.all_finite(gradients)  # of the sums over the ranks: an overflow on one rank makes all skip
-        loss = loss / self.loss_scale
+        finite = self._all_finite_on_all_ranks(gradients)
+        scale = self.loss_scale * self.summands if self.is_scaled else 1.0
+        loss = loss / scale
         if finite:
             if self.is_scaled:
-                gradients = tuple([gradient / self.loss_scale for gradient in gradients])
+                gradients = tuple([gradient / scale for gradient in gradients])
             loss = ops.depend(loss, self.optimizer(gradients))
             if self.has_ema:
                 rate = one_minus_decay(self.ema_decay, self.optimizer.global_step)

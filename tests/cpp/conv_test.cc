@@ -11,7 +11,7 @@
 #include "layout.h"
 #include "random_floats.h"
 #include "tasks.h"
-#include "threads.h"
+#include "thread_pool.h"
 
 namespace {
 
@@ -55,30 +55,30 @@ struct Run {
     coefficients = random_floats(3 * static_cast<size_t>(l.out_blocks()) * LANES);
   }
 
-  Blocked value() const {
+  Activations value() const {
     if (l.kind == Kind::dense) return {};
-    return {input.data(), &norm, true};
+    return {{input.data(), l.in_pixels()}, norm, true};
   }
   RawGradient gradient() const {
     const float *a = coefficients.data(), *b = a + l.out_blocks() * LANES, *c = b + l.out_blocks() * LANES;
-    return {output_gradient.data(), raw.data(), a, b, c};
+    return {{output_gradient.data(), l.out_pixels()}, {raw.data(), l.out_pixels()}, a, b, c};
   }
 
   void compute() {
     y.assign(l.out_floats(), NAN);
     weight_gradient.assign(weight.size(), NAN);
     input_gradient.assign(l.in_floats(), NAN);
+    const BlockedTensor out = {y.data(), l.out_pixels()}, in_gradient = {input_gradient.data(), l.in_pixels()};
+    const ConstBlockedTensor added = {shortcut.data(), l.in_pixels()};
     if (l.kind == Kind::depthwise) {
-      depthwise_forward(l, value(), y.data(), moments);
-      depthwise_backward(l, value(), gradient(), value(), shortcut.data(), weight_gradient.data(),
-                         input_gradient.data(), sums);
+      depthwise_forward(l, value(), out, moments);
+      depthwise_backward(l, value(), gradient(), value(), added, weight_gradient.data(), in_gradient, sums);
     } else if (l.kind == Kind::pointwise) {
-      gemm_forward(l, value(), nullptr, y.data(), moments);
-      gemm_backward(l, value(), nullptr, gradient(), value(), shortcut.data(), weight_gradient.data(),
-                    input_gradient.data(), sums);
+      gemm_forward(l, value(), nullptr, out, moments);
+      gemm_backward(l, value(), nullptr, gradient(), value(), added, weight_gradient.data(), in_gradient, sums);
     } else {
-      gemm_forward(l, {}, input.data(), y.data(), moments);
-      gemm_backward(l, {}, input.data(), gradient(), {}, nullptr, weight_gradient.data(), nullptr, sums);
+      gemm_forward(l, {}, input.data(), out, moments);
+      gemm_backward(l, {}, input.data(), gradient(), {}, {}, weight_gradient.data(), {}, sums);
       image_gradient.assign(input.size(), NAN);
       ::image_gradient(l, gradient(), image_gradient.data());
     }
@@ -107,8 +107,8 @@ struct Run {
   }
   double out_gradient(int channel, size_t place) const {
     const RawGradient g = gradient();
-    return static_cast<double>(g.a[channel]) * g.g[place] + static_cast<double>(g.b[channel]) * g.y[place] +
-           g.c[channel];
+    return static_cast<double>(g.a[channel]) * g.gradient.data[place] +
+           static_cast<double>(g.b[channel]) * g.raw.data[place] + g.c[channel];
   }
 
   // f(output channel, input channel, index of the weight, image, output row and column, input row and column)
@@ -211,11 +211,14 @@ bool same_bits(const std::vector<float> &a, const std::vector<float> &b) {
 int main() {
   limit_time();
   const std::vector<Case> cases = {
-      {Kind::pointwise, 1, 1, 1, 1, 1, 1},   {Kind::pointwise, 1, 17, 33, 2, 3, 7}, {Kind::pointwise, 1, 40, 24, 1, 19, 31},
-      {Kind::pointwise, 1, 70, 19, 3, 8, 9}, {Kind::pointwise, 1, 24, 150, 1, 7, 7}, {Kind::dense, 1, 3, 24, 1, 5, 8},
-      {Kind::dense, 2, 3, 8, 2, 9, 6},       {Kind::dense, 2, 1, 17, 2, 1, 1},      {Kind::depthwise, 1, 1, 1, 1, 1, 1},
-      {Kind::depthwise, 1, 17, 17, 2, 5, 4}, {Kind::depthwise, 1, 48, 48, 1, 19, 9}, {Kind::depthwise, 2, 33, 33, 2, 9, 5},
-      {Kind::depthwise, 2, 16, 16, 1, 34, 6}, {Kind::depthwise, 2, 20, 20, 3, 1, 2}, {Kind::depthwise, 2, 8, 8, 1, 2, 1},
+      {Kind::pointwise, 1, 1, 1, 1, 1, 1},     {Kind::pointwise, 1, 17, 33, 2, 3, 7},
+      {Kind::pointwise, 1, 40, 24, 1, 19, 31}, {Kind::pointwise, 1, 70, 19, 3, 8, 9},
+      {Kind::pointwise, 1, 24, 150, 1, 7, 7},  {Kind::dense, 1, 3, 24, 1, 5, 8},
+      {Kind::dense, 2, 3, 8, 2, 9, 6},         {Kind::dense, 2, 1, 17, 2, 1, 1},
+      {Kind::depthwise, 1, 1, 1, 1, 1, 1},     {Kind::depthwise, 1, 17, 17, 2, 5, 4},
+      {Kind::depthwise, 1, 48, 48, 1, 19, 9},  {Kind::depthwise, 2, 33, 33, 2, 9, 5},
+      {Kind::depthwise, 2, 16, 16, 1, 34, 6},  {Kind::depthwise, 2, 20, 20, 3, 1, 2},
+      {Kind::depthwise, 2, 8, 8, 1, 2, 1},
   };
   for (const Case &c : cases) {
     Run first(c);

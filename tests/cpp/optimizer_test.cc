@@ -1,10 +1,11 @@
-// The update, the means and the search for what is not finite, against what they must give.
+// The update, the EMA and the search for what is not finite, against what they must give.
+#include "optimizer.h"
+
 #include <limits>
 #include <vector>
 
 #include "checks.h"
-#include "optimizer.h"
-#include "threads.h"
+#include "thread_pool.h"
 
 int main() {
   limit_time();
@@ -26,12 +27,12 @@ int main() {
                 {1.0f, 0.0f, 1.0f, false});
   CHECK(values[0] == -3.0f * 0.2f && values[1] == -4.0f * 0.2f);
 
-  std::vector<float> mean(COUNT, 1.0f);
+  std::vector<float> ema(COUNT, 1.0f);
   value.assign(COUNT, 3.0f);
-  follow({{mean.data(), value.data(), COUNT}}, 0.25f);
-  for (const float m : mean) CHECK(m == 1.5f);
+  ema_update({{ema.data(), value.data(), COUNT}}, 0.25f);
+  for (const float e : ema) CHECK(e == 1.5f);
 
-  const std::vector<Numbers> arrays = {{value.data(), COUNT}, {gradient.data(), COUNT}};
+  const std::vector<Span> arrays = {{value.data(), COUNT}, {gradient.data(), COUNT}};
   gradient.back() = std::numeric_limits<float>::max();
   CHECK(are_finite(arrays));
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),

@@ -151,12 +151,12 @@ def test_sums_stay_in_registers(built: Built, source: str) -> None:
 
 
 def test_programs(built: Built, tmp_path: Path) -> None:
-    """Products, convolutions and whole chains give what plain loops give, on the instructions of the architecture."""
+    """Gemm, convolutions and whole backbones give what plain loops give, on the instructions of the architecture."""
     run = built.target.run
     if run is None:
         pytest.skip("this machine has no such processor, or only an emulator, which is for g++ alone")
     kernels = list(built.objects.values())
-    for name in ("gemm_test", "conv_test", "folded_test", "chain_test"):
+    for name in ("gemm_test", "conv_test", "folded_test", "backbone_test"):
         program = tmp_path / name
         # g++ links, for clang does not know where the libraries of another processor are.
         linker = Target("g++", built.target.architecture).command

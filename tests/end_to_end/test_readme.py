@@ -78,9 +78,10 @@ def without_environment(words: Sequence[str]) -> list[str]:
 
 def known_options(script: Path) -> set[str]:
     """Names of a script's options."""
-    if script.name in CONFIGURED or script.suffix == ".sh":
-        return KEYS | {"coverage"}  # of run_tests.sh
-    return set(re.findall(r'add_argument\("--(\w+)"', script.read_text(encoding="utf-8"))) | {"help"}
+    text = script.read_text(encoding="utf-8")
+    if script.suffix == ".sh":  # launchers hand options of the configuration on
+        return KEYS | set(re.findall(r'" = --(\w+) \]', text))
+    return KEYS if script.name in CONFIGURED else set(re.findall(r'add_argument\("--(\w+)"', text)) | {"help"}
 
 
 def faults(command: str) -> Iterator[str]:

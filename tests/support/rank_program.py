@@ -16,7 +16,7 @@ if hasattr(os, "memfd_create"):  # which some builds of Python lack: conda-forge
     del os.memfd_create
 
 import mindspore as ms  # noqa: E402
-from mindspore import Parameter, Tensor, nn  # noqa: E402
+from mindspore import Parameter, Tensor, nn, ops  # noqa: E402
 
 from src.cpu_kernels import accelerate, rank_sum  # noqa: E402
 from src.data.image_folder import ImageFolder  # noqa: E402
@@ -109,6 +109,29 @@ def train(config: Config, world: World, name: str) -> Findings:
     return found | {f"{name}.{p.name}": p.asnumpy() for p in step.get_parameters() if p.name != "learning_rate"}
 
 
+def verdicts(config: Config, world: World) -> Findings:
+    """A step whose gradients the last rank alone takes for not finite, as a card does that saturates."""
+    head = MobileNetV2Head(8, CLASSES, dropout=0.0)
+    optimizer = build_optimizer(head, np.full(1, 0.01, np.float32), config)
+    step = TrainStep(head, CrossEntropyWithLabelSmooth(0.1), optimizer, config, world=world)
+    KEPT.append(step)
+    step.all_finite = Verdict(world.rank < world.rank_size - 1)
+    before = head.classifier.weight.asnumpy().copy()
+    applied = step(Tensor(np.ones((2, 8, 1, 1), np.float32)), Tensor(np.zeros(2, np.int32)))[1].asnumpy()
+    return {"verdict.applied": applied, "verdict.changed": (head.classifier.weight.asnumpy() != before).any()}
+
+
+class Verdict(nn.Cell):
+    """Stands for `amp.all_finite` on a card, whose register says whether there was an overflow."""
+
+    def __init__(self, finite: bool) -> None:
+        super().__init__()
+        self.finite = Parameter(Tensor(finite), requires_grad=False)
+
+    def construct(self, gradients: tuple) -> Tensor:
+        return ops.depend(self.finite, gradients)
+
+
 def sums(world: World, library_of: nn.Cell) -> Findings:
     """Sums over the ranks of arrays of several sizes, and what did them."""
     parameters = [Parameter(Tensor(np.zeros(shape, np.float32))) for shape in ((3, 5), (70001,))]
@@ -149,6 +172,7 @@ def main(folder: Path, images: Path) -> None:
     found |= train(config.replace({"grad_accum_steps": 1 if alone else 2}), world, "accumulated")
 
     if not alone:
+        found |= verdicts(config, world)
         accelerated = SmallNetwork(2)
         accelerate(accelerated, config.cpu_kernels)
         found |= sums(world, accelerated)

@@ -185,6 +185,23 @@ def test_float16_follows_the_rules_and_keeps_the_loss_scale_out_of_them() -> Non
     assert not {"loss_scale", "good_steps"} & set(training_state(step))
 
 
+def test_float16_gets_the_whole_loss_scale_however_many_batches_there_are() -> None:
+    """The division by their number comes in float32, with that by the scale."""
+    gradients = []
+    for options in ((), ("--amp_level", "O2", "--loss_scale", 1024)):
+        _, step = make_step("--grad_accum_steps", 4, *options)
+        x, labels = map(Tensor, batch(0))
+        step(x, labels, False)
+        gradients.append(step.sums[0].asnumpy().copy())
+        for is_last in (False, False, True):
+            loss, applied = step(x, labels, is_last)
+        assert applied.asnumpy()
+        gradients.append(loss.asnumpy())
+    quarter, mean_loss, scaled, scaled_mean_loss = gradients
+    assert np.abs(scaled).sum() == pytest.approx(1024 * np.abs(4 * quarter).sum(), rel=0.05)
+    assert scaled_mean_loss == pytest.approx(mean_loss, rel=0.01)
+
+
 def test_loss_scale_doubles_after_good_steps_and_halves_after_an_overflow() -> None:
     network, step = make_step("--amp_level", "O2", "--loss_scale", 8, "--loss_scale_window", 2)
     bad = batch(9)

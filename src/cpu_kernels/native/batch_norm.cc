@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "tasks.h"
-#include "threads.h"
+#include "thread_pool.h"
 
 namespace {
 
@@ -15,7 +15,7 @@ template <class F> void for_channels(const Layer &l, F &&f) {
   });
 }
 
-void set_norm(const Layer &l, Norm &norm, int c, double mean, double variance) {
+void set_norm(const Layer &l, const Norm &norm, int c, double mean, double variance) {
   const double inverse = 1.0 / std::sqrt(variance + l.epsilon);
   norm.mean[c] = static_cast<float>(mean);
   norm.inverse_deviation[c] = static_cast<float>(inverse);
@@ -23,13 +23,15 @@ void set_norm(const Layer &l, Norm &norm, int c, double mean, double variance) {
   norm.shift[c] = static_cast<float>(l.beta[c] - mean * l.gamma[c] * inverse);
 }
 
-void clear_norm(Norm &norm, int c) { norm.mean[c] = norm.inverse_deviation[c] = norm.scale[c] = norm.shift[c] = 0.0f; }
+void clear_norm(const Norm &norm, int c) {
+  norm.mean[c] = norm.inverse_deviation[c] = norm.scale[c] = norm.shift[c] = 0.0f;
+}
 
 }  // namespace
 
 // The parts' means and squared deviations combined in double precision (Chan, Golub, LeVeque).
-void use_batch_statistics(const Layer &l, const PartialSums &moments, Norm &norm) {
-  const double pixels = static_cast<double>(l.out_pixels());
+void use_batch_statistics(const Layer &l, const PartialSums &moments, const Norm &norm) {
+  const auto pixels = static_cast<double>(l.out_pixels());
   const size_t parts = moments.pixels.size();
   for_channels(l, [&](int c) {
     if (c >= l.out_channels) return clear_norm(norm, c);
@@ -53,32 +55,32 @@ void use_batch_statistics(const Layer &l, const PartialSums &moments, Norm &norm
   });
 }
 
-void use_moving_statistics(const Layer &l, Norm &norm) {
+void use_moving_statistics(const Layer &l, const Norm &norm) {
   for_channels(l, [&](int c) {
     if (c >= l.out_channels) return clear_norm(norm, c);
     set_norm(l, norm, c, l.moving_mean[c], l.moving_variance[c]);
   });
 }
 
-void start_backward(const Layer &l, const Blocked &y, float *gradient, PartialSums &sums) {
+void start_backward(const Layer &l, const Activations &y, BlockedTensor gradient, PartialSums &sums) {
   const int blocks = l.out_blocks();
   const PixelParts split(l.out_pixels(), MIN_TASKS);
   sums.prepare(split.parts, blocks);
   parallel(split.parts * blocks, [&](int task) {
     const int part = task / blocks, block = task % blocks;
-    const BackwardEpilogue<Vec> epilogue(y, block, split.pixels);
+    const BackwardEpilogue<Vec> epilogue(y, block);
     GradientSums<Vec> total;
     for (size_t p = split.first_pixel(part); p < split.first_pixel(part + 1); ++p) {
-      float *g = gradient + (block * split.pixels + p) * LANES;
+      float *g = gradient.at(block, p);
       store(g, epilogue(load(g), p, total));
     }
     total.write(sums.at(part, blocks, block));
   });
 }
 
-void batch_norm_backward(const Layer &l, const PartialSums &sums, const Norm &norm, bool batch_statistics, float *gamma,
-                         float *beta, float *a, float *b, float *c) {
-  const double pixels = static_cast<double>(l.out_pixels());
+void batch_norm_backward(const Layer &l, const PartialSums &sums, const ConstNorm &norm, bool batch_statistics,
+                         float *gamma, float *beta, float *a, float *b, float *c) {
+  const auto pixels = static_cast<double>(l.out_pixels());
   for_channels(l, [&](int channel) {
     double sum = 0.0, products = 0.0;
     for (size_t i = 0; i < sums.pixels.size(); ++i) {

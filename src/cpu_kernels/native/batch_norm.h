@@ -5,14 +5,14 @@
 
 #include "layer.h"
 
-// relu6(scale * y + shift) of `count` pixels of one block; `stride` pixels from one block to the next.
-inline void load_value(const Blocked &value, int block, size_t first, size_t stride, size_t count, float *out) {
-  const float *in = value.data + (block * stride + first) * LANES;
-  if (value.norm == nullptr) {
+// relu6(scale * y + shift) of `count` pixels of one block.
+inline void load_value(const Activations &value, int block, size_t first, size_t count, float *out) {
+  const float *in = value.raw.at(block, first);
+  if (value.norm.scale == nullptr) {
     std::memcpy(out, in, count * LANES * sizeof(float));
     return;
   }
-  const Vec scale = load(value.norm->scale + block * LANES), shift = load(value.norm->shift + block * LANES);
+  const Vec scale = load(value.norm.scale + block * LANES), shift = load(value.norm.shift + block * LANES);
   if (value.activation) {
     for (size_t i = 0; i < count * LANES; i += LANES) store(out + i, relu6(multiply_add(load(in + i), scale, shift)));
   } else {
@@ -20,9 +20,8 @@ inline void load_value(const Blocked &value, int block, size_t first, size_t str
   }
 }
 
-inline void load_gradient(const RawGradient &gradient, int block, size_t first, size_t stride, size_t count,
-                          float *out) {
-  const float *g = gradient.g + (block * stride + first) * LANES, *y = gradient.y + (block * stride + first) * LANES;
+inline void load_gradient(const RawGradient &gradient, int block, size_t first, size_t count, float *out) {
+  const float *g = gradient.gradient.at(block, first), *y = gradient.raw.at(block, first);
   const Vec a = load(gradient.a + block * LANES), b = load(gradient.b + block * LANES);
   const Vec c = load(gradient.c + block * LANES);
   for (size_t i = 0; i < count * LANES; i += LANES)
@@ -66,16 +65,16 @@ template <class T> struct GradientSums {
 };
 
 // What a layer's input gradient goes through on its way to memory, for one channel block or a part of it that starts
-// at `lane`: the ReLU6 of the producer (none: `producer.data` is null), and the sums of its batch normalisation.
+// at `lane`: the ReLU6 of the producer (there may be none: `producer.raw`), and the sums of its batch normalisation.
 template <class T> class BackwardEpilogue {
  public:
-  ALWAYS_INLINE BackwardEpilogue(const Blocked &producer, int block, size_t pixels, int lane = 0) {
-    if (producer.data == nullptr) return;
-    y_ = producer.data + block * pixels * LANES + lane;
+  ALWAYS_INLINE explicit BackwardEpilogue(const Activations &producer, int block, int lane = 0) {
+    if (!producer.raw) return;
+    y_ = producer.raw.at(block, 0) + lane;
     activation_ = producer.activation;
-    load(producer.norm->scale + block * LANES + lane, scale_);
-    load(producer.norm->shift + block * LANES + lane, shift_);
-    load(producer.norm->mean + block * LANES + lane, mean_);
+    load(producer.norm.scale + block * LANES + lane, scale_);
+    load(producer.norm.shift + block * LANES + lane, shift_);
+    load(producer.norm.mean + block * LANES + lane, mean_);
   }
   ALWAYS_INLINE T operator()(T g, size_t pixel, GradientSums<T> &sums) const {
     if (y_ == nullptr) return g;
@@ -94,13 +93,13 @@ template <class T> class BackwardEpilogue {
 };
 
 // Sets scale and shift from the moments of the batch, and moves the moving statistics towards them.
-void use_batch_statistics(const Layer &layer, const PartialSums &moments, Norm &norm);
-void use_moving_statistics(const Layer &layer, Norm &norm);
+void use_batch_statistics(const Layer &layer, const PartialSums &moments, const Norm &norm);
+void use_moving_statistics(const Layer &layer, const Norm &norm);
 
 // The sums of a gradient behind the layer's batch normalisation and ReLU6, whose raw output is `y`, cut to the gradient
 // before the ReLU6 in place.
-void start_backward(const Layer &layer, const Blocked &y, float *gradient, PartialSums &sums);
+void start_backward(const Layer &layer, const Activations &y, BlockedTensor gradient, PartialSums &sums);
 
 // The batch normalisation's own gradients, and the coefficients that turn the gradient behind it into that before it.
-void batch_norm_backward(const Layer &layer, const PartialSums &sums, const Norm &norm, bool batch_statistics,
+void batch_norm_backward(const Layer &layer, const PartialSums &sums, const ConstNorm &norm, bool batch_statistics,
                          float *gamma, float *beta, float *a, float *b, float *c);

@@ -1,12 +1,13 @@
-// 1x1 convolutions, and the dense 3x3 convolution on im2col's patches, as matrix products. A task is a part of the pixels
-// times a group of output channels (forward) or input channels (backward).
+// 1x1 convolutions, and the dense 3x3 convolution behind im2col, as matrix products (GEMM). A task is a part of the
+// pixels times a group of output channels (forward) or input channels (backward).
 #include <algorithm>
 
 #include "conv.h"
 #include "im2col.h"
 #include "prefetch.h"
 #include "tasks.h"
-#include "threads.h"
+#include "thread_pool.h"
+#include "workspace.h"
 
 namespace {
 
@@ -21,12 +22,11 @@ int backward_parts(size_t weights) {
 
 }  // namespace
 
-void gemm_forward(const Layer &l, const Blocked &value, const float *image, float *y, PartialSums &moments) {
+void gemm_forward(const Layer &l, const Activations &value, const float *image, BlockedTensor y, PartialSums &moments) {
   const PixelParts split(l.out_pixels(), FORWARD_PARTS);
   const int k = l.taps(), k_blocks = blocks_of(k), blocks = l.out_blocks();
   const ChannelGroups groups(blocks, split.parts);
-  const size_t pixels = split.pixels;
-  float *panels = shared_scratch(Purpose::kernel, static_cast<size_t>(k) * blocks * LANES);
+  float *panels = shared_scratch(ScratchSlot::kernel, static_cast<size_t>(k) * blocks * LANES);
   pack_panels(l.weight, k, 1, l.out_channels, k, panels);
   moments.prepare(split.parts, blocks);
   for (int i = 0; i < split.parts; ++i) moments.pixels[i] = split.pixels_of(i);
@@ -38,8 +38,7 @@ void gemm_forward(const Layer &l, const Blocked &value, const float *image, floa
     split.for_tiles(part, [&](size_t first, int count, int next_count, bool first_tile) {
       load_input(l, value, image, 0, k_blocks, first, count, MAX_TILE, tile);
       Prefetcher prefetcher;
-      if (l.kind == Kind::pointwise)
-        prefetcher.add(value.data + (first + count) * LANES, k_blocks, pixels, next_count);
+      if (l.kind == Kind::pointwise) prefetcher.add(value.raw.from(0, first + count), k_blocks, next_count);
       prefetcher.start(gemm_steps(count, last_block - first_block));
       gemm(tile, MAX_TILE, count, group_panels, k, last_block - first_block,
            [&](int row, int vector, const auto &column) {
@@ -52,7 +51,7 @@ void gemm_forward(const Layer &l, const Blocked &value, const float *image, floa
              } else {
                total.read(kept);
              }
-             float *out = y + (block * pixels + first + row) * LANES;
+             float *out = y.at(block, first + row);
 #pragma GCC unroll 24
              for (int r = 0; r < column.ROWS; ++r) {
                if (row + r >= count) break;
@@ -65,17 +64,16 @@ void gemm_forward(const Layer &l, const Blocked &value, const float *image, floa
   });
 }
 
-void gemm_backward(const Layer &l, const Blocked &value, const float *image, const RawGradient &gradient,
-                   const Blocked &producer, const float *shortcut_gradient, float *weight_gradient,
-                   float *input_gradient, PartialSums &sums) {
+void gemm_backward(const Layer &l, const Activations &value, const float *image, const RawGradient &gradient,
+                   const Activations &producer, ConstBlockedTensor shortcut_gradient, float *weight_gradient,
+                   BlockedTensor input_gradient, PartialSums &sums) {
   const int k = l.taps(), k_blocks = blocks_of(k), blocks = l.out_blocks();
   const size_t row = static_cast<size_t>(blocks) * LANES, weights = k_blocks * LANES * row;
   const PixelParts split(l.out_pixels(), backward_parts(weights));
   const ChannelGroups groups(k_blocks, split.parts, l.kind == Kind::dense ? 1 : MIN_TASKS);
-  const size_t pixels = split.pixels;
-  float *partial = shared_scratch(Purpose::kernel, weights * (split.parts + 1));
+  float *partial = shared_scratch(ScratchSlot::kernel, weights * (split.parts + 1));
   float *panels = partial + weights * split.parts;
-  if (input_gradient != nullptr) pack_panels(l.weight, l.out_channels, k, k, 1, panels);
+  if (input_gradient) pack_panels(l.weight, l.out_channels, k, k, 1, panels);
   sums.prepare(split.parts, k_blocks);
   for (int i = 0; i < split.parts; ++i) sums.pixels[i] = split.pixels_of(i);
   parallel(split.parts * groups.groups, [&](int task) {
@@ -85,33 +83,32 @@ void gemm_backward(const Layer &l, const Blocked &value, const float *image, con
     const size_t tile_block = static_cast<size_t>(MAX_TILE) * LANES;
     float *x = thread_scratch((own + blocks) * tile_block), *d = x + own * tile_block;
     split.for_tiles(part, [&](size_t first, int count, int next_count, bool first_tile) {
-      for (int b = 0; b < blocks; ++b) load_gradient(gradient, b, first, pixels, count, d + b * tile_block);
+      for (int b = 0; b < blocks; ++b) load_gradient(gradient, b, first, count, d + b * tile_block);
       load_input(l, value, image, first_block, last_block, first, count, MAX_TILE, x);
       add_weight_gradient(x, d, MAX_TILE, count, std::min(k - first_block * LANES, own * LANES), blocks,
                           partial + weights * part + first_block * LANES * row, first_tile);
-      if (input_gradient == nullptr) return;
+      if (!input_gradient) return;
       Prefetcher prefetcher;
-      const size_t next = (first + count) * LANES, group_start = first_block * pixels * LANES;
-      prefetcher.add(gradient.g + next, blocks, pixels, next_count);
-      prefetcher.add(gradient.y + next, blocks, pixels, next_count);
-      prefetcher.add(value.data + group_start + next, own, pixels, next_count);
-      if (shortcut_gradient != nullptr)
-        prefetcher.add(shortcut_gradient + group_start + next, own, pixels, next_count);
+      const size_t next = first + count;
+      prefetcher.add(gradient.gradient.from(0, next), blocks, next_count);
+      prefetcher.add(gradient.raw.from(0, next), blocks, next_count);
+      prefetcher.add(value.raw.from(first_block, next), own, next_count);
+      prefetcher.add(shortcut_gradient.from(first_block, next), own, next_count);
       prefetcher.start(gemm_steps(count, own));
       gemm(d, MAX_TILE, count, group_panels, l.out_channels, own, [&](int pixel, int vector, const auto &column) {
         prefetcher.step();
         const int block = first_block + vector;
-        const BackwardEpilogue<Vec> epilogue(producer, block, pixels);
+        const BackwardEpilogue<Vec> epilogue(producer, block);
         float *kept = sums.at(part, k_blocks, block);
         GradientSums<Vec> total;
         if (!first_tile || pixel != 0) total.read(kept);
-        const size_t start = block * pixels + first + pixel;
+        const size_t start = first + pixel;
 #pragma GCC unroll 24
         for (int r = 0; r < column.ROWS; ++r) {
           if (pixel + r >= count) break;
           Vec g = column.at[r];
-          if (shortcut_gradient != nullptr) g += load(shortcut_gradient + (start + r) * LANES);
-          store(input_gradient + (start + r) * LANES, epilogue(g, first + pixel + r, total));
+          if (shortcut_gradient) g += load(shortcut_gradient.at(block, start + r));
+          store(input_gradient.at(block, start + r), epilogue(g, start + r, total));
         }
         total.write(kept);
       });
@@ -143,8 +140,7 @@ void image_gradient(const Layer &l, const RawGradient &gradient, float *out) {
     for (size_t pixel = 0; pixel < out_plane; ++pixel) {
       const int y0 = static_cast<int>(pixel / l.out_width) * l.stride - 1;
       const int x0 = static_cast<int>(pixel % l.out_width) * l.stride - 1;
-      for (int b = 0; b < l.out_blocks(); ++b)
-        load_gradient(gradient, b, index * out_plane + pixel, l.out_pixels(), 1, d + b * LANES);
+      for (int b = 0; b < l.out_blocks(); ++b) load_gradient(gradient, b, index * out_plane + pixel, 1, d + b * LANES);
       for (int i = 0; i < k; ++i) {
         const int y = y0 + i % 9 / 3, x = x0 + i % 3;
         if (y < 0 || y >= l.height || x < 0 || x >= l.width) continue;

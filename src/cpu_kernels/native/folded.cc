@@ -3,26 +3,21 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
+#include <cstring>
 #include <list>
-#include <memory>
-#include <new>
 
 #include "depthwise.h"
-#include "threads.h"
+#include "span.h"
+#include "thread_pool.h"
+#include "workspace.h"
 
 namespace {
 
-constexpr size_t KEPT = 3;  // networks: the trained one, its average, and one more
+constexpr size_t KEPT = 3;  // networks: the trained one, its EMA, and one more
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Digest
 // ---------------------------------------------------------------------------------------------------------------------
-
-struct Span {
-  const float *data;
-  size_t count;
-};
 
 __extension__ using Wide = unsigned __int128;
 
@@ -42,17 +37,17 @@ uint64_t digest(const Span &span) {
 #pragma GCC unroll 8
     for (size_t i = 0; i < STATES; ++i) {
       Bits bits;
-      std::memcpy(&bits, block + i * REGISTER_BYTES / sizeof(float), sizeof bits);
+      std::memcpy(&bits, block + i * REGISTER_LANES, sizeof bits);
       bits = (bits ^ states[i]) * 0x9e3779b1u;
       states[i] = bits ^ bits >> 16;
     }
   };
-  const size_t whole = span.count / BLOCK * BLOCK;
+  const size_t whole = span.size / BLOCK * BLOCK;
   for (size_t i = 0; i < whole; i += BLOCK) absorb(span.data + i);
   float rest[BLOCK] = {};
-  std::copy(span.data + whole, span.data + span.count, rest);
+  std::copy(span.data + whole, span.data + span.size, rest);
   absorb(rest);
-  uint64_t total = span.count, words[BYTES / sizeof(uint64_t)];
+  uint64_t total = span.size, words[BYTES / sizeof(uint64_t)];
   std::memcpy(words, states, sizeof states);
   for (const uint64_t word : words) total = mix(total, word);
   return total;
@@ -65,8 +60,8 @@ uint64_t digest(const std::vector<Layer> &layers) {
   for (const Layer &l : layers) {
     const size_t channels = l.out_channels, weights = channels * l.taps();
     for (size_t i = 0; i < weights; i += LENGTH) spans.push_back({l.weight + i, std::min(LENGTH, weights - i)});
-    for (const float *array : {l.gamma, l.beta, static_cast<const float *>(l.moving_mean),
-                               static_cast<const float *>(l.moving_variance)})
+    for (const float *array :
+         {l.gamma, l.beta, static_cast<const float *>(l.moving_mean), static_cast<const float *>(l.moving_variance)})
       spans.push_back({array, channels});
     spans.push_back({&l.epsilon, 1});
     total = mix(total ^ static_cast<uint64_t>(l.kind), channels << 32 ^ l.in_channels);
@@ -81,9 +76,7 @@ uint64_t digest(const std::vector<Layer> &layers) {
 // Folding
 // ---------------------------------------------------------------------------------------------------------------------
 
-size_t folded_floats(const Layer &l) {
-  return static_cast<size_t>(l.taps() + 1) * l.out_blocks() * LANES;
-}
+size_t folded_floats(const Layer &l) { return static_cast<size_t>(l.taps() + 1) * l.out_blocks() * LANES; }
 
 FoldedLayer fold(const Layer &l, float *weights) {
   const int channels = l.out_blocks() * LANES, k = l.taps();
@@ -115,18 +108,13 @@ FoldedLayer fold(const Layer &l, float *weights) {
 struct FoldedNetwork {
   uint64_t parameters;  // their digest
   std::vector<FoldedLayer> layers;
-  std::unique_ptr<float, decltype(&std::free)> memory = {nullptr, &std::free};
+  AlignedFloats memory;
 };
 
 FoldedNetwork fold(const std::vector<Layer> &layers, uint64_t parameters) {
-  constexpr size_t ALIGNMENT = 64;
   std::vector<size_t> places = {0};
   for (const Layer &l : layers) places.push_back(places.back() + folded_floats(l));
-  const size_t bytes = (places.back() * sizeof(float) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-  FoldedNetwork folded = {parameters, std::vector<FoldedLayer>(layers.size())};
-  folded.memory.reset(static_cast<float *>(std::aligned_alloc(ALIGNMENT, bytes)));
-  if (folded.memory == nullptr) throw std::bad_alloc();
-  prefer_huge_pages(folded.memory.get(), bytes);
+  FoldedNetwork folded = {parameters, std::vector<FoldedLayer>(layers.size()), allocate_floats(places.back())};
   parallel(static_cast<int>(layers.size()),
            [&](int i) { folded.layers[i] = fold(layers[i], folded.memory.get() + places[i]); });
   return folded;

@@ -1,15 +1,16 @@
-// The chain with its moving statistics: batch normalisation is folded into the weights, and a whole inverted residual
+// Inference with the moving statistics: batch normalisation is folded into the weights, and a whole inverted residual
 // is computed by tiles of its output rows, small enough for the expanded tensor to stay in the L2 cache. Where the
 // images are too few for that to give several tasks, the expanded tensor is made by groups of its channels instead.
 #include <algorithm>
 
-#include "chain.h"
+#include "backbone.h"
 #include "depthwise.h"
 #include "folded.h"
 #include "im2col.h"
 #include "layout.h"
 #include "tasks.h"
-#include "threads.h"
+#include "thread_pool.h"
+#include "workspace.h"
 
 namespace {
 
@@ -17,15 +18,15 @@ constexpr size_t TILE_FLOATS = size_t{1} << 18;  // 1 MB of the expanded tensor:
 constexpr int WANTED_TASKS = 16;                 // of a fused block, before it is cut in two
 constexpr size_t SLACK = LARGEST_MR * LANES;     // gemm reads so far beyond a tensor's end
 
-// Layers computed together: a depthwise convolution with the wide one before it and the 1x1 one behind it, either of
-// which may be missing; or one other convolution alone, as `narrow`.
+// Layers computed together: a depthwise convolution with the expanding one before it and the 1x1 one behind it, either
+// of which may be missing; or one other convolution alone, as `project`.
 struct FusedBlock {
-  const Layer *wide = nullptr, *depthwise = nullptr, *narrow = nullptr;
+  const Layer *expand = nullptr, *depthwise = nullptr, *project = nullptr;
   int first = 0;           // the index of its first layer
   int shortcut_block = 0;  // how many fused blocks back the shortcut's value was the input
 
-  const Layer &end() const { return narrow != nullptr ? *narrow : *depthwise; }
-  int count() const { return (wide != nullptr) + (depthwise != nullptr) + (narrow != nullptr); }
+  const Layer &end() const { return project != nullptr ? *project : *depthwise; }
+  int count() const { return (expand != nullptr) + (depthwise != nullptr) + (project != nullptr); }
 };
 
 // Output rows first ... last - 1 of `images` images; all rows if there are several images.
@@ -37,13 +38,13 @@ struct RowTile {
   int last_in(const Layer &l) const { return std::min(l.height, (last - 1) * l.stride + 2); }
 };
 
-// `at_once` images together, each group of them cut into bands of rows.
-std::vector<RowTile> cut(const Layer &l, int at_once, int bands) {
+// `at_once` images together, each group of them cut into `parts` row tiles.
+std::vector<RowTile> cut(const Layer &l, int at_once, int parts) {
   std::vector<RowTile> tiles;
   for (int image = 0; image < l.images; image += at_once)
-    for (int i = 0; i < bands; ++i)
-      tiles.push_back({image, std::min(at_once, l.images - image), l.out_height * i / bands,
-                       l.out_height * (i + 1) / bands});
+    for (int i = 0; i < parts; ++i)
+      tiles.push_back(
+          {image, std::min(at_once, l.images - image), l.out_height * i / parts, l.out_height * (i + 1) / parts});
   return tiles;
 }
 
@@ -68,15 +69,15 @@ std::vector<FusedBlock> fused_blocks(const std::vector<Layer> &layers) {
     b.first = i;
     if (is(i + 1, Kind::depthwise) && !is(i, Kind::depthwise) && layers[i].shortcut < 0 &&
         !(is(i + 2, Kind::pointwise) && !joins(i + 2, i)))
-      b.wide = &layers[next++];
+      b.expand = &layers[next++];
     if (is(next, Kind::depthwise)) b.depthwise = &layers[next++];
-    if (b.depthwise == nullptr || is(next, Kind::pointwise)) b.narrow = &layers[next++];
-    if (b.depthwise != nullptr && b.narrow != nullptr && row_tiles(b).size() < WANTED_TASKS) {
+    if (b.depthwise == nullptr || is(next, Kind::pointwise)) b.project = &layers[next++];
+    if (b.depthwise != nullptr && b.project != nullptr && row_tiles(b).size() < WANTED_TASKS) {
       FusedBlock rest;
-      rest.narrow = b.narrow;
+      rest.project = b.project;
       rest.first = next - 1;
       rest.shortcut_block = 1;
-      b.narrow = nullptr;
+      b.project = nullptr;
       blocks.push_back(b);
       b = rest;
     }
@@ -85,39 +86,28 @@ std::vector<FusedBlock> fused_blocks(const std::vector<Layer> &layers) {
   return blocks;
 }
 
-// A place in a blocked tensor, `stride` pixels from one block to the next.
-struct Window {
-  float *data;
-  size_t stride;
-
-  float *at(int block, size_t pixel) const { return data + (block * stride + pixel) * LANES; }
-  Window from(int block, size_t pixel) const { return {at(block, pixel), stride}; }
-};
-
 // A blocked tensor whose rows have a zero between them, before the first and behind the last: what a depthwise
 // convolution reads beyond a row's ends.
 struct PaddedRows {
-  float *data;
+  BlockedTensor tensor;  // starts with a zero
   int rows, width;
+
+  PaddedRows(float *memory, int rows, int width) : tensor{memory, stride(rows, width)}, rows(rows), width(width) {}
 
   // A tile of up to MAX_TILE pixels, from `pixel` on; these are counted without the zeros.
   struct Tile {
-    float *data;
-    size_t stride;
+    BlockedTensor tensor;
     int offsets[MAX_TILE];
 
-    float *at(int block, int pixel) const { return data + (block * stride + offsets[pixel]) * LANES; }
+    float *at(int block, int pixel) const { return tensor.at(block, offsets[pixel]); }
   };
 
   static size_t stride(int rows, int width) { return static_cast<size_t>(rows) * (width + 1) + 1; }
-  size_t stride() const { return stride(rows, width); }
-  float *row(int block, int y) const {
-    return data + (block * stride() + static_cast<size_t>(y) * (width + 1) + 1) * LANES;
-  }
+  float *row(int block, int y) const { return tensor.at(block, static_cast<size_t>(y) * (width + 1) + 1); }
   Tile tile(size_t pixel) const {
     const int y = static_cast<int>(pixel / width);
     int x = static_cast<int>(pixel % width);
-    Tile tile = {row(0, y), stride(), {}};
+    Tile tile = {{row(0, y), tensor.stride}, {}};
     for (int i = 0, offset = x; i < MAX_TILE; ++i, ++offset) {
       tile.offsets[i] = offset;
       if (++x == width) x = 0, ++offset;
@@ -130,16 +120,17 @@ struct PaddedRows {
   }
 };
 
-// A block's input, output, and what its shortcut adds (`data` null: nothing), whole tensors.
+// A fused block's input, output, and what its shortcut adds (there may be none), whole.
 struct Tensors {
-  Window input, output, shortcut;
+  ConstBlockedTensor input, shortcut;
+  BlockedTensor output;
   const float *image;  // the plain input of Kind::dense
 };
 
 // Channel blocks first ... last - 1 of the output at `count` pixels of `in`; `shortcut` and `out` start there.
 template <class Out>
-void multiply(const Layer &l, const FoldedLayer &folded, int first, int last, const Window &in, int count,
-              const Window &shortcut, const Out &out) {
+void gemm_with_epilogue(const Layer &l, const FoldedLayer &folded, int first, int last, ConstBlockedTensor in,
+                        int count, ConstBlockedTensor shortcut, const Out &out) {
   const float *panels = folded.weights + static_cast<size_t>(first) * LANES * l.taps();
   gemm(in.data, in.stride, count, panels, l.taps(), last - first, [&](int row, int vector, const auto &column) {
     const Vec bias = load(folded.bias + (first + vector) * LANES);
@@ -148,7 +139,7 @@ void multiply(const Layer &l, const FoldedLayer &folded, int first, int last, co
       if (row + r >= count) break;
       Vec y = column.at[r] + bias;
       if (l.activation) y = relu6(y);
-      if (shortcut.data != nullptr) y += load(shortcut.at(vector, row + r));
+      if (shortcut) y += load(shortcut.at(vector, row + r));
       store(out.at(vector, row + r), y);
     }
   });
@@ -158,16 +149,15 @@ void multiply(const Layer &l, const FoldedLayer &folded, int first, int last, co
 // i-th on go, up to MAX_TILE of them. `memory`: im2col_floats(l).
 template <class OutFrom>
 void convolve(const Layer &l, const FoldedLayer &folded, int first, int last, const Tensors &tensors,
-              size_t first_pixel, size_t count, float *memory, const Window &shortcut, OutFrom &&out_from) {
+              size_t first_pixel, size_t count, float *memory, ConstBlockedTensor shortcut, OutFrom &&out_from) {
   for (size_t done = 0; done < count; done += MAX_TILE) {
     const int pixels = static_cast<int>(std::min<size_t>(MAX_TILE, count - done));
-    Window in = tensors.input.from(0, first_pixel + done);
+    ConstBlockedTensor in = tensors.input.from(0, first_pixel + done);
     if (l.kind == Kind::dense) {
       im2col(l, tensors.image, first_pixel + done, pixels, MAX_TILE, memory);
       in = {memory, MAX_TILE};
     }
-    const Window added = shortcut.data == nullptr ? shortcut : shortcut.from(0, done);
-    multiply(l, folded, first, last, in, pixels, added, out_from(done));
+    gemm_with_epilogue(l, folded, first, last, in, pixels, shortcut.from(0, done), out_from(done));
   }
 }
 
@@ -176,7 +166,7 @@ size_t im2col_floats(const Layer &l) {
 }
 
 // The same rows of the tensor as they are.
-void copy_rows(const Window &in, int blocks, const PaddedRows &out) {
+void copy_rows(ConstBlockedTensor in, int blocks, const PaddedRows &out) {
   for (int block = 0; block < blocks; ++block)
     for (int y = 0; y < out.rows; ++y)
       std::copy_n(in.at(block, static_cast<size_t>(y) * out.width), static_cast<size_t>(out.width) * LANES,
@@ -187,7 +177,7 @@ void copy_rows(const Window &in, int blocks, const PaddedRows &out) {
 // `zeros`: a row of them, with its padding.
 template <int S>
 void convolve_planes(const Layer &l, const FoldedLayer &folded, int first, int last, const RowTile &tile,
-                     const PaddedRows &in, const float *zeros, const Window &out) {
+                     const PaddedRows &in, const float *zeros, BlockedTensor out) {
   const int first_in = tile.first_in(l), rows_in = tile.last_in(l) - first_in, rows_out = tile.last - tile.first;
   for (int block = first; block < last; ++block) {
     for (int image = 0; image < tile.images; ++image) {
@@ -198,21 +188,21 @@ void convolve_planes(const Layer &l, const FoldedLayer &folded, int first, int l
       for (int y = tile.first; y < tile.last; ++y, to += static_cast<size_t>(l.out_width) * LANES) {
         depthwise_row<S>(folded.weights + block * TAPS * LANES, row(y * S - 1), row(y * S), row(y * S + 1),
                          [&](int lane, auto &&convolve) {
-          Register bias;
-          load(folded.bias + block * LANES + lane, bias);
-          float *at = to + lane;
-          if (l.activation) {
-            for (int x = 0; x < l.out_width; ++x, at += LANES) store(at, relu6(convolve(x) + bias));
-          } else {
-            for (int x = 0; x < l.out_width; ++x, at += LANES) store(at, convolve(x) + bias);
-          }
-        });
+                           Register bias;
+                           load(folded.bias + block * LANES + lane, bias);
+                           float *at = to + lane;
+                           if (l.activation) {
+                             for (int x = 0; x < l.out_width; ++x, at += LANES) store(at, relu6(convolve(x) + bias));
+                           } else {
+                             for (int x = 0; x < l.out_width; ++x, at += LANES) store(at, convolve(x) + bias);
+                           }
+                         });
       }
     }
   }
 }
 
-// A row tile of a block with a depthwise convolution; of channels first ... last - 1 alone if there is no narrow one.
+// A row tile of a block with a depthwise convolution; of channels first ... last - 1 alone if there is no projection.
 void run(const FusedBlock &b, const FoldedLayer *folded, const Tensors &tensors, const RowTile &tile, int first,
          int last) {
   const Layer &end = b.end(), &l = *b.depthwise;
@@ -220,41 +210,42 @@ void run(const FusedBlock &b, const FoldedLayer *folded, const Tensors &tensors,
   const size_t count = static_cast<size_t>(tile.images) * (tile.last - tile.first) * end.out_width;
   const size_t start = (static_cast<size_t>(tile.image) * end.out_height + tile.first) * end.out_width;
   const size_t start_in = (static_cast<size_t>(tile.image) * l.height + first_in) * l.width;
-  const size_t wide_floats = blocks * PaddedRows::stride(rows_in, l.width) * LANES;
-  const size_t middle_floats = b.narrow != nullptr ? blocks * count * LANES + SLACK : 0;
+  const size_t expanded_floats = blocks * PaddedRows::stride(rows_in, l.width) * LANES;
+  const size_t middle_floats = b.project != nullptr ? blocks * count * LANES + SLACK : 0;
   const size_t zero_floats = PaddedRows::stride(1, l.width) * LANES;
-  float *memory = thread_scratch(wide_floats + middle_floats + zero_floats + (b.wide ? im2col_floats(*b.wide) : 0));
-  const PaddedRows wide = {memory, rows_in, l.width};
-  float *middle = memory + wide_floats, *zeros = middle + middle_floats;
+  float *memory =
+      thread_scratch(expanded_floats + middle_floats + zero_floats + (b.expand ? im2col_floats(*b.expand) : 0));
+  const PaddedRows expanded(memory, rows_in, l.width);
+  float *middle = memory + expanded_floats, *zeros = middle + middle_floats;
 
-  wide.clear_padding(blocks);
+  expanded.clear_padding(blocks);
   std::fill_n(zeros, zero_floats, 0.0f);
-  if (b.wide != nullptr) {
-    convolve(*b.wide, *folded++, first, last, tensors, start_in, static_cast<size_t>(rows_in) * l.width,
-             zeros + zero_floats, {}, [&](size_t done) { return wide.tile(done); });
+  if (b.expand != nullptr) {
+    convolve(*b.expand, *folded++, first, last, tensors, start_in, static_cast<size_t>(rows_in) * l.width,
+             zeros + zero_floats, {}, [&](size_t done) { return expanded.tile(done); });
   } else {
-    copy_rows(tensors.input.from(first, start_in), blocks, wide);
+    copy_rows(tensors.input.from(first, start_in), blocks, expanded);
   }
-  const Window out = b.narrow != nullptr ? Window{middle, count} : tensors.output.from(first, start);
-  (l.stride == 1 ? convolve_planes<1> : convolve_planes<2>)(l, *folded++, first, last, tile, wide, zeros, out);
-  if (b.narrow == nullptr) return;
-  const Window added = tensors.shortcut.data == nullptr ? tensors.shortcut : tensors.shortcut.from(0, start);
-  multiply(end, *folded, 0, end.out_blocks(), out, static_cast<int>(count), added, tensors.output.from(0, start));
+  const BlockedTensor out = b.project != nullptr ? BlockedTensor{middle, count} : tensors.output.from(first, start);
+  (l.stride == 1 ? convolve_planes<1> : convolve_planes<2>)(l, *folded++, first, last, tile, expanded, zeros, out);
+  if (b.project == nullptr) return;
+  gemm_with_epilogue(end, *folded, 0, end.out_blocks(), out, static_cast<int>(count), tensors.shortcut.from(0, start),
+                     tensors.output.from(0, start));
 }
 
-// Row tiles, each of all channels in a block that ends with a narrow convolution; else of groups of channels, and of
+// Row tiles, each of all channels in a block that ends with a projection; else of groups of channels, and of
 // rows where the groups are few.
 void run_depthwise(const FusedBlock &b, const FoldedLayer *folded, const Tensors &tensors) {
   const Layer &l = *b.depthwise;
   std::vector<RowTile> tiles = row_tiles(b);
   int groups = 1;
-  if (b.narrow == nullptr) {
+  if (b.project == nullptr) {
     const ChannelGroups most(l.out_blocks(), static_cast<int>(tiles.size()), WANTED_TASKS);
     groups = most.groups;
-    const int bands = groups * tiles.size() < WANTED_TASKS / 2
+    const int parts = groups * tiles.size() < WANTED_TASKS / 2
                           ? std::clamp(l.out_height / 4, 1, divide_up(WANTED_TASKS, groups * l.images))
                           : 0;
-    if (bands * l.images > static_cast<int>(tiles.size())) tiles = cut(l, 1, bands);
+    if (parts * l.images > static_cast<int>(tiles.size())) tiles = cut(l, 1, parts);
   }
   const int count = static_cast<int>(tiles.size());
   const ChannelGroups channels(l.out_blocks(), 1, groups);
@@ -265,22 +256,21 @@ void run_depthwise(const FusedBlock &b, const FoldedLayer *folded, const Tensors
 }
 
 void run_gemm(const FusedBlock &b, const FoldedLayer &folded, const Tensors &tensors) {
-  const Layer &l = *b.narrow;
+  const Layer &l = *b.project;
   const PixelParts split(l.out_pixels(), static_cast<int>(std::max<size_t>(WANTED_TASKS, l.out_pixels() / MAX_TILE)));
   const ChannelGroups groups(l.out_blocks(), split.parts, WANTED_TASKS);
   parallel(split.parts * groups.groups, [&](int task) {
     const int part = task / groups.groups, group = task % groups.groups, first = groups.first(group);
     const size_t pixel = split.first_pixel(part);
-    const Window added = tensors.shortcut.data == nullptr ? tensors.shortcut : tensors.shortcut.from(first, pixel);
     convolve(l, folded, first, groups.first(group + 1), tensors, pixel, split.pixels_of(part),
-             thread_scratch(im2col_floats(l)), added,
+             thread_scratch(im2col_floats(l)), tensors.shortcut.from(first, pixel),
              [&](size_t done) { return tensors.output.from(first, pixel + done); });
   });
 }
 
 }  // namespace
 
-void Chain::infer(const float *input, float *features) const {
+void Backbone::infer(const float *input, float *features) const {
   const std::vector<FusedBlock> blocks = fused_blocks(layers);
   const std::vector<FoldedLayer> &folded = folded_layers(layers);
   const size_t plain = first().kind == Kind::dense ? 0 : first().in_floats();
@@ -288,19 +278,21 @@ void Chain::infer(const float *input, float *features) const {
   for (const FusedBlock &b : blocks) largest = std::max(largest, b.end().out_floats());
   largest += SLACK;
   // Three tensors take turns: a block's output, its input, and the input of the block before it, for a shortcut.
-  float *memory = shared_scratch(Purpose::values, 3 * largest);
+  float *memory = shared_scratch(ScratchSlot::values, 3 * largest);
   const auto tensor = [&](size_t i) { return memory + i % 3 * largest; };
-  if (plain != 0) to_blocks(input, first().images, first().in_channels, first().in_plane(), tensor(0));
+  if (plain != 0)
+    to_blocks(input, first().images, first().in_channels, first().in_plane(), {tensor(0), first().in_pixels()});
   for (size_t i = 0; i < blocks.size(); ++i) {
     const FusedBlock &b = blocks[i];
     const Layer &start = layers[b.first];
-    Tensors tensors = {{tensor(i), start.in_pixels()}, {tensor(i + 1), b.end().out_pixels()}, {}, input};
-    if (b.end().shortcut >= 0) tensors.shortcut = {tensor(i - b.shortcut_block + 3), b.end().out_pixels()};
+    const size_t pixels = b.end().out_pixels();
+    Tensors tensors = {{tensor(i), start.in_pixels()}, {}, {tensor(i + 1), pixels}, input};
+    if (b.end().shortcut >= 0) tensors.shortcut = {tensor(i - b.shortcut_block + 3), pixels};
     if (b.depthwise != nullptr) {
       run_depthwise(b, &folded[b.first], tensors);
     } else {
       run_gemm(b, folded[b.first], tensors);
     }
   }
-  write_features({tensor(blocks.size()), nullptr, false}, features);
+  write_features({{tensor(blocks.size()), last().out_pixels()}, {}, false}, features);
 }

@@ -6,6 +6,8 @@
 // vectors stay in registers.
 #pragma once
 
+#include <type_traits>
+
 #include "simd.h"
 
 #if defined(__AVX512F__)
@@ -31,10 +33,10 @@ template <int NR> constexpr int MR = 2;
 template <int NR> constexpr int GRADIENT_MR = 2;
 #endif
 
-constexpr int MAX_TILE = 120;    // pixels; a multiple of every MR
-constexpr int LARGEST_MR = 24;   // gemm reads and computes up to so many pixels beyond a tile's last
+constexpr int MAX_TILE = 120;   // pixels; a multiple of every MR
+constexpr int LARGEST_MR = 24;  // gemm reads and computes up to so many pixels beyond a tile's last
 
-template <int N> struct Constant { static constexpr int value = N; };
+template <int N> using Constant = std::integral_constant<int, N>;
 
 // Vectors in the next panel when `rest` are left; four are two and two, since a panel of one loads too much.
 inline int panel_width(int rest) { return rest < MAX_NR ? rest : rest == 4 && MAX_NR == 3 ? 2 : MAX_NR; }

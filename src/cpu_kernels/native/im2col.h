@@ -35,12 +35,12 @@ inline void im2col(const Layer &l, const float *image, size_t first, int count, 
 }
 
 // Blocks first_block ... last_block - 1 of the layer's input at output pixels first ... first + count - 1 as a tile.
-inline void load_input(const Layer &l, const Blocked &value, const float *image, int first_block, int last_block,
+inline void load_input(const Layer &l, const Activations &value, const float *image, int first_block, int last_block,
                        size_t first, int count, int tile, float *out) {
   if (l.kind == Kind::dense) {
     im2col(l, image, first, count, tile, out);
     return;
   }
   for (int b = first_block; b < last_block; ++b, out += static_cast<size_t>(tile) * LANES)
-    load_value(value, b, first, l.in_pixels(), count, out);
+    load_value(value, b, first, count, out);
 }

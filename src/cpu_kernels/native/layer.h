@@ -16,10 +16,10 @@ struct Layer {
   Kind kind;
   int stride;
   bool activation;  // ReLU6 behind the batch normalisation
-  int shortcut;     // the value added behind it, or -1; value 0 is the chain's input, value i the output of layer i - 1
+  int shortcut;     // the value added behind it, or -1; value 0 is the input, value i the output of layer i - 1
   int in_channels, out_channels;
   int images, height, width, out_height, out_width;
-  float epsilon, momentum;  // momentum: the share of the batch in the moving statistics
+  float epsilon, momentum;  // momentum: the weight of the batch in the moving statistics
   const float *weight, *gamma, *beta;
   float *moving_mean, *moving_variance;
 
@@ -34,22 +34,43 @@ struct Layer {
   int taps() const { return kind == Kind::pointwise ? in_channels : kind == Kind::depthwise ? 9 : 9 * in_channels; }
 };
 
-// A batch normalisation that has seen its batch: one float per channel each, out_blocks() * 16 of them.
-struct Norm {
-  float *scale, *shift, *mean, *inverse_deviation;
-};
+// A view of a blocked tensor, or of a part of one that starts at some channel block and pixel.
+template <class Float> struct BlockedView {
+  Float *data = nullptr;  // null: there is no tensor
+  size_t stride = 0;      // pixels from one channel block to the next
 
-// A blocked tensor, seen through the normalisation and ReLU6 of the layer that made it (`norm` null: as it is; `data`
-// null: there is none).
-struct Blocked {
-  const float *data = nullptr;
-  const Norm *norm = nullptr;
+  explicit operator bool() const { return data != nullptr; }
+  operator BlockedView<const Float>() const { return {data, stride}; }
+  Float *at(int block, size_t pixel) const { return data + (block * stride + pixel) * LANES; }
+  BlockedView from(int block, size_t pixel) const {
+    return data == nullptr ? BlockedView{} : BlockedView{at(block, pixel), stride};
+  }
+};
+using BlockedTensor = BlockedView<float>;
+using ConstBlockedTensor = BlockedView<const float>;
+
+// A batch normalisation that has seen its batch: one float per channel each, out_blocks() * 16 of them.
+template <class Float> struct NormView {
+  Float *scale = nullptr, *shift = nullptr, *mean = nullptr, *inverse_deviation = nullptr;
+
+  operator NormView<const Float>() const { return {scale, shift, mean, inverse_deviation}; }
+};
+using Norm = NormView<float>;
+using ConstNorm = NormView<const float>;
+
+// What the next layer reads: a tensor, through the normalisation and ReLU6 of the layer that made it. `norm.scale`
+// null: the tensor as it is.
+struct Activations {
+  ConstBlockedTensor raw;
+  ConstNorm norm;
   bool activation = false;
 };
 
-// The gradient of a raw output y, a * g + b * y + c per channel, g being the gradient behind the batch normalisation.
+// The gradient of a raw output, a * gradient + b * raw + c per channel, `gradient` being that behind the batch
+// normalisation.
 struct RawGradient {
-  const float *g, *y, *a, *b, *c;
+  ConstBlockedTensor gradient, raw;
+  const float *a, *b, *c;
 };
 
 // Sums over disjoint parts of the pixels, each part by one task, so that the totals never depend on the threads:

@@ -6,16 +6,16 @@
 #include <cstring>
 #include <numeric>
 
-#include "threads.h"
+#include "thread_pool.h"
 
 // On one thread: a few million comparisons take less than waking another one.
-bool are_finite(const std::vector<Numbers> &arrays) {
+bool are_finite(const std::vector<Span> &arrays) {
   constexpr uint32_t EXPONENT = 0x7f800000;  // all ones in a NaN and in an infinity
-  for (const Numbers &array : arrays) {
+  for (const Span &array : arrays) {
     uint32_t found = 0;
-    for (size_t i = 0; i < array.count; ++i) {
+    for (size_t i = 0; i < array.size; ++i) {
       uint32_t bits;
-      std::memcpy(&bits, array.first + i, sizeof bits);
+      std::memcpy(&bits, array.data + i, sizeof bits);
       found |= (bits & EXPONENT) == EXPONENT;
     }
     if (found) return false;
@@ -25,21 +25,21 @@ bool are_finite(const std::vector<Numbers> &arrays) {
 
 namespace {
 
-struct Stretch {
+struct Piece {
   size_t array, first, last;
 };
 
-// What a task does: large arrays are shared, small ones are not. The cut depends on the sizes alone.
-template <class Array> std::vector<Stretch> stretches(const std::vector<Array> &arrays) {
-  constexpr size_t LENGTH = size_t{1} << 15;
-  std::vector<Stretch> cut;
+// What each task works on: large arrays are cut, small ones are not. The cut depends on the sizes alone.
+template <class Array> std::vector<Piece> pieces(const std::vector<Array> &arrays) {
+  constexpr size_t PIECE = size_t{1} << 15;
+  std::vector<Piece> cut;
   for (size_t a = 0; a < arrays.size(); ++a)
-    for (size_t i = 0; i < arrays[a].count; i += LENGTH) cut.push_back({a, i, std::min(i + LENGTH, arrays[a].count)});
+    for (size_t i = 0; i < arrays[a].size; i += PIECE) cut.push_back({a, i, std::min(i + PIECE, arrays[a].size)});
   return cut;
 }
 
-// What the gradients are multiplied by. Squares are added in double precision, one stretch after the other.
-float clip_factor(const std::vector<Trained> &parameters, const std::vector<Stretch> &tasks, float clip_norm) {
+// What the gradients are multiplied by. Squares are added in double precision, one piece after the other.
+float clip_factor(const std::vector<ParameterSpan> &parameters, const std::vector<Piece> &tasks, float clip_norm) {
   std::vector<double> squares(tasks.size());
   parallel(static_cast<int>(tasks.size()), [&](int i) {
     const float *gradient = parameters[tasks[i].array].gradient;
@@ -53,12 +53,12 @@ float clip_factor(const std::vector<Trained> &parameters, const std::vector<Stre
 
 }  // namespace
 
-void momentum_step(const std::vector<Trained> &parameters, const MomentumRule &rule) {
-  const std::vector<Stretch> tasks = stretches(parameters);
+void momentum_step(const std::vector<ParameterSpan> &parameters, const MomentumRule &rule) {
+  const std::vector<Piece> tasks = pieces(parameters);
   const float factor = rule.clip_norm > 0 ? clip_factor(parameters, tasks, rule.clip_norm) : 1.0f;
   const float rate = rule.rate, momentum = rule.momentum;
   parallel(static_cast<int>(tasks.size()), [&](int i) {
-    const Trained &p = parameters[tasks[i].array];
+    const ParameterSpan &p = parameters[tasks[i].array];
     float *__restrict value = p.value, *__restrict moment = p.moment;
     const float *__restrict gradient = p.gradient;
     const float decay = p.weight_decay;
@@ -78,11 +78,11 @@ void momentum_step(const std::vector<Trained> &parameters, const MomentumRule &r
   });
 }
 
-void follow(const std::vector<Averaged> &arrays, float share) {
-  const std::vector<Stretch> tasks = stretches(arrays);
+void ema_update(const std::vector<EmaSpan> &arrays, float one_minus_decay) {
+  const std::vector<Piece> tasks = pieces(arrays);
   parallel(static_cast<int>(tasks.size()), [&](int i) {
-    float *__restrict mean = arrays[tasks[i].array].mean;
+    float *__restrict ema = arrays[tasks[i].array].ema;
     const float *__restrict value = arrays[tasks[i].array].value;
-    for (size_t j = tasks[i].first; j < tasks[i].last; ++j) mean[j] += share * (value[j] - mean[j]);
+    for (size_t j = tasks[i].first; j < tasks[i].last; ++j) ema[j] += one_minus_decay * (value[j] - ema[j]);
   });
 }

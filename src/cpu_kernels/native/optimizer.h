@@ -4,20 +4,18 @@
 #include <cstddef>
 #include <vector>
 
-struct Trained {
+#include "span.h"
+
+// One parameter with what belongs to it, arrays of one size.
+struct ParameterSpan {
   float *value, *moment;
   const float *gradient;
-  size_t count;
+  size_t size;
   float weight_decay;
 };
 
-struct Numbers {
-  const float *first;
-  size_t count;
-};
-
 // Whether there is neither a NaN nor an infinity among them.
-bool are_finite(const std::vector<Numbers> &arrays);
+bool are_finite(const std::vector<Span> &arrays);
 
 struct MomentumRule {
   float rate, momentum;
@@ -27,12 +25,13 @@ struct MomentumRule {
 
 // With g = the clipped gradient + weight_decay * value: moment = momentum * moment + g; value -= rate * moment, or with
 // Nesterov's look ahead value -= rate * (g + momentum * moment).
-void momentum_step(const std::vector<Trained> &parameters, const MomentumRule &rule);
+void momentum_step(const std::vector<ParameterSpan> &parameters, const MomentumRule &rule);
 
-// mean += share * (value - mean), of arrays that are pairwise of one size.
-struct Averaged {
-  float *mean;
+// A parameter and its exponential moving average (EMA), arrays of one size.
+struct EmaSpan {
+  float *ema;
   const float *value;
-  size_t count;
+  size_t size;
 };
-void follow(const std::vector<Averaged> &arrays, float share);
+// ema += (1 - decay) * (value - ema).
+void ema_update(const std::vector<EmaSpan> &arrays, float one_minus_decay);

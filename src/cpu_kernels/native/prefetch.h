@@ -2,14 +2,14 @@
 // for them takes as long as the arithmetic.
 #pragma once
 
-#include "simd.h"
+#include "layer.h"
 
 class Prefetcher {
  public:
-  // `count` pixels of the blocks of a tensor, `stride` pixels from one block to the next.
-  void add(const float *data, int blocks, size_t stride, int count) {
-    if (data == nullptr || blocks == 0 || count == 0) return;
-    streams_[last_++] = {data, stride * LANES, blocks, count};
+  // The first `count` pixels of the first blocks of a tensor; there may be none.
+  void add(ConstBlockedTensor tensor, int blocks, int count) {
+    if (!tensor || blocks == 0 || count == 0) return;
+    streams_[last_++] = {tensor.data, tensor.stride * LANES, blocks, count};
     lines_ += blocks * count;
   }
   // Spreads all that was added over `steps` calls of step().

@@ -65,8 +65,7 @@ template <class Half>
 ALWAYS_INLINE Pair<Half> multiply_add(const Pair<Half> &a, const Pair<Half> &b, const Pair<Half> &c) {
   return {multiply_add(a.low, b.low, c.low), multiply_add(a.high, b.high, c.high)};
 }
-template <class Half>
-ALWAYS_INLINE Pair<Half> multiply_add(float a, const Pair<Half> &b, const Pair<Half> &c) {
+template <class Half> ALWAYS_INLINE Pair<Half> multiply_add(float a, const Pair<Half> &b, const Pair<Half> &c) {
   return {multiply_add(a, b.low, c.low), multiply_add(a, b.high, c.high)};
 }
 template <class Half> ALWAYS_INLINE Pair<Half> relu6(const Pair<Half> &x) { return {relu6(x.low), relu6(x.high)}; }
@@ -82,7 +81,7 @@ using Vec = Register;
 #elif defined(__AVX__)
 using Vec = Pair<Register>;
 #else
-using Vec = Pair<Pair<Register>>;
+using Vec = Pair<Pair<Register> >;
 #endif
 static_assert(sizeof(Vec) == LANES * sizeof(float));
 

@@ -1,4 +1,4 @@
-#include "chain_arguments.h"
+#include "backbone_arguments.h"
 
 #include <cstring>
 #include <limits>
@@ -70,25 +70,29 @@ void check_row(const std::vector<Row> &rows, int i) {
 
 Shape weight_shape(const Layer &l) {
   switch (l.kind) {
-    case Kind::pointwise: return {l.out_channels, l.in_channels, 1, 1};
-    case Kind::depthwise: return {l.out_channels, 1, 3, 3};
-    case Kind::dense: break;
+    case Kind::pointwise:
+      return {l.out_channels, l.in_channels, 1, 1};
+    case Kind::depthwise:
+      return {l.out_channels, 1, 3, 3};
+    case Kind::dense:
+      break;
   }
   return {l.out_channels, l.in_channels, 3, 3};
 }
 
 // The images' own size, whatever the number of channels: that is held against the plan's later.
-Chain chain_of(const Arguments &arguments) {
+Backbone backbone_of(const Arguments &arguments) {
   arguments.expect_at_least(PARAMETERS);
   const int32_t *plan = arguments.integers(PLAN, "plan");
   const Shape images = arguments.shape(IMAGES, "images");
   if (images.rank != 4) throw std::invalid_argument("images of shape " + images.text() + " are not N x C x H x W");
-  return checked_chain(plan, arguments.shape(PLAN, "plan").sizes[0], images.sizes[0], images.sizes[2], images.sizes[3]);
+  return checked_backbone(plan, arguments.shape(PLAN, "plan").sizes[0], images.sizes[0], images.sizes[2],
+                          images.sizes[3]);
 }
 
 }  // namespace
 
-Chain checked_chain(const int32_t *plan, int64_t numbers, int64_t images, int64_t height, int64_t width) {
+Backbone checked_backbone(const int32_t *plan, int64_t numbers, int64_t images, int64_t height, int64_t width) {
   if (images < 1 || height < 1 || width < 1 || images > MOST || height > MOST / images ||
       width > MOST / images / height)
     throw std::invalid_argument("there are no " + std::to_string(images) + " images of " + std::to_string(height) +
@@ -96,45 +100,45 @@ Chain checked_chain(const int32_t *plan, int64_t numbers, int64_t images, int64_
   const std::vector<Row> rows = rows_of(plan, numbers);
   const int layers = static_cast<int>(rows.size());
   for (int i = 0; i < layers; ++i) check_row(rows, i);
-  Chain chain(plan, static_cast<int>(images), static_cast<int>(height), static_cast<int>(width));
+  Backbone backbone(plan, static_cast<int>(images), static_cast<int>(height), static_cast<int>(width));
   for (int i = 0; i < layers; ++i) {
-    const Layer &l = chain.layers[i];
+    const Layer &l = backbone.layers[i];
     if (images > MOST / l.in_blocks() || images > MOST / l.out_blocks()) refuse(i, "has too many tasks");
     if (l.shortcut < 0) continue;
-    const Layer &start = chain.layers[l.shortcut];
+    const Layer &start = backbone.layers[l.shortcut];
     if (start.in_channels != l.out_channels || start.height != l.out_height || start.width != l.out_width)
       refuse(i, "has a shortcut of another shape");
   }
-  return chain;
+  return backbone;
 }
 
-Shape features_shape(const Chain &chain) {
-  const Layer &l = chain.last();
-  return {l.images, l.out_channels, chain.pooled ? 1 : l.out_height, chain.pooled ? 1 : l.out_width};
+Shape features_shape(const Backbone &backbone) {
+  const Layer &l = backbone.last();
+  return {l.images, l.out_channels, backbone.pooled ? 1 : l.out_height, backbone.pooled ? 1 : l.out_width};
 }
 
-Shape stash_shape(const Chain &chain) { return {static_cast<int64_t>(chain.stash_floats())}; }
+Shape saved_shape(const Backbone &backbone) { return {static_cast<int64_t>(backbone.saved_floats())}; }
 
-std::vector<float *> layer_arrays(const Arguments &arguments, int first, const Chain &chain,
+std::vector<float *> layer_arrays(const Arguments &arguments, int first, const Backbone &backbone,
                                   std::initializer_list<const char *> names) {
   std::vector<float *> arrays;
   for (const char *name : names)
-    for (const Layer &l : chain.layers)
-      arrays.push_back(arguments.floats(first++, name,
-                                        name == *names.begin() ? weight_shape(l) : Shape{l.out_channels}));
+    for (const Layer &l : backbone.layers)
+      arrays.push_back(
+          arguments.floats(first++, name, name == *names.begin() ? weight_shape(l) : Shape{l.out_channels}));
   return arrays;
 }
 
-ChainInputs::ChainInputs(const Arguments &arguments) : chain(chain_of(arguments)) {
-  const int layers = static_cast<int>(chain.layers.size());
+BackboneInputs::BackboneInputs(const Arguments &arguments) : backbone(backbone_of(arguments)) {
+  const int layers = static_cast<int>(backbone.layers.size());
   end = PARAMETERS + 5 * layers;
   arguments.expect_at_least(end);
-  const Layer &first = chain.first();
+  const Layer &first = backbone.first();
   images_shape = {first.images, first.in_channels, first.height, first.width};
   images = arguments.floats(IMAGES, "images", images_shape);
   const float *constants = arguments.floats(CONSTANTS, "constants", {layers, 2});
   const std::vector<float *> arrays =
-      layer_arrays(arguments, PARAMETERS, chain, {"weight", "gamma", "beta", "moving mean", "moving variance"});
+      layer_arrays(arguments, PARAMETERS, backbone, {"weight", "gamma", "beta", "moving mean", "moving variance"});
   const std::vector<void *> parameters(arrays.begin(), arrays.end());
-  chain.bind(parameters.data(), constants);
+  backbone.bind(parameters.data(), constants);
 }

@@ -17,26 +17,26 @@ Arrays = tuple[Tensor, ...]
 MARK_OFFSET = 4088  # the end of the first page of the memory, which has no numbers to sum
 
 
-class AllReduceSum(nn.Cell):
+class AllReduce(nn.Cell):
     """Sums arrays over all ranks, on any platform and any number of machines."""
 
     def __init__(self) -> None:
         super().__init__()
         # As nn.DistributedGradReducer does, but without a cast and a product for each gradient, which cost more
-        # on CPU than the exchange itself. Ascend and GPU exchange all those of one fusion number at once.
+        # on CPU than the all-reduce itself. Ascend and GPU reduce all those of one fusion number at once.
         self.all_reduce = ops.AllReduce().add_prim_attr("fusion", 1)
 
     def construct(self, arrays: Arrays) -> Arrays:
         return tuple([self.all_reduce(array) for array in arrays])
 
 
-class SharedMemorySum(nn.Cell):
+class ShmAllReduce(nn.Cell):
     """Sums float32 arrays of at least one dimension over the ranks of one machine, through shared memory."""
 
     def __init__(self, library: str, handle: int) -> None:
         super().__init__()
         self.handle = Tensor([handle], ms.int32)
-        self.sum = ops.Custom(f"{library}:sum_over_ranks", _shapes_of_arrays, _types_of_arrays, "aot")
+        self.sum = ops.Custom(f"{library}:shm_all_reduce", _shapes_of_arrays, _types_of_arrays, "aot")
 
     def construct(self, arrays: Arrays) -> Arrays:
         return self.sum(self.handle, *arrays)
@@ -50,11 +50,11 @@ def rank_sum(network: nn.Cell, parameters: Sequence[Parameter], world: World) ->
     library = library_in_use(network)
     floats = sum(parameter.size for parameter in parameters) + 1
     handle = _join(library, floats, world)
-    return AllReduceSum() if library is None or handle is None else SharedMemorySum(library, handle)
+    return AllReduce() if library is None or handle is None else ShmAllReduce(library, handle)
 
 
 def _join(library: str | None, floats: int, world: World) -> int | None:
-    """The number of this process's new exchange in the library; None if one rank or more cannot take part.
+    """The number of this process's new all-reduce in the library; None if one rank or more cannot take part.
 
     The memory is a file without a name, which rank 0 makes and the others open through its process: nothing is left
     behind, however the run ends.
@@ -62,7 +62,7 @@ def _join(library: str | None, floats: int, world: World) -> int | None:
     native = ctypes.CDLL(library) if library else None
     message, file = np.zeros(3, np.int64), -1
     if world.is_main_process and native:
-        file = native.exchange_file(ctypes.c_int64(world.rank_size), ctypes.c_int64(floats))
+        file = native.shm_all_reduce_file(ctypes.c_int64(world.rank_size), ctypes.c_int64(floats))
     if file >= 0:
         message = np.array([os.getpid(), file, secrets.randbits(47)])
         os.pwrite(file, _mark(message), MARK_OFFSET)
@@ -71,7 +71,7 @@ def _join(library: str | None, floats: int, world: World) -> int | None:
         file = _open(message)
     handle = -1
     if native and file >= 0:
-        handle = native.exchange_join(file, *map(ctypes.c_int64, (world.rank, world.rank_size, floats)))
+        handle = native.shm_all_reduce_join(file, *map(ctypes.c_int64, (world.rank, world.rank_size, floats)))
     all_take_part = sum_counts(np.array([handle >= 0], np.int64), world)[0] == world.rank_size
     if file >= 0:
         os.close(file)

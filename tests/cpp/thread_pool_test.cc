@@ -1,10 +1,11 @@
 // The pool: every task once, whatever is thrown, refused or forked.
+#include "thread_pool.h"
+
 #include <dlfcn.h>
 #include <pthread.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -16,7 +17,6 @@
 #include <vector>
 
 #include "checks.h"
-#include "threads.h"
 
 namespace {
 std::atomic<int> threads_allowed{std::numeric_limits<int>::max()};
@@ -30,10 +30,6 @@ extern "C" int pthread_create(pthread_t *thread, const pthread_attr_t *attribute
   static const auto create = reinterpret_cast<decltype(&pthread_create)>(dlsym(RTLD_NEXT, "pthread_create"));
   return create(thread, attributes, start, argument);
 }
-
-// Memory that cannot be had is to be null under a sanitizer, too.
-extern "C" const char *__asan_default_options() { return "allocator_may_return_null=1"; }
-extern "C" const char *__tsan_default_options() { return "allocator_may_return_null=1"; }
 
 namespace {
 
@@ -181,21 +177,6 @@ void a_child_is_not_bound_by_the_parents_job() {
   run_all(1000);
 }
 
-void scratch_is_aligned_and_may_be_refused() {
-  for (const size_t floats : {size_t{1}, size_t{100000}, size_t{3000000}}) {
-    for (float *scratch : {thread_scratch(floats), shared_scratch(Purpose::kernel, floats)}) {
-      CHECK(reinterpret_cast<uintptr_t>(scratch) % 64 == 0);
-      std::fill_n(scratch, floats, 1.0f);
-    }
-  }
-  constexpr size_t TOO_MANY = size_t{1} << 50;
-  for (int again = 0; again < 2; ++again) {
-    CHECK_THROWS(std::bad_alloc, thread_scratch(TOO_MANY));
-    CHECK_THROWS(std::bad_alloc, shared_scratch(Purpose::kernel, TOO_MANY));
-  }
-  std::fill_n(thread_scratch(10), 10, 1.0f);
-}
-
 }  // namespace
 
 int main() {
@@ -213,5 +194,4 @@ int main() {
     a_child_has_a_pool();
     a_child_is_not_bound_by_the_parents_job();
   }
-  scratch_is_aligned_and_may_be_refused();
 }

@@ -1,4 +1,6 @@
 // Sums over processes, and what is left of them when some end.
+#include "shm_all_reduce.h"
+
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -8,8 +10,7 @@
 #include <vector>
 
 #include "checks.h"
-#include "exchange.h"
-#include "threads.h"
+#include "thread_pool.h"
 
 namespace {
 
@@ -17,14 +18,14 @@ constexpr size_t FLOATS = 40001;  // two tasks
 
 // Brings `rank + round` in one array and ten times the rank in another.
 struct Rank {
-  Exchange exchange;
+  ShmAllReduce all_reduce;
   int rank;
   std::vector<float> sums = std::vector<float>(FLOATS - 1), sum = std::vector<float>(1);
 
-  Rank(int file, int rank, int ranks) : exchange(file, rank, ranks, FLOATS), rank(rank) {}
+  Rank(int file, int rank, int ranks) : all_reduce(file, rank, ranks, FLOATS), rank(rank) {}
   void bring(int round) {
     const std::vector<float> array(sums.size(), static_cast<float>(rank + round)), number(1, 10.0f * rank);
-    exchange.sum({{array.data(), array.size()}, {number.data(), 1}}, {sums.data(), sum.data()});
+    all_reduce.sum({{array.data(), array.size()}, {number.data(), 1}}, {sums.data(), sum.data()});
   }
 };
 
@@ -64,7 +65,7 @@ struct Pipe {
 
 void three_processes_sum() {
   constexpr int RANKS = 3;
-  const int file = Exchange::create_file(RANKS, FLOATS);
+  const int file = ShmAllReduce::create_file(RANKS, FLOATS);
   const auto sum_three_times = [&](int rank) {
     Rank mine(file, rank, RANKS);
     for (int round = 1; round <= 3; ++round) {
@@ -85,7 +86,7 @@ void three_processes_sum() {
 
 // A rank that takes longer than the others look for its end is waited for.
 void a_slow_rank_is_not_missed() {
-  const int file = Exchange::create_file(2, FLOATS);
+  const int file = ShmAllReduce::create_file(2, FLOATS);
   const pid_t other = process([&] {
     Rank mine(file, 1, 2);
     mine.bring(1);
@@ -111,7 +112,7 @@ bool children_lack_memory() {
 
 // A rank that is killed is missed, although it is a zombie, and although a child of it lives on.
 void a_killed_rank_is_missed(bool has_child) {
-  const int file = Exchange::create_file(2, FLOATS);
+  const int file = ShmAllReduce::create_file(2, FLOATS);
   Pipe ready, end;
   const pid_t other = process([&] {
     Rank mine(file, 1, 2);
@@ -136,7 +137,7 @@ void a_killed_rank_is_missed(bool has_child) {
 
 // What a rank brought before it ended is summed.
 void a_rank_that_came_before_it_ended_counts() {
-  const int file = Exchange::create_file(2, FLOATS);
+  const int file = ShmAllReduce::create_file(2, FLOATS);
   const pid_t other = process([&] { Rank(file, 1, 2).bring(1); });
   uint32_t arrived = 0;  // the first number of the memory
   while (arrived == 0) CHECK(pread(file, &arrived, sizeof arrived, 0) == sizeof arrived);
@@ -150,25 +151,26 @@ void a_rank_that_came_before_it_ended_counts() {
 }
 
 void a_child_takes_no_part() {
-  const int file = Exchange::create_file(2, FLOATS);
+  const int file = ShmAllReduce::create_file(2, FLOATS);
   Rank mine(file, 0, 2);
   CHECK(ended_well(process([&] { CHECK_THROWS(std::runtime_error, mine.bring(1)); })));
   close(file);
 }
 
 void what_does_not_fit_is_refused() {
-  for (const int64_t ranks : {-1, 0, 1, 257}) CHECK_THROWS(std::runtime_error, Exchange::create_file(ranks, FLOATS));
+  for (const int64_t ranks : {-1, 0, 1, 257})
+    CHECK_THROWS(std::runtime_error, ShmAllReduce::create_file(ranks, FLOATS));
   for (const int64_t floats : {int64_t{-1}, int64_t{0}, INT64_MAX, INT64_MAX / 8})
-    CHECK_THROWS(std::runtime_error, Exchange::create_file(2, floats));
-  const int file = Exchange::create_file(2, FLOATS);
-  for (const int64_t rank : {-1, 2}) CHECK_THROWS(std::runtime_error, Exchange(file, rank, 2, FLOATS));
-  CHECK_THROWS(std::runtime_error, Exchange(file, 0, 2, FLOATS + 1));  // the memory ends before
-  CHECK_THROWS(std::runtime_error, Exchange(-1, 0, 2, FLOATS));
+    CHECK_THROWS(std::runtime_error, ShmAllReduce::create_file(2, floats));
+  const int file = ShmAllReduce::create_file(2, FLOATS);
+  for (const int64_t rank : {-1, 2}) CHECK_THROWS(std::runtime_error, ShmAllReduce(file, rank, 2, FLOATS));
+  CHECK_THROWS(std::runtime_error, ShmAllReduce(file, 0, 2, FLOATS + 1));  // the memory ends before
+  CHECK_THROWS(std::runtime_error, ShmAllReduce(-1, 0, 2, FLOATS));
   Rank mine(file, 0, 2);
-  CHECK_THROWS(std::runtime_error, Exchange(file, 0, 2, FLOATS));  // somebody has that rank
+  CHECK_THROWS(std::runtime_error, ShmAllReduce(file, 0, 2, FLOATS));  // somebody has that rank
   const std::vector<float> many(FLOATS + 1);
   std::vector<float> sums(many.size());
-  CHECK_THROWS(std::runtime_error, mine.exchange.sum({{many.data(), many.size()}}, {sums.data()}));
+  CHECK_THROWS(std::runtime_error, mine.all_reduce.sum({{many.data(), many.size()}}, {sums.data()}));
   close(file);
 }
 

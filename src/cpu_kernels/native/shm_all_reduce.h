@@ -7,20 +7,20 @@
 #include <cstdint>
 #include <vector>
 
-#include "optimizer.h"
+#include "span.h"
 
-class Exchange {
+class ShmAllReduce {
  public:
   // A new file without a name for `ranks` processes and arrays of `floats` numbers in all. Throws std::runtime_error.
   static int create_file(int64_t ranks, int64_t floats);
 
   // Maps the file `fd`, which may be closed afterwards, and holds this rank's lock in it for as long as the process
   // lives. Throws std::runtime_error.
-  Exchange(int fd, int64_t rank, int64_t ranks, int64_t floats);
+  ShmAllReduce(int fd, int64_t rank, int64_t ranks, int64_t floats);
 
   // sums[i] = the sum over all ranks of what each gave as arrays[i], in the order of the ranks: the same bits for all.
   // Sleeps until every rank has come here as often. Throws std::runtime_error if one has ended.
-  void sum(const std::vector<Numbers> &arrays, const std::vector<float *> &sums);
+  void sum(const std::vector<Span> &arrays, const std::vector<float *> &sums);
 
  private:
   struct Header;
@@ -29,10 +29,10 @@ class Exchange {
   // The first rank that has joined and whose process has ended; -1 if there is none.
   int ended_rank() const;
 
-  Header *header;
-  int file;  // to look at the locks; without a lock of its own
-  pid_t process;
-  int rank, ranks;
-  size_t floats;
-  uint32_t rounds = 0;  // sums so far: they take the two sets of slots in turn
+  Header *header_;
+  int file_;  // to look at the locks; without a lock of its own
+  pid_t process_;
+  int rank_, ranks_;
+  size_t floats_;
+  uint32_t rounds_ = 0;  // sums so far: they take the two sets of slots in turn
 };

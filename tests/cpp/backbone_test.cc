@@ -1,14 +1,15 @@
-// Forward, backward and inference over chains of awkward sizes. The numbers themselves are compared with the
+// Forward, backward and inference over backbones of awkward sizes. The numbers themselves are compared with the
 // framework's in Python; here they must only be finite, and the same with any number of threads.
+#include "backbone.h"
+
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <random>
 #include <vector>
 
-#include "chain.h"
 #include "checks.h"
-#include "threads.h"
+#include "thread_pool.h"
 
 namespace {
 
@@ -19,13 +20,13 @@ struct Size {
 // Everything a run writes, one after the other.
 std::vector<float> run(const std::vector<int32_t> &plan, const Size &size, int threads) {
   set_thread_count(threads);
-  Chain chain(plan.data(), size.images, size.height, size.width);
+  Backbone backbone(plan.data(), size.images, size.height, size.width);
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
-  const size_t layers = chain.layers.size();
+  const size_t layers = backbone.layers.size();
   std::vector<std::vector<float>> parameters, gradients;
   for (int which = 0; which < 5; ++which) {
-    for (const Layer &l : chain.layers) {
+    for (const Layer &l : backbone.layers) {
       std::vector<float> values(static_cast<size_t>(which == 0 ? l.taps() : 1) * l.out_channels);
       for (float &v : values) v = which == 0 ? normal(random) : which == 1 || which == 4 ? 1.0f : 0.1f;
       if (which < 3) gradients.emplace_back(values.size());
@@ -34,22 +35,24 @@ std::vector<float> run(const std::vector<int32_t> &plan, const Size &size, int t
   }
   std::vector<void *> pointers;
   std::vector<float *> outputs;
+  pointers.reserve(parameters.size());
+  outputs.reserve(gradients.size());
   for (auto &p : parameters) pointers.push_back(p.data());
   for (auto &g : gradients) outputs.push_back(g.data());
   std::vector<float> constants;
   for (size_t i = 0; i < layers; ++i) constants.insert(constants.end(), {1e-5f, 0.1f});
-  chain.bind(pointers.data(), constants.data());
+  backbone.bind(pointers.data(), constants.data());
 
-  const Layer &last = chain.last();
-  std::vector<float> input(chain.first().in_channels * chain.first().in_pixels());
+  const Layer &last = backbone.last();
+  std::vector<float> input(backbone.first().in_channels * backbone.first().in_pixels());
   std::vector<float> features(last.out_channels * last.out_pixels()), inferred(features.size());
-  std::vector<float> features_gradient(features.size()), input_gradient(input.size()), stash(chain.stash_floats());
+  std::vector<float> features_gradient(features.size()), input_gradient(input.size()), saved(backbone.saved_floats());
   for (float &v : input) v = normal(random);
   for (float &v : features_gradient) v = normal(random);
-  chain.forward(input.data(), features.data(), stash.data());
-  chain.backward(input.data(), stash.data(), features_gradient.data(), outputs.data(), outputs.data() + layers,
-                 outputs.data() + 2 * layers, input_gradient.data());
-  chain.infer(input.data(), inferred.data());
+  backbone.forward(input.data(), features.data(), saved.data());
+  backbone.backward(input.data(), saved.data(), features_gradient.data(), outputs.data(), outputs.data() + layers,
+                    outputs.data() + 2 * layers, input_gradient.data());
+  backbone.infer(input.data(), inferred.data());
 
   std::vector<float> all;
   for (const auto *part : {&features, &inferred, &input_gradient}) all.insert(all.end(), part->begin(), part->end());

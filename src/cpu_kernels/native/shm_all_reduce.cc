@@ -1,4 +1,4 @@
-#include "exchange.h"
+#include "shm_all_reduce.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -15,12 +15,12 @@
 #include <utility>
 
 #include "futex.h"
-#include "threads.h"
+#include "thread_pool.h"
 
 namespace {
 
-constexpr size_t STRETCH = size_t{1} << 15;  // floats that one task copies or adds
-constexpr size_t PAGE = 4096;  // the header's; Python marks the file in its last 8 bytes
+constexpr size_t PIECE = size_t{1} << 15;  // floats that one task copies or adds
+constexpr size_t PAGE = 4096;              // the header's; Python marks the file in its last 8 bytes
 constexpr int MOST_RANKS = 256;
 
 // A file descriptor, closed at the end.
@@ -61,14 +61,14 @@ struct flock lock_of(int rank) {
 
 }  // namespace
 
-struct Exchange::Header {
-  Word arrived;                           // how often a rank has brought its arrays; wraps around
+struct ShmAllReduce::Header {
+  Word arrived;                          // how often a rank has brought its arrays; wraps around
   std::atomic<bool> joined[MOST_RANKS];  // whether a rank has had its lock
 };
 
-int Exchange::create_file(int64_t ranks, int64_t floats) {
+int ShmAllReduce::create_file(int64_t ranks, int64_t floats) {
   const size_t bytes = bytes_of(ranks, floats);
-  Descriptor file(memfd_create("sums over ranks", MFD_CLOEXEC));
+  Descriptor file(memfd_create("all-reduce over ranks", MFD_CLOEXEC));
   if (file.number < 0 || ftruncate(file.number, static_cast<off_t>(bytes)) != 0) fail("no shared memory");
   return file.release();
 }
@@ -76,15 +76,15 @@ int Exchange::create_file(int64_t ranks, int64_t floats) {
 // A lock that belongs to an open file ends with the last thing that refers to that file. Here this is the mapping, as
 // the file is opened for the mapping alone, and children do not inherit it: the lock ends with this process's memory,
 // also if nobody has waited for the process yet, its number is in use again, or a child lives on.
-Exchange::Exchange(int fd, int64_t rank_of, int64_t rank_count, int64_t float_count)
-    : process(getpid()),
-      rank(static_cast<int>(rank_of)),
-      ranks(static_cast<int>(rank_count)),
-      floats(static_cast<size_t>(float_count)) {
+ShmAllReduce::ShmAllReduce(int fd, int64_t rank, int64_t ranks, int64_t floats)
+    : process_(getpid()),
+      rank_(static_cast<int>(rank)),
+      ranks_(static_cast<int>(ranks)),
+      floats_(static_cast<size_t>(floats)) {
   static_assert(sizeof(Header) <= PAGE - 8);
-  const size_t bytes = bytes_of(rank_count, float_count);
-  if (rank_of < 0 || rank_of >= rank_count)
-    throw std::runtime_error("there is no rank " + std::to_string(rank_of) + " of " + std::to_string(rank_count));
+  const size_t bytes = bytes_of(ranks, floats);
+  if (rank < 0 || rank >= ranks)
+    throw std::runtime_error("there is no rank " + std::to_string(rank) + " of " + std::to_string(ranks));
   struct stat status;
   if (fstat(fd, &status) != 0) fail("no shared memory");
   if (static_cast<size_t>(status.st_size) != bytes)
@@ -93,38 +93,38 @@ Exchange::Exchange(int fd, int64_t rank_of, int64_t rank_count, int64_t float_co
   Descriptor without_lock(fcntl(fd, F_DUPFD_CLOEXEC, 0));
   const Descriptor with_lock(open(("/proc/self/fd/" + std::to_string(fd)).c_str(), O_RDWR | O_CLOEXEC));
   if (without_lock.number < 0 || with_lock.number < 0) fail("no shared memory");
-  struct flock lock = lock_of(rank);
-  if (fcntl(with_lock.number, F_OFD_SETLK, &lock) != 0) fail("no lock for rank " + std::to_string(rank));
+  struct flock lock = lock_of(rank_);
+  if (fcntl(with_lock.number, F_OFD_SETLK, &lock) != 0) fail("no lock for rank " + std::to_string(rank_));
   void *memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, with_lock.number, 0);
   if (memory == MAP_FAILED) fail("no shared memory");
   if (madvise(memory, bytes, MADV_DONTFORK) != 0) fail("no memory of this process alone");
-  file = without_lock.release();
-  header = static_cast<Header *>(memory);
-  header->joined[rank] = true;
+  file_ = without_lock.release();
+  header_ = static_cast<Header *>(memory);
+  header_->joined[rank_] = true;
 }
 
-float *Exchange::slot(int of_rank) const {
-  auto *slots = reinterpret_cast<float *>(reinterpret_cast<char *>(header) + PAGE);
-  return slots + (static_cast<size_t>(rounds % 2) * ranks + of_rank) * floats;
+float *ShmAllReduce::slot(int rank) const {
+  auto *slots = reinterpret_cast<float *>(reinterpret_cast<char *>(header_) + PAGE);
+  return slots + (static_cast<size_t>(rounds_ % 2) * ranks_ + rank) * floats_;
 }
 
-void Exchange::sum(const std::vector<Numbers> &arrays, const std::vector<float *> &sums) {
-  if (getpid() != process) throw std::runtime_error("a child of fork() takes no part in sums");
+void ShmAllReduce::sum(const std::vector<Span> &arrays, const std::vector<float *> &sums) {
+  if (getpid() != process_) throw std::runtime_error("a child of fork() takes no part in sums");
   struct Task {
     size_t array, first, last, offset;  // of the array; where it stands in a slot
   };
   std::vector<Task> tasks;
   size_t offset = 0;
-  for (size_t a = 0; a < arrays.size(); offset += arrays[a++].count)
-    for (size_t i = 0; i < arrays[a].count; i += STRETCH)
-      tasks.push_back({a, i, std::min(i + STRETCH, arrays[a].count), offset + i});
-  if (offset > floats) throw std::runtime_error("more numbers to sum than was agreed");
+  for (size_t a = 0; a < arrays.size(); offset += arrays[a++].size)
+    for (size_t i = 0; i < arrays[a].size; i += PIECE)
+      tasks.push_back({a, i, std::min(i + PIECE, arrays[a].size), offset + i});
+  if (offset > floats_) throw std::runtime_error("more numbers to sum than was agreed");
 
-  ++rounds;
-  float *mine = slot(rank);
+  ++rounds_;
+  float *mine = slot(rank_);
   parallel(static_cast<int>(tasks.size()), [&](int t) {
     const Task &task = tasks[t];
-    std::copy(arrays[task.array].first + task.first, arrays[task.array].first + task.last, mine + task.offset);
+    std::copy(arrays[task.array].data + task.first, arrays[task.array].data + task.last, mine + task.offset);
   });
   wait_for_all();
   parallel(static_cast<int>(tasks.size()), [&](int t) {
@@ -133,16 +133,16 @@ void Exchange::sum(const std::vector<Numbers> &arrays, const std::vector<float *
     float *__restrict out = sums[task.array] + task.first;
     const float *first = slot(0) + task.offset, *second = slot(1) + task.offset;
     for (size_t i = 0; i < count; ++i) out[i] = first[i] + second[i];
-    for (int r = 2; r < ranks; ++r) {
+    for (int r = 2; r < ranks_; ++r) {
       const float *__restrict other = slot(r) + task.offset;
       for (size_t i = 0; i < count; ++i) out[i] += other[i];
     }
   });
 }
 
-void Exchange::wait_for_all() {
-  Word &arrived = header->arrived;
-  const uint32_t all = rounds * static_cast<uint32_t>(ranks);
+void ShmAllReduce::wait_for_all() {
+  Word &arrived = header_->arrived;
+  const uint32_t all = rounds_ * static_cast<uint32_t>(ranks_);
   const auto missing = [&](uint32_t count) { return static_cast<int32_t>(all - count) > 0; };
   if (!missing(arrived.fetch_add(1) + 1)) {
     futex_wake(arrived, INT_MAX, Sleepers::processes);
@@ -157,11 +157,11 @@ void Exchange::wait_for_all() {
   }
 }
 
-int Exchange::ended_rank() const {
-  for (int r = 0; r < ranks; ++r) {
-    if (r == rank || !header->joined[r]) continue;
+int ShmAllReduce::ended_rank() const {
+  for (int r = 0; r < ranks_; ++r) {
+    if (r == rank_ || !header_->joined[r]) continue;
     struct flock lock = lock_of(r);
-    if (fcntl(file, F_OFD_GETLK, &lock) == 0 && lock.l_type == F_UNLCK) return r;
+    if (fcntl(file_, F_OFD_GETLK, &lock) == 0 && lock.l_type == F_UNLCK) return r;
   }
   return -1;
 }

@@ -15,20 +15,20 @@
 #include "checks.h"
 
 using Operator = int(int, void **, int *, int64_t **, const char **, void *, void *);
-extern "C" Operator chain_forward, chain_infer, chain_backward, momentum_update, average_update, all_finite,
-    sum_over_ranks;
-extern "C" int chain_shapes(const int32_t *plan, int64_t numbers, int64_t images, int64_t height, int64_t width,
-                            int64_t *out);
+extern "C" Operator backbone_forward, backbone_infer, backbone_backward, momentum_update, ema_update, all_finite,
+    shm_all_reduce;
+extern "C" int backbone_shapes(const int32_t *plan, int64_t numbers, int64_t images, int64_t height, int64_t width,
+                               int64_t *out);
 extern "C" int use_threads(int count);
 
 namespace {
-const auto first_thread = std::this_thread::get_id();
+const auto FIRST_THREAD = std::this_thread::get_id();
 std::atomic<bool> memory_for_pool_threads{true};
 }  // namespace
 
 // Stands before the system's own. All scratch memory comes from here.
 extern "C" void *aligned_alloc(size_t alignment, size_t bytes) {
-  if (!memory_for_pool_threads && std::this_thread::get_id() != first_thread) return nullptr;
+  if (!memory_for_pool_threads && std::this_thread::get_id() != FIRST_THREAD) return nullptr;
   void *memory = nullptr;
   return posix_memalign(&memory, alignment, bytes) == 0 ? memory : nullptr;
 }
@@ -81,6 +81,7 @@ struct Call {
   }
   std::vector<std::vector<uint32_t>> values() const {
     std::vector<std::vector<uint32_t>> all;
+    all.reserve(arguments.size());
     for (const Argument &a : arguments) all.push_back(a.bits);
     return all;
   }
@@ -94,20 +95,20 @@ struct Call {
 };
 
 // A stem, an inverted residual with a shortcut; all strides 1, so that no other size of the images fits the features.
-const std::vector<int32_t> PLAN = {1, 0, 4, 2, 1, 1, -1, 3,  8, 0, 1, 1, -1, 8,  18,
-                                   1, 1, 1, -1, 18, 18, 0, 1, 0, 1,  18, 8};
-constexpr int LAYERS = 4, PICTURES = 2, SIDE = 5;
+const std::vector<int32_t> PLAN = {1,  0, 4, 2, 1,  1,  -1, 3, 8, 0, 1, 1,  -1, 8,
+                                   18, 1, 1, 1, -1, 18, 18, 0, 1, 0, 1, 18, 8};
+constexpr int LAYERS = 4, BATCH_SIZE = 2, SIDE = 5;
 const Sizes WEIGHTS[LAYERS] = {{8, 3, 3, 3}, {18, 8, 1, 1}, {18, 1, 3, 3}, {8, 18, 1, 1}};
-const Sizes IMAGES = {PICTURES, 3, SIDE, SIDE}, FEATURES = {PICTURES, 8, SIDE, SIDE};
+const Sizes IMAGES = {BATCH_SIZE, 3, SIDE, SIDE}, FEATURES = {BATCH_SIZE, 8, SIDE, SIDE};
 
-int64_t stash_floats() {
+int64_t saved_floats() {
   int64_t out[4];
-  CHECK(chain_shapes(PLAN.data(), static_cast<int64_t>(PLAN.size()), PICTURES, SIDE, SIDE, out) == 0);
+  CHECK(backbone_shapes(PLAN.data(), static_cast<int64_t>(PLAN.size()), BATCH_SIZE, SIDE, SIDE, out) == 0);
   CHECK(out[0] == FEATURES[1] && out[1] == SIDE && out[2] == SIDE && out[3] > 0);
   return out[3];
 }
 
-Call chain_call(const char *name, Operator *function) {
+Call backbone_call(const char *name, Operator *function) {
   Call call = {name, function, {}};
   call.add(PLAN);
   call.add({LAYERS, 2}, 0.1f);
@@ -119,16 +120,16 @@ Call chain_call(const char *name, Operator *function) {
 
 std::vector<Call> calls() {
   std::vector<Call> all;
-  all.push_back(chain_call("chain_forward", chain_forward));
+  all.push_back(backbone_call("backbone_forward", backbone_forward));
   all.back().add(FEATURES);
-  all.back().add(Sizes{stash_floats()});
+  all.back().add(Sizes{saved_floats()});
 
-  all.push_back(chain_call("chain_infer", chain_infer));
+  all.push_back(backbone_call("backbone_infer", backbone_infer));
   all.back().add(FEATURES);
 
   for (const bool images_too : {false, true}) {
-    all.push_back(chain_call("chain_backward", chain_backward));
-    all.back().add(Sizes{stash_floats()});
+    all.push_back(backbone_call("backbone_backward", backbone_backward));
+    all.back().add(Sizes{saved_floats()});
     all.back().add(FEATURES);
     for (int which = 0; which < 3; ++which)
       for (const Sizes &weight : WEIGHTS) all.back().add(which == 0 ? weight : Sizes{weight[0]});
@@ -142,7 +143,7 @@ std::vector<Call> calls() {
     for (const Sizes &sizes : {Sizes{3, 4}, Sizes{5}}) all.back().add(sizes);
   all.back().add(Sizes{1});
 
-  all.push_back({"average_update", average_update, {}});
+  all.push_back({"ema_update", ema_update, {}});
   all.back().add(Sizes{});
   for (int which = 0; which < 2; ++which)
     for (const Sizes &sizes : {Sizes{3, 4}, Sizes{5}}) all.back().add(sizes);
@@ -183,7 +184,7 @@ void wrong_arguments_are_refused(Call call) {
   }
   CHECK(call.succeeds());
   const std::vector<Argument> all = call.arguments;
-  const bool has_optional = call.function == chain_backward && all.back().sizes == IMAGES;
+  const bool has_optional = call.function == backbone_backward && all.back().sizes == IMAGES;
   for (size_t count = 0; count < all.size() - (has_optional ? 1 : 0); ++count) {
     call.arguments.assign(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(count));
     call.check_refused("arguments end before", count);
@@ -196,7 +197,7 @@ void wrong_arguments_are_refused(Call call) {
 // A plan that holds any number anywhere is refused, or runs within the memory of its arguments.
 void plans_of_any_numbers() {
   for (Call call : calls()) {
-    if (std::strncmp(call.name, "chain", 5) != 0) continue;
+    if (std::strncmp(call.name, "backbone", 8) != 0) continue;
     for (size_t i = 0; i < PLAN.size(); ++i) {
       for (const int32_t number : {INT_MIN, -2, -1, 0, 1, 2, 3, 4, 17, 1 << 20, INT_MAX}) {
         std::vector<int32_t> plan = PLAN;
@@ -213,10 +214,10 @@ void plans_of_any_numbers() {
   }
 }
 
-void sizes_that_no_chain_has() {
+void sizes_that_no_backbone_has() {
   int64_t out[4];
   const auto shapes = [&](int64_t numbers, int64_t images, int64_t height, int64_t width) {
-    return chain_shapes(PLAN.data(), numbers, images, height, width, out);
+    return backbone_shapes(PLAN.data(), numbers, images, height, width, out);
   };
   const auto numbers = static_cast<int64_t>(PLAN.size());
   CHECK(shapes(numbers, 2, 5, 5) == 0);
@@ -224,7 +225,8 @@ void sizes_that_no_chain_has() {
     CHECK(shapes(wrong, 2, 5, 5) != 0 && shapes(numbers, wrong, 5, 5) != 0);
     CHECK(shapes(numbers, 2, wrong, 5) != 0 && shapes(numbers, 2, 5, wrong) != 0);
   }
-  for (const int64_t wrong : {numbers - 1, numbers - 6, int64_t{3}, int64_t{2}, int64_t{1}}) CHECK(shapes(wrong, 2, 5, 5) != 0);
+  for (const int64_t wrong : {numbers - 1, numbers - 6, int64_t{3}, int64_t{2}, int64_t{1}})
+    CHECK(shapes(wrong, 2, 5, 5) != 0);
   CHECK(shapes(numbers, 50000, 50000, 1) != 0);
 }
 
@@ -238,11 +240,11 @@ void other_arguments() {
   finite.arguments.clear();
   finite.check_refused("no argument at all, not even", 0);
 
-  Call sum = {"sum_over_ranks", sum_over_ranks, {}};
+  Call sum = {"shm_all_reduce", shm_all_reduce, {}};
   sum.add(std::vector<int32_t>{0});
   sum.add(Sizes{3});
   sum.add(Sizes{3});
-  sum.check_refused("an exchange that nobody has joined in", 0);
+  sum.check_refused("an all-reduce that nobody has joined in", 0);
 
   for (const int count : {INT_MIN, -1, 0, 1025, INT_MAX}) CHECK(use_threads(count) != 0);
 }
@@ -267,7 +269,7 @@ int main() {
   CHECK(use_threads(2) == 0);
   for (const Call &call : calls()) wrong_arguments_are_refused(call);
   plans_of_any_numbers();
-  sizes_that_no_chain_has();
+  sizes_that_no_backbone_has();
   other_arguments();
   no_memory_is_an_error_code(calls()[1]);
 }

@@ -1,16 +1,13 @@
-#include "threads.h"
+#include "thread_pool.h"
 
 #include <pthread.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
 #include <exception>
-#include <new>
 #include <thread>
 #include <utility>
 
@@ -27,7 +24,7 @@ constexpr std::chrono::microseconds WATCH{50};
 // that wakes it off a core that they share, and finish the watch there first.
 constexpr int OFFERS = 4;
 
-constexpr size_t CACHE_LINE = 64, HUGE_PAGE = size_t{1} << 21;
+constexpr size_t CACHE_LINE = 64;
 
 inline void pause_briefly() {
 #if defined(__x86_64__)
@@ -122,28 +119,6 @@ void start_threads(Pool &p) {
   }
 }
 
-class Scratch {
- public:
-  ~Scratch() { std::free(data_); }
-  float *get(size_t floats) {
-    if (floats > floats_) {
-      floats_ = 0;
-      std::free(std::exchange(data_, nullptr));
-      const size_t alignment = floats * sizeof(float) < HUGE_PAGE ? CACHE_LINE : HUGE_PAGE;
-      const size_t bytes = (floats * sizeof(float) + alignment - 1) / alignment * alignment;
-      data_ = static_cast<float *>(std::aligned_alloc(alignment, bytes));
-      if (data_ == nullptr) throw std::bad_alloc();
-      prefer_huge_pages(data_, bytes);
-      floats_ = bytes / sizeof(float);
-    }
-    return data_;
-  }
-
- private:
-  float *data_ = nullptr;
-  size_t floats_ = 0;
-};
-
 }  // namespace
 
 std::mutex &kernel_lock() { return pool->lock; }
@@ -168,20 +143,3 @@ void parallel(int count, const std::function<void(int)> &task) {
 }
 
 void set_thread_count(int count) { pool->wanted = std::max(1, count); }
-
-float *thread_scratch(size_t floats) {
-  static thread_local Scratch scratch;
-  return scratch.get(floats);
-}
-
-float *shared_scratch(Purpose purpose, size_t floats) {
-  // Never destroyed: the process may exit while an operator runs.
-  static Scratch *const scratch = new Scratch[static_cast<size_t>(Purpose::count)];
-  return scratch[static_cast<size_t>(purpose)].get(floats);
-}
-
-void prefer_huge_pages(void *data, size_t bytes) {
-  const uintptr_t first = (reinterpret_cast<uintptr_t>(data) + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
-  const uintptr_t last = (reinterpret_cast<uintptr_t>(data) + bytes) / HUGE_PAGE * HUGE_PAGE;
-  if (last > first) madvise(reinterpret_cast<void *>(first), last - first, MADV_HUGEPAGE);
-}

@@ -1,0 +1,171 @@
+#include "backbone.h"
+
+#include <algorithm>
+
+#include "batch_norm.h"
+#include "conv.h"
+#include "layout.h"
+#include "thread_pool.h"
+#include "workspace.h"
+
+namespace {
+
+constexpr int HEADER = 3, FIELDS = 6;
+
+// Where everything lies in the memory of the saved activations: `Float` is const for the backward pass.
+template <class Float> struct SavedActivations {
+  std::vector<BlockedView<Float>> raw;  // every layer's y
+  std::vector<NormView<Float>> norms;   // every layer's normalisation
+  // Values that exist in memory: the blocked input (0), sums with a shortcut (layer + 1).
+  std::vector<BlockedView<Float>> values;
+  size_t floats = 0;
+
+  SavedActivations(const std::vector<Layer> &layers, Float *memory) {
+    const auto take = [&](size_t count) {
+      Float *start = memory == nullptr ? nullptr : memory + floats;
+      floats += count;
+      return start;
+    };
+    using View = BlockedView<Float>;
+    const Layer &first = layers.front();
+    values.push_back(first.kind == Kind::dense ? View{} : View{take(first.in_floats()), first.in_pixels()});
+    for (const Layer &l : layers) {
+      const size_t channels = static_cast<size_t>(l.out_blocks()) * LANES;
+      raw.push_back({take(l.out_floats()), l.out_pixels()});
+      norms.push_back({take(channels), take(channels), take(channels), take(channels)});
+      values.push_back(l.shortcut < 0 ? View{} : View{take(l.out_floats()), l.out_pixels()});
+    }
+  }
+  // The input of layer `value`; behind the last layer, the features.
+  Activations view(const std::vector<Layer> &layers, int value) const {
+    if (value == 0 || values[value]) return {values[value], {}, false};
+    return raw_output(layers, value - 1);
+  }
+  Activations raw_output(const std::vector<Layer> &layers, int layer) const {
+    return {raw[layer], norms[layer], layers[layer].activation};
+  }
+};
+
+}  // namespace
+
+Backbone::Backbone(const int32_t *plan, int images, int height, int width)
+    : batch_statistics(plan[0] != 0), pooled(plan[1] != 0) {
+  for (int i = 0; i < plan[2]; ++i) {
+    const int32_t *p = plan + HEADER + i * FIELDS;
+    Layer l = {};
+    l.kind = static_cast<Kind>(p[0]);
+    l.stride = p[1];
+    l.activation = p[2] != 0;
+    l.shortcut = p[3];
+    l.in_channels = p[4];
+    l.out_channels = p[5];
+    l.images = images;
+    l.height = height;
+    l.width = width;
+    l.out_height = height = (height - 1) / l.stride + 1;
+    l.out_width = width = (width - 1) / l.stride + 1;
+    layers.push_back(l);
+  }
+}
+
+void Backbone::bind(void *const *parameters, const float *constants) {
+  const size_t count = layers.size();
+  for (size_t i = 0; i < count; ++i) {
+    auto array = [&](int which) { return static_cast<float *>(parameters[which * count + i]); };
+    Layer &l = layers[i];
+    l.weight = array(0);
+    l.gamma = array(1);
+    l.beta = array(2);
+    l.moving_mean = array(3);
+    l.moving_variance = array(4);
+    l.epsilon = constants[2 * i];
+    l.momentum = constants[2 * i + 1];
+  }
+}
+
+size_t Backbone::saved_floats() const { return SavedActivations<float>(layers, nullptr).floats; }
+
+void Backbone::forward(const float *input, float *features, float *memory) const {
+  const SavedActivations saved(layers, memory);
+  if (saved.values[0]) to_blocks(input, first().images, first().in_channels, first().in_plane(), saved.values[0]);
+  PartialSums sums;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const Layer &l = layers[i];
+    if (l.kind == Kind::depthwise) {
+      depthwise_forward(l, saved.view(layers, i), saved.raw[i], sums);
+    } else {
+      gemm_forward(l, saved.view(layers, i), input, saved.raw[i], sums);
+    }
+    if (batch_statistics) {
+      use_batch_statistics(l, sums, saved.norms[i]);
+    } else {
+      use_moving_statistics(l, saved.norms[i]);
+    }
+    if (l.shortcut >= 0)
+      add(saved.raw_output(layers, i), saved.view(layers, l.shortcut), l.out_blocks(), l.out_pixels(),
+          saved.values[i + 1]);
+  }
+  write_features(saved.view(layers, layers.size()), features);
+}
+
+void Backbone::write_features(const Activations &value, float *features) const {
+  (pooled ? mean_from_blocks : from_blocks)(value, last().images, last().out_channels, last().out_plane(), features);
+}
+
+void Backbone::backward(const float *input, const float *memory, const float *features_gradient, float *const *weights,
+                        float *const *gammas, float *const *betas, float *input_gradient) const {
+  const SavedActivations saved(layers, memory);
+  // Three gradients are alive at a time: that of a wide (activated 1x1 or dense 3x3) layer, of a depthwise one, and
+  // of a block's output, which a shortcut needs until the block's input is reached.
+  auto slot_of = [&](const Layer &l) {
+    return l.kind == Kind::depthwise ? ScratchSlot::depthwise_gradients
+           : l.activation            ? ScratchSlot::wide_gradients
+                                     : ScratchSlot::narrow_gradients;
+  };
+  size_t most[static_cast<int>(ScratchSlot::count)] = {};
+  int widest = 0;
+  for (const Layer &l : layers) {
+    size_t &floats = most[static_cast<int>(slot_of(l))];
+    floats = std::max(floats, l.out_floats());
+    widest = std::max(widest, l.out_blocks() * LANES);
+  }
+  const auto gradient_of = [&](int layer) -> BlockedTensor {
+    const ScratchSlot slot = slot_of(layers[layer]);
+    return {shared_scratch(slot, most[static_cast<int>(slot)]), layers[layer].out_pixels()};
+  };
+  const auto raw_output = [&](int layer) { return layer < 0 ? Activations{} : saved.raw_output(layers, layer); };
+  std::vector<float> coefficients(3 * widest);
+  float *a = coefficients.data(), *b = a + widest, *c = b + widest;
+  std::vector<ConstBlockedTensor> shortcut_gradients(layers.size() + 1);
+  PartialSums sums;
+
+  const int count = static_cast<int>(layers.size());
+  BlockedTensor gradient = gradient_of(count - 1);
+  (pooled ? mean_gradient_to_blocks : to_blocks)(features_gradient, last().images, last().out_channels,
+                                                 last().out_plane(), gradient);
+  start_backward(last(), raw_output(count - 1), gradient, sums);
+  for (int i = count - 1; i >= 0; --i) {
+    const Layer &l = layers[i];
+    batch_norm_backward(l, sums, saved.norms[i], batch_statistics, gammas[i], betas[i], a, b, c);
+    if (l.shortcut >= 0) shortcut_gradients[l.shortcut] = gradient;
+    const RawGradient raw = {gradient, saved.raw[i], a, b, c};
+    BlockedTensor next;
+    if (i > 0) {
+      next = gradient_of(i - 1);
+    } else if (l.kind == Kind::dense && input_gradient != nullptr) {
+      image_gradient(l, raw, input_gradient);
+    } else if (input_gradient != nullptr) {
+      next = {shared_scratch(ScratchSlot::values, l.in_floats()), l.in_pixels()};
+    }
+    if (l.kind == Kind::depthwise) {
+      depthwise_backward(l, saved.view(layers, i), raw, raw_output(i - 1), shortcut_gradients[i], weights[i], next,
+                         sums);
+    } else {
+      gemm_backward(l, saved.view(layers, i), input, raw, raw_output(i - 1), shortcut_gradients[i], weights[i], next,
+                    sums);
+    }
+    gradient = next;
+  }
+  if (gradient)
+    from_blocks({gradient, {}, false}, first().images, first().in_channels, first().in_plane(), input_gradient);
+}
