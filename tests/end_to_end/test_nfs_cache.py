@@ -1,12 +1,14 @@
 """Training behind MindSpore's cache server, which is the real one here."""
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import mindspore
 import numpy as np
 import pytest
 
@@ -31,18 +33,34 @@ def port(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-def admin(port: str) -> Iterator[Admin]:
+def program(tmp_path: Path) -> Path:
+    """`dataset-cache` without the import of MindSpore, which is most of what MindSpore's own command does."""
+    package = Path(mindspore.__file__).parent
+    for name in "dataset-cache", "dataset-cache-server":
+        (package / "utils/bin" / name).chmod(0o700)  # as the command does
+    program = tmp_path / "dataset-cache"
+    program.write_text(f"""#!/bin/sh
+cd "{package}/utils/bin"
+LD_LIBRARY_PATH="{package.parents[2]}:$LD_LIBRARY_PATH" LD_PRELOAD="{package}/lib/libnnacl.so" exec ./dataset-cache "$@"
+""")
+    program.chmod(0o755)
+    return program
+
+
+@pytest.fixture
+def admin(port: str, program: Path) -> Iterator[Admin]:
     """`dataset-cache` for that port; a server that a test leaves is stopped."""
     def command(*arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run(["dataset-cache", *arguments, "-p", port], capture_output=True, text=True, check=False)
+        return subprocess.run([program, *arguments, "-p", port], capture_output=True, text=True, check=False)
     yield command
     command("--stop")
 
 
 @pytest.fixture
-def bench(tmp_path: Path, port: str, admin: Admin, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def bench(tmp_path: Path, admin: Admin, program: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     """A place to launch from, with stubs only where a test puts them."""
     bench = Bench(tmp_path, stubs=())
+    shutil.copy(program, tmp_path / "bin")
     monkeypatch.setenv("PATH", bench.env["PATH"])
     yield bench
     end_leftovers("CALLS", str(bench.calls_file))
@@ -86,6 +104,7 @@ def test_a_cache_needs_a_session() -> None:
 
 
 def test_two_ranks_train_from_a_server_that_comes_and_goes(bench: Bench, admin: Admin, tmp_path: Path) -> None:
+    (tmp_path / "bin/dataset-cache").unlink()  # here MindSpore's own command is used
     photos = make_images(tmp_path / "photos", {"train/red": 5, "train/blue": 3, "val/red": 2, "val/blue": 1})
     run = bench.run("run_train_nfs_cache.sh", "CPU", photos, "--epoch_size", 2, "--batch_size", 4, "--image_size", 32,
                     "--width_mult", .35, WORKER_NUM="2")
@@ -174,6 +193,7 @@ def test_faults_of_the_server_are_named(bench: Bench, tmp_path: Path, answers: s
 
 def test_the_old_name_of_the_command_is_found(bench: Bench, tmp_path: Path) -> None:
     stub_training(tmp_path)
+    (tmp_path / "bin/dataset-cache").rename(tmp_path / "bin/cache_admin")
     stub_cache(tmp_path / "bin/cache_admin", ANSWER)
     run = bench.run("run_train_nfs_cache.sh", "GPU", 1, "0", bench.data, PATH=f"{tmp_path / 'bin'}:/usr/bin:/bin")
     assert run.returncode == 0, run.stderr
