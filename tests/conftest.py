@@ -1,4 +1,5 @@
 """What the tests share: a device, a cache of their own, images, and data that a user need not have."""
+import contextlib
 import os
 import random
 import re
@@ -38,11 +39,20 @@ LONG_FILES = ("test_distributed.py", "test_killed.py", "test_readme.py", "test_t
               "test_cpu_kernels_build.py", "test_nfs_cache.py", "test_cpu_kernels.py", "test_train.py",
               "test_modelarts_jobs.py", "test_distillation.py", "test_infer.py", "test_launchers.py")
 
+FEW_BLOCKS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 1, 2), (6, 96, 1, 2), (6, 320, 1, 2))  # as INVERTED_RESIDUALS
+
 Images = Callable[..., Path]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, the rest as collected."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="run the tests of each file in a random order")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Long files first, the rest as collected; within a file in a random order, if wanted."""
+    if (seed := config.getoption("shuffle")) is not None:
+        random.Random(seed).shuffle(items)
+        items.sort(key=lambda item: item.path)
     rank = {name: place for place, name in enumerate(LONG_FILES)}
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
@@ -114,6 +124,17 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def torch_names(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Stand-ins for PyTorch's classes, to write files as `torch.save` does."""
     return stand_in_torch(monkeypatch)
+
+
+@contextlib.contextmanager
+def few_blocks() -> Iterator[None]:
+    """Networks that this process makes meanwhile have 6 blocks, not 17, with and without shortcut.
+
+    Most of the time of a small run goes into compiling the network and into saving each of its parameters.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("src.mobilenetV2.INVERTED_RESIDUALS", FEW_BLOCKS)
+        yield
 
 
 def config_for(*argv: object) -> Config:

@@ -41,7 +41,7 @@ def test_a_bug_is_not_hidden() -> None:
     assert "ZeroDivisionError" in run.stderr
 
 
-def test_nobody_reads_the_output() -> None:
+def test_output_that_nobody_reads_is_no_traceback() -> None:
     """As after `| head -1`, without its luck of who is first."""
     read_end, write_end = os.pipe()
     os.close(read_end)

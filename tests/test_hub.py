@@ -75,14 +75,14 @@ def test_weights_of_another_project(checkpoint: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(run(network), run(hub.create_network("mobilenetv2", pretrain_ckpt=checkpoint)))
 
 
-def test_without_the_top(checkpoint: Path) -> None:
+def test_without_the_top_it_is_the_backbone(checkpoint: Path) -> None:
     backbone = hub.create_network("mobilenetv2", include_top=False, pretrain_ckpt=checkpoint)
     assert run(backbone).shape == (2, backbone.out_channels, 1, 1)
     whole = hub.create_network("mobilenetv2", pretrain_ckpt=checkpoint)
     np.testing.assert_array_equal(run(backbone), run(whole.backbone))
 
 
-def test_other_classes(checkpoint: Path) -> None:
+def test_other_classes_need_filter_head(checkpoint: Path) -> None:
     with pytest.raises(UserError, match="another number of classes"):
         hub.create_network("mobilenetv2", num_classes=3, pretrain_ckpt=checkpoint)
     network = hub.create_network("mobilenetv2", 3, pretrain_ckpt=checkpoint, filter_head=True)
@@ -94,7 +94,7 @@ def test_defaults_are_the_papers() -> None:
     assert sum(parameter.size for parameter in network.trainable_params()) == 3_504_872
 
 
-def test_unknown_names_and_arguments() -> None:
+def test_unknown_names_and_arguments_are_refused() -> None:
     with pytest.raises(NotImplementedError, match="resnet50 is not a network of this repository"):
         hub.create_network("resnet50")
     with pytest.raises(TypeError):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from src.lr_generator import get_lr, run_lr
 
 
-def test_end_points() -> None:
+def test_it_begins_peaks_and_ends_where_it_was_told_to() -> None:
     lr = get_lr(0.01, 0.4, 0.002, warmup_epochs=4, total_epochs=20, steps_per_epoch=10)
     assert lr.dtype == np.float32
     assert len(lr) == 200

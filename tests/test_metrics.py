@@ -64,6 +64,6 @@ def test_the_surest_mistakes_are_remembered() -> None:
     np.testing.assert_allclose(mistakes["probability"], probabilities[mistakes["position"]].max(axis=1), rtol=1e-5)
 
 
-def test_result_line() -> None:
+def test_a_result_is_printed_in_the_published_form() -> None:
     result = EvalResult(35988, 45000, 50000, 1.0, np.zeros((2, 2)))
     assert str(result) == "{'acc': 0.71976, 'top5': 0.9, 'images': 50000}"

@@ -59,7 +59,7 @@ def test_parameters_and_multiply_adds_by_width(width: float, millions: float, mm
 
 
 @pytest.mark.usefixtures("eager")
-def test_multiply_adds_by_size() -> None:
+def test_multiply_adds_by_size_are_the_published_ones() -> None:
     network = MobileNetV2(1000)
     assert [round(multiply_adds(network, size) / 1e6) for size, _ in BY_SIZE] == [mmacs for _, mmacs in BY_SIZE]
 
@@ -90,7 +90,7 @@ def test_blocks_are_table_2() -> None:
 
 @pytest.mark.parametrize(("channels", "rounded"), [(1, 8), (11.2, 16), (32, 32), (33.6, 32), (35.5, 32), (35.9, 40),
                                                    (42, 40), (44.8, 48), (22.4, 24), (12, 16), (1792, 1792)])
-def test_make_divisible(channels: float, rounded: int) -> None:
+def test_channels_are_rounded_to_a_multiple_of_8(channels: float, rounded: int) -> None:
     assert make_divisible(channels) == rounded
     assert make_divisible(channels) >= 0.9 * channels
 

@@ -64,7 +64,7 @@ def test_missing_extra_short_and_impossible_results_are_listed(results: Results)
     assert "1 have a label beyond the 8 classes of the results: cat.1/new.jpg" in refusal(results)
 
 
-def test_no_results_at_all(results: Results, tmp_path: Path) -> None:
+def test_a_folder_without_results_is_refused(results: Results, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "10 have no result: " in refusal((tmp_path / "empty", results[1]))
     assert "no such folder" in refusal((tmp_path / "none", results[1]))
@@ -75,7 +75,7 @@ def test_no_results_at_all(results: Results, tmp_path: Path) -> None:
     ("cat/a.jpg:1\ncat/b.jpg:two\n", "line 2: expected"), ("a.jpg:1\na.jpg:1\n", "line 2: a.jpg is labelled a second"),
     (":3\n", "line 1: expected"), ("a.jpg:-1\n", "line 1: expected"),
 ])
-def test_wrong_label_files(text: str, says: str, results: Results) -> None:
+def test_wrong_label_files_are_refused(text: str, says: str, results: Results) -> None:
     results[1].write_text(text)
     assert says in refusal(results)
 

@@ -71,14 +71,14 @@ def one_line(read: Callable[[], object], error: type[Exception] = UserError) -> 
        | st.sampled_from([b"a: 2001-99-99", b"a: !!int x", b"a: !!python/object:os.system x", b"a: *b", b"? [a]\n: 1",
                           b"seed: !!bool perhaps", b"seed: !!timestamp x", b"seed: !!int ''", b"report: \"a\\0b\"",
                           b"report: \"\\ud800\"", b"seed: 1e400", b"seed: " + b"9" * 5000]))
-def test_any_configuration_file(content: bytes) -> None:
+def test_any_configuration_file_is_read_or_refused_in_one_line(content: bytes) -> None:
     with file_of(content, ".yaml") as path:
         one_line(lambda: get_config(["--config_path", str(path)]))
 
 
 @QUICK
 @given(st.dictionaries(st.sampled_from(KEYS), JSON, max_size=4))
-def test_any_value_of_any_key(values: dict[str, object]) -> None:
+def test_any_value_of_any_key_is_taken_or_refused_in_one_line(values: dict[str, object]) -> None:
     with file_of(json.dumps(values).encode(), ".yaml") as path:
         if one_line(lambda: get_config(["--config_path", str(path)])):
             config = get_config(["--config_path", str(path)])
@@ -88,7 +88,7 @@ def test_any_value_of_any_key(values: dict[str, object]) -> None:
 
 @QUICK
 @given(st.lists(st.text(max_size=12) | st.sampled_from([f"--{key}" for key in KEYS]), max_size=4))
-def test_any_command_line(arguments: list[str]) -> None:
+def test_any_command_line_is_read_or_refused_in_one_line(arguments: list[str]) -> None:
     if not {"-h", "--help"} & set(arguments):
         one_line(lambda: get_config(arguments))
 
@@ -96,7 +96,7 @@ def test_any_command_line(arguments: list[str]) -> None:
 @QUICK
 @given(JSON.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=100)
        | st.sampled_from([20, 5000]).map(lambda depth: b"[" * depth))
-def test_any_rank_table(content: bytes) -> None:
+def test_any_rank_table_is_read_or_refused_in_one_line(content: bytes) -> None:
     with file_of(content, ".json") as path:
         one_line(lambda: check_rank_table(path, [0, 1]), RankTableError)
 
@@ -115,7 +115,7 @@ def test_any_part_of_a_rank_table(outer: str, outer_value: object, inner: str, i
 @QUICK
 @given(st.binary(max_size=200) | st.text(alphabet="a/:. 019-\n\\", max_size=60).map(str.encode)
        | st.just(b"a.jpg:" + b"9" * 5000))
-def test_any_label_file(content: bytes) -> None:
+def test_any_label_file_is_read_or_refused_in_one_line(content: bytes) -> None:
     with file_of(content, ".txt") as path:
         one_line(lambda: read_labels(path))
 

@@ -96,7 +96,7 @@ def test_best_is_the_first_epoch_with_the_highest_score(scratch: tuple[Path, sub
     assert [row["top1"] for row in read(folder, "last").training.history] == scores
 
 
-def test_curves(scratch: tuple[Path, subprocess.CompletedProcess]) -> None:
+def test_the_table_of_curves_has_the_losses_of_the_log(scratch: tuple[Path, subprocess.CompletedProcess]) -> None:
     folder, run = scratch
     with (folder / "curves.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -267,14 +267,14 @@ def refusal(*argv: object) -> str:
     return text
 
 
-def test_no_images(tmp_path: Path, images: Images) -> None:
+def test_without_images_it_is_refused(tmp_path: Path, images: Images) -> None:
     assert refusal("--dataset_path", tmp_path / "none").startswith(f"{tmp_path / 'none'}: no such folder")
     (tmp_path / "hollow" / "train" / "cat").mkdir(parents=True)
     assert refusal("--dataset_path", tmp_path / "hollow").startswith(f"{tmp_path}/hollow/train: no images here")
     assert "--dataset_path" in refusal()
 
 
-def test_wrong_number_of_classes(photos: Path) -> None:
+def test_a_wrong_number_of_classes_is_refused(photos: Path) -> None:
     text = refusal("--dataset_path", photos, "--num_classes", 5)
     assert "num_classes is 5" in text
     assert "has 3 classes" in text
@@ -288,12 +288,13 @@ def test_validation_classes_that_differ_are_named(images: Images) -> None:
     assert "does not know dgo" in text
 
 
-def test_frozen_backbone_without_a_checkpoint(photos: Path) -> None:
+def test_a_frozen_backbone_without_a_checkpoint_is_refused(photos: Path) -> None:
     assert "--pretrain_ckpt" in refusal("--dataset_path", photos, "--freeze_layer", "backbone")
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "truncated", "text", "unrelated"])
-def test_checkpoints_that_will_not_do(kind: str, photos: Path, scratch: tuple[Path, Any], tmp_path: Path) -> None:
+def test_checkpoints_that_will_not_do_are_refused(kind: str, photos: Path, scratch: tuple[Path, Any],
+                                                  tmp_path: Path) -> None:
     path = tmp_path / "k.ckpt"
     content = (scratch[0] / "best.ckpt").read_bytes()
     if kind == "unrelated":
@@ -324,7 +325,7 @@ def test_an_unreadable_image_is_named(images: Images, scratch: tuple[Path, Any],
                                 "backbone", "--save_checkpoint_path", tmp_path / "out")
 
 
-def test_half_precision_on_cpu(photos: Path) -> None:
+def test_half_precision_on_cpu_is_refused(photos: Path) -> None:
     assert "amp_level O2" in refusal("--dataset_path", photos, "--amp_level", "O2")
 
 

@@ -80,7 +80,7 @@ def test_mis_shaped_are_listed_with_both_shapes(network: nn.Cell) -> None:
     assert "filter_head" not in text
 
 
-def test_an_unrelated_checkpoint(network: nn.Cell) -> None:
+def test_an_unrelated_checkpoint_is_refused(network: nn.Cell) -> None:
     text = refusal(network, {"conv1.weight": Tensor(np.zeros(3, np.float32))})
     assert "missing backbone." in text
     assert "unexpected conv1.weight" in text

@@ -40,7 +40,7 @@ def fault_of(path: Path) -> str:
 
 # ---- round trip
 
-def test_round_trip(saved: Path) -> None:
+def test_what_was_written_is_read(saved: Path) -> None:
     checkpoint = read_checkpoint(saved)
     assert set(checkpoint.network) == set(NETWORK)
     assert set(checkpoint.state) == set(STATE)
@@ -72,7 +72,7 @@ def test_without_json_nothing_is_known_but_the_weights(saved: Path) -> None:
 
 # ---- faults
 
-def test_missing(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     assert fault_of(tmp_path / "none.ckpt").endswith("none.ckpt: no such checkpoint")
 
 
@@ -81,7 +81,7 @@ def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("with_json", [True, False])
-def test_empty(saved: Path, with_json: bool) -> None:
+def test_an_empty_file_is_refused(saved: Path, with_json: bool) -> None:
     saved.write_bytes(b"")
     if not with_json:
         saved.with_suffix(".json").unlink()
@@ -89,7 +89,7 @@ def test_empty(saved: Path, with_json: bool) -> None:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_truncated_anywhere(saved: Path, share: float) -> None:
+def test_a_file_cut_anywhere_is_refused(saved: Path, share: float) -> None:
     content = saved.read_bytes()
     saved.write_bytes(content[:int(share * len(content))])
     assert "is damaged" in fault_of(saved)
@@ -105,7 +105,7 @@ def test_truncated_at_a_parameter_is_seen(saved: Path, tmp_path: Path) -> None:
     assert "is damaged" in fault_of(saved)
 
 
-def test_one_flipped_bit(saved: Path) -> None:
+def test_one_flipped_bit_is_seen(saved: Path) -> None:
     content = bytearray(saved.read_bytes())
     content[len(content) // 2] ^= 1
     saved.write_bytes(content)
@@ -121,7 +121,7 @@ def test_something_else_under_that_name(content: bytes, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("text", "says"), [("{not json", "not a JSON file, or a damaged one"),
                                             ("[1]", "not the description of a checkpoint")])
-def test_a_broken_json(saved: Path, text: str, says: str) -> None:
+def test_a_broken_json_is_refused(saved: Path, text: str, says: str) -> None:
     saved.with_suffix(".json").write_text(text)
     assert says in fault_of(saved)
 

@@ -35,7 +35,7 @@ def test_hidden_empty_and_other_entries_never_count(images: Images) -> None:
     assert folder.files == ("cat/000.jpg", "cat/001.jpg", "dog/000.jpg")
 
 
-def test_endings_in_any_case(images: Images) -> None:
+def test_endings_count_in_any_case(images: Images) -> None:
     root = images({"cat": 1, "dog": 1})
     (root / "cat" / "000.jpg").rename(root / "cat" / "A.JPG")
     (root / "dog" / "000.jpg").rename(root / "dog" / "photo.of.dog.JpEg")
@@ -87,13 +87,13 @@ def test_a_plain_folder_of_classes_has_no_validation(images: Images) -> None:
     assert eval_root(str(root)) == root
 
 
-def test_named_validation_images(images: Images) -> None:
+def test_named_validation_images_go_before_those_beside(images: Images) -> None:
     root, other = images({"train/cat": 1, "val/cat": 1}), images({"val/cat": 1}, name="other")
     assert validation_root(str(root), str(other)) == other / "val"
     assert validation_root(str(root), str(other / "val")) == other / "val"
 
 
-def test_the_ancestors_validation_folder(images: Images) -> None:
+def test_the_ancestors_validation_folder_is_found(images: Images) -> None:
     root = images({"train/cat": 1, "validation_preprocess/cat": 1})
     assert eval_root(str(root)) == root / "validation_preprocess"
 
@@ -104,7 +104,7 @@ def test_scoring_a_root_without_val_is_an_error(images: Images) -> None:
         eval_root(str(root))
 
 
-def test_no_path_at_all() -> None:
+def test_without_a_path_it_is_refused() -> None:
     for where in (train_root, eval_root):
         with pytest.raises(UserError, match="--dataset_path"):
             where("")

@@ -5,8 +5,8 @@
 Prints how often it was killed and whether every parameter came out bit-identical to the uninterrupted run.
 """
 import argparse
+import multiprocessing
 import random
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -19,10 +19,15 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from conftest import make_images  # noqa: E402 - needs the path
 
 from src.checkpoint.file import read_checkpoint  # noqa: E402
+from tests.support import dying_train  # noqa: E402
 
 STEPS_PER_EPOCH = 4
 STEPS_OF_A_LIFE = 4  # at most, before it is killed
 RENAMES_OF_A_STEP = 4  # a checkpoint and its JSON, twice
+
+# Each is a fork of one that has imported everything and computed nothing.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([dying_train.__name__])
 
 
 def run_with_kills(folder: Path, kills: int, seed: int) -> tuple[int, list[str]]:
@@ -61,18 +66,21 @@ def live(checkpoints: Path, options: list[object], steps: int | None, renames: i
 
     The kill comes while the process goes on: with its next step, its saving, or its validation.
     """
-    command = [sys.executable, ROOT / "tests" / "support" / "dying_train.py", renames, *options,
-               "--save_checkpoint_path", checkpoints]
     checkpoints.parent.mkdir(exist_ok=True)
-    with subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                          text=True) as process:
-        for line in process.stdout or ():
+    argv = [str(part) for part in (renames, *options, "--save_checkpoint_path", checkpoints)]
+    log, end_of_process = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=dying_train.main_with_log, args=(end_of_process, argv))
+    process.start()
+    end_of_process.close()
+    with log, open(log.fileno(), encoding="utf-8", closefd=False) as lines:
+        for line in lines:
             steps = steps - 1 if steps is not None and line.startswith("epoch: [") else steps
             if steps == 0:
                 process.kill()
-    if process.returncode not in {0, -9}:
-        raise AssertionError(f"training ended with status {process.returncode}")
-    return process.returncode
+    process.join()
+    if process.exitcode not in {0, -9}:
+        raise AssertionError(f"training ended with status {process.exitcode}")
+    return process.exitcode
 
 
 def main() -> None:

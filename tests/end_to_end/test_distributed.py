@@ -1,11 +1,14 @@
 """Several real processes on CPU. Starting them takes MindSpore some ten seconds, so each start serves many tests."""
-import json
+import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -116,104 +119,137 @@ EPOCHS = 20
 STEPS_PER_EPOCH = 3  # 25 images: 12 for each rank, in batches of 4
 
 
-class KilledRun:
-    """Training on two ranks through the launcher, one of them killed in the second epoch."""
+class Ranks:
+    """Training on two ranks through the launcher: killed in an epoch, stopped, and trained to the end."""
 
     def __init__(self, folder: Path) -> None:
         self.bench = Bench(folder, stubs=())
         counts = {"train/blue": 13, "train/red": 12, "val/blue": 4, "val/red": 3}
         self.photos = make_images(folder / "photos", counts)
         (self.bench.folder / "tiny.yaml").write_text(TINY)
-        self.log = self.bench.folder / "train.log"
-        launcher = self.start()
+        self.log, self.checkpoints = self.bench.folder / "train.log", self.bench.folder / "checkpoint"
+
+    @contextlib.contextmanager
+    def started(self, seen: str) -> Iterator[subprocess.Popen]:
+        """The command, as soon as its log has a text."""
+        launcher = self.bench.start("run_train.sh", "CPU", "tiny.yaml", self.photos, WORKER_NUM="2")
         try:
-            wait_for(lambda: launcher.poll() is not None or "epoch: [  2/" in self.text(), "the third epoch")
-            processes = processes_with(BENCH_VARIABLE, str(self.bench.calls_file))
-            victim, = (pid for pid, environment in processes.items()
-                       if (environment.get("RANK_ID"), environment.get("MS_ROLE")) == ("1", "MS_WORKER")
-                       and Path(f"/proc/{pid}/cmdline").read_text().split("\0")[1].endswith("train.py"))
-            os.kill(victim, signal.SIGKILL)
-            self.out, self.err = launcher.communicate(timeout=60)
-            self.status = launcher.returncode
-            self.left = processes_with(BENCH_VARIABLE, str(self.bench.calls_file))
+            wait_for(lambda: launcher.poll() is not None or seen in self.text(), seen)
+            yield launcher
         finally:
             launcher.kill()
-            end_leftovers(BENCH_VARIABLE, str(self.bench.calls_file))
+            self.end_leftovers()
 
-    def start(self) -> subprocess.Popen:
-        """The command itself."""
-        return self.bench.start("run_train.sh", "CPU", "tiny.yaml", self.photos, WORKER_NUM="2")
+    def finish(self, *options: str) -> None:
+        """The command to its end."""
+        run = self.bench.run("run_train.sh", "CPU", "tiny.yaml", self.photos, *options, WORKER_NUM="2")
+        assert run.returncode == 0, run.stderr
 
     def text(self) -> str:
         """The log so far."""
         return self.log.read_text() if self.log.exists() else ""
 
+    def processes(self) -> dict[int, dict[str, str]]:
+        """The environments of those that live."""
+        return processes_with(BENCH_VARIABLE, str(self.bench.calls_file))
+
+    def end_leftovers(self) -> None:
+        end_leftovers(BENCH_VARIABLE, str(self.bench.calls_file))
+
+
+class Ended(NamedTuple):
+    """What a command left that did not get to its end."""
+
+    status: int
+    out: str
+    err: str
+    processes: dict[int, dict[str, str]]
+    logs: tuple[str, str]  # of both ranks
+    checkpoints: Path  # a copy, for the command goes on
+
+
+def ended(ranks: Ranks, launcher: subprocess.Popen, copy: str) -> Ended:
+    """Wait for the end of a command."""
+    out, err = launcher.communicate(timeout=100)
+    checkpoints = shutil.copytree(ranks.checkpoints, ranks.bench.folder / copy)
+    other = (ranks.bench.folder / "train/rank1/log1.log").read_text()
+    return Ended(launcher.returncode, out, err, ranks.processes(), (ranks.text(), other), checkpoints)
+
 
 @pytest.fixture(scope="module")
-def killed_run(tmp_path_factory: pytest.TempPathFactory) -> KilledRun:
-    return KilledRun(tmp_path_factory.mktemp("killed"))
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
+    return Ranks(tmp_path_factory.mktemp("killed"))
 
 
-def test_a_killed_rank_ends_the_run_and_is_named(killed_run: KilledRun) -> None:
-    assert killed_run.status == 137
-    assert "rank 1 ended with status 137 (signal KILL)" in killed_run.err
-    assert killed_run.left == {}
+@pytest.fixture(scope="module")
+def killed(ranks: Ranks) -> Ended:
+    """One of two ranks was killed in the third epoch."""
+    with ranks.started("epoch: [  2/") as launcher:
+        victim, = (pid for pid, environment in ranks.processes().items()
+                   if (environment.get("RANK_ID"), environment.get("MS_ROLE")) == ("1", "MS_WORKER")
+                   and Path(f"/proc/{pid}/cmdline").read_text().split("\0")[1].endswith("train.py"))
+        os.kill(victim, signal.SIGKILL)
+        return ended(ranks, launcher, "killed")
 
 
-def test_only_the_first_rank_writes(killed_run: KilledRun) -> None:
-    other = (killed_run.bench.folder / "train/rank1/log1.log").read_text()
-    assert killed_run.text().count("result:") >= 2
+@pytest.fixture(scope="module")
+def stopped(ranks: Ranks, killed: Ended) -> Ended:
+    """The same command went on after the kill, and was told to stop."""
+    epoch = read_checkpoint(killed.checkpoints / "last.ckpt").training.step // STEPS_PER_EPOCH
+    with ranks.started(f"epoch: [{epoch + 1:3d}/") as launcher:
+        launcher.send_signal(signal.SIGTERM)
+        return ended(ranks, launcher, "stopped")
+
+
+def test_a_killed_rank_ends_the_run_and_is_named(killed: Ended) -> None:
+    assert killed.status == 137
+    assert "rank 1 ended with status 137 (signal KILL)" in killed.err
+    assert killed.processes == {}
+
+
+def test_only_the_first_rank_writes(killed: Ended) -> None:
+    first, other = killed.logs
+    assert first.count("result:") >= 2
     assert "result:" not in other
     assert "rank 1: epoch time:" in other
-    assert re.search("^epoch time:", killed_run.text(), re.MULTILINE)
-    assert re.search(rf"step:\[ +2/ +{STEPS_PER_EPOCH}\]", killed_run.text())
+    assert re.search("^epoch time:", first, re.MULTILINE)
+    assert re.search(rf"step:\[ +2/ +{STEPS_PER_EPOCH}\]", first)
 
 
-def test_a_killed_rank_leaves_no_broken_checkpoint(killed_run: KilledRun) -> None:
-    files = sorted((killed_run.bench.folder / "checkpoint").glob("*.ckpt"))
+def test_a_killed_rank_leaves_no_broken_checkpoint(killed: Ended) -> None:
+    files = sorted(killed.checkpoints.glob("*.ckpt"))
     assert {"best.ckpt", "last.ckpt"} <= {file.name for file in files}
     for file in files:
         assert len(read_checkpoint(file).network) > 100
 
 
-def test_evaluation_is_the_same_on_one_two_and_three_ranks(killed_run: KilledRun) -> None:
-    scores = []
-    for workers in "1", "2", "3":
-        run = killed_run.bench.run("run_eval.sh", "CPU", killed_run.photos, "checkpoint/best.ckpt", "--batch_size", 2,
-                                   WORKER_NUM=workers)
+def test_evaluation_is_the_same_on_one_two_and_three_ranks(ranks: Ranks, killed: Ended) -> None:
+    """On two: in training."""
+    best = killed.checkpoints / "best.ckpt"
+    expected = {"acc": read_checkpoint(best).training.metrics["top1"], "top5": 1.0, "images": 7}
+    for workers in "1", "3":
+        run = ranks.bench.run("run_eval.sh", "CPU", ranks.photos, best, "--batch_size", 2, WORKER_NUM=workers)
         assert run.returncode == 0, run.stderr
-        scores.append(re.findall(r"result: (\{.*\}) ckpt=", run.stdout))
-    about = json.loads((killed_run.bench.folder / "checkpoint/best.json").read_text())
-    assert scores == [[str({"acc": about["metrics"]["top1"], "top5": 1.0, "images": 7})]] * 3
+        assert re.findall(r"result: (\{.*\}) ckpt=", run.stdout) == [str(expected)]
 
 
-def test_the_same_command_goes_on_and_can_be_stopped(killed_run: KilledRun) -> None:
-    """After the tests that look at what the kill left. Told to stop, all ranks save together and end."""
-    before = read_checkpoint(killed_run.bench.folder / "checkpoint/last.ckpt").training.step
-    launcher = killed_run.start()
-    try:
-        wait_for(lambda: launcher.poll() is not None or f"epoch: [{before // STEPS_PER_EPOCH + 1:3d}/"
-                 in killed_run.text(), "an epoch")
-        launcher.send_signal(signal.SIGTERM)
-        out, err = launcher.communicate(timeout=100)
-        assert launcher.returncode == 143, err
-        assert processes_with(BENCH_VARIABLE, str(killed_run.bench.calls_file)) == {}
-    finally:
-        launcher.kill()
-        end_leftovers(BENCH_VARIABLE, str(killed_run.bench.calls_file))
-    assert "train.log is now train-earlier-" in out
-    assert f"{before} of {EPOCHS * STEPS_PER_EPOCH} steps done" in killed_run.text()
-    assert read_checkpoint(killed_run.bench.folder / "checkpoint/last.ckpt").training.step > before
-    assert "Stopped after" in (killed_run.bench.folder / "checkpoint/report.html").read_text()
+def test_the_same_command_goes_on_and_can_be_stopped(killed: Ended, stopped: Ended) -> None:
+    """Told to stop, all ranks save together and end."""
+    before = read_checkpoint(killed.checkpoints / "last.ckpt").training.step
+    assert stopped.status == 143, stopped.err
+    assert stopped.processes == {}
+    assert "train.log is now train-earlier-" in stopped.out
+    assert f"{before} of {EPOCHS * STEPS_PER_EPOCH} steps done" in stopped.logs[0]
+    assert read_checkpoint(stopped.checkpoints / "last.ckpt").training.step > before
+    assert "Stopped after" in (stopped.checkpoints / "report.html").read_text()
 
 
-def test_killed_and_stopped_it_ends_as_if_nothing_had_happened(killed_run: KilledRun) -> None:
-    """The last of the tests of this run: to the end of it, and the same uninterrupted, equal to the bit."""
+def test_killed_and_stopped_it_ends_as_if_nothing_had_happened(ranks: Ranks, stopped: Ended) -> None:
+    """To the end of it, and the same uninterrupted, equal to the bit."""
+    assert stopped.status == 143
     for options in (), ("--save_checkpoint_path", "whole"):
-        run = killed_run.bench.run("run_train.sh", "CPU", "tiny.yaml", killed_run.photos, *options, WORKER_NUM="2")
-        assert run.returncode == 0, run.stderr
-    found, whole = (read_checkpoint(killed_run.bench.folder / folder / "last.ckpt")
-                    for folder in ("checkpoint", "whole"))
+        ranks.finish(*options)
+    found, whole = (read_checkpoint(ranks.bench.folder / name / "last.ckpt") for name in ("checkpoint", "whole"))
     assert found.training.step == EPOCHS * STEPS_PER_EPOCH
     assert found.training.history == whole.training.history
     for part in "network", "state":
@@ -238,7 +274,7 @@ def namespaces(*names: str) -> str | None:
     return None
 
 
-def test_two_machines(killed_run: KilledRun, tmp_path: Path) -> None:
+def test_two_machines_score_together(ranks: Ranks, killed: Ended, tmp_path: Path) -> None:
     names = f"a{os.getpid()}", f"b{os.getpid()}"
     try:
         if reason := namespaces(*names):
@@ -247,11 +283,11 @@ def test_two_machines(killed_run: KilledRun, tmp_path: Path) -> None:
         for rank, name in enumerate(names):
             folder = tmp_path / name
             folder.mkdir()
-            environment = {**killed_run.bench.env, "NODE_NUM": "2", "NODE_RANK": str(rank), "MASTER_ADDR": "10.77.0.1",
+            environment = {**ranks.bench.env, "NODE_NUM": "2", "NODE_RANK": str(rank), "MASTER_ADDR": "10.77.0.1",
                            "MASTER_PORT": "18200"}
             launchers.append(subprocess.Popen(
-                ["ip", "netns", "exec", name, "bash", ROOT / "scripts/run_eval.sh", "CPU", killed_run.photos,
-                 killed_run.bench.folder / "checkpoint/best.ckpt"],
+                ["ip", "netns", "exec", name, "bash", ROOT / "scripts/run_eval.sh", "CPU", ranks.photos,
+                 killed.checkpoints / "best.ckpt"],
                 cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
         results = [launcher.communicate(timeout=300) for launcher in launchers]
         assert [launcher.returncode for launcher in launchers] == [0, 0], results
@@ -259,6 +295,6 @@ def test_two_machines(killed_run: KilledRun, tmp_path: Path) -> None:
         assert "result:" not in results[1][0]
         assert (tmp_path / names[1] / "eval/rank1/log1.log").read_text()
     finally:
-        end_leftovers(BENCH_VARIABLE, str(killed_run.bench.calls_file))
+        ranks.end_leftovers()
         for name in names:
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)

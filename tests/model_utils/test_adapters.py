@@ -37,8 +37,9 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
      ProcessEnvironment(5, 1, 2, 1, "")),
     ({"DEVICE_ID": "", "ASCEND_DEVICE_ID": "0"}, True, ProcessEnvironment(0, 0, 1, 1, "")),
 ])
-def test_process_environment(variables: dict[str, str], modelarts: bool, process: ProcessEnvironment,
-                             monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rank_and_size_come_from_the_launchers_variables(variables: dict[str, str], modelarts: bool,
+                                                         process: ProcessEnvironment,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert find_process_environment(modelarts) == process
@@ -66,7 +67,7 @@ def test_the_card_that_is_asked_of_mindspore(variables: dict[str, str], device: 
 @pytest.mark.parametrize(("rank", "size", "machines", "first", "on_first"), [
     (0, 1, 1, True, True), (0, 8, 1, True, True), (7, 8, 1, False, True), (8, 16, 2, True, False),
     (9, 16, 2, False, False), (1, 2, 2, True, False)])
-def test_first_on_a_machine(rank: int, size: int, machines: int, first: bool, on_first: bool) -> None:
+def test_each_machine_has_one_first_process(rank: int, size: int, machines: int, first: bool, on_first: bool) -> None:
     process = ProcessEnvironment(None, rank, size, machines, "")
     assert (process.is_first_on_machine, process.is_on_first_machine) == (first, on_first)
 
@@ -90,7 +91,7 @@ def test_rank_table_in_a_folder_is_awaited(tmp_path: Path, monkeypatch: pytest.M
 
 # ---- the storage
 
-def test_schemes() -> None:
+def test_remote_urls_are_known_by_their_scheme() -> None:
     assert [is_remote(url) for url in ("obs://b/x", "S3://b/x", "/cache/x", "x", "file:///x", "")] == [
         True, True, False, False, False, False]
 

@@ -182,7 +182,7 @@ def test_a_switch_may_stand_alone() -> None:
     assert get_config(["--filter_head", "--epoch_size", "2"]).filter_head is True
 
 
-def test_numbers(yaml_file: Write) -> None:
+def test_numbers_are_read_as_yaml_and_python_write_them(yaml_file: Write) -> None:
     assert get_config(["--warmup_epochs", "0.5"]).warmup_epochs == 0.5
     assert get_config(["--warmup_epochs", "2"]).warmup_epochs == 2.0
     assert get_config(["--weight_decay", "4e-5"]).weight_decay == 4e-5
@@ -203,7 +203,7 @@ def test_choices_take_any_case() -> None:
 
 
 @pytest.mark.parametrize(("alias", "key"), sorted(ALIASES.items()))
-def test_other_names(alias: str, key: str, yaml_file: Write) -> None:
+def test_an_alias_sets_its_key(alias: str, key: str, yaml_file: Write) -> None:
     value = {"distribute": True, "platform": "CPU", "image_size": 96, "aug_repeats": 2, "grad_clip_norm": 0.5,
              "grad_accum_steps": 4}.get(key, "k.ckpt")
     assert getattr(get_config([f"--{alias}", str(value)]), key) == value
@@ -255,7 +255,7 @@ def test_abbreviations_are_unknown() -> None:
 
 @pytest.mark.parametrize(("argument", "says"), [("distribute=True", "did you mean --distribute=True?"),
                                                 ("stray", "'stray' is not an option")])
-def test_arguments_without_dashes(argument: str, says: str) -> None:
+def test_an_argument_without_dashes_is_refused(argument: str, says: str) -> None:
     assert says in refusal(argument)
 
 
@@ -268,14 +268,14 @@ def test_unknown_key_in_a_file(yaml_file: Write) -> None:
     assert refusal("--config_path", path) == f"{path}, line 3: unknown key epochsize; did you mean epoch_size?"
 
 
-def test_contradicting_lines(yaml_file: Write) -> None:
+def test_lines_that_contradict_each_other_are_refused(yaml_file: Write) -> None:
     path = yaml_file("device_target: CPU\nplatform: GPU\n")
     assert refusal("--config_path", path) == (f"{path}, line 2: platform contradicts an earlier line; "
                                               "both mean platform")
     assert get_config(["--config_path", str(yaml_file("device_target: CPU\nplatform: cpu\n"))]).platform == "CPU"
 
 
-def test_contradicting_options() -> None:
+def test_options_that_contradict_each_other_are_refused() -> None:
     assert "--image_size is given 2 times" in refusal("--image_height=96", "--image_width=128")
     assert get_config(["--image_height=96", "--image_width=96"]).image_size == 96
 
@@ -284,7 +284,7 @@ def test_contradicting_options() -> None:
 
 @pytest.mark.parametrize(("text", "line"), [("a: [1\nb: 2\n", "2"), ("seed: 1\n  x: 2\n", "2"), ("seed: 'x\n", "2"),
                                             ("seed: 1\n\tx: 2\n", "2"), ("seed: @\n", "1")])
-def test_malformed_yaml(text: str, line: str, yaml_file: Write) -> None:
+def test_malformed_yaml_is_refused_with_its_line(text: str, line: str, yaml_file: Write) -> None:
     path = yaml_file(text)
     assert re.match(rf"{re.escape(str(path))}, line {line}: malformed YAML: .+", refusal("--config_path", path))
 
@@ -299,7 +299,7 @@ def test_yaml_that_calls_for_code_is_refused(yaml_file: Write) -> None:
     assert refusal("--config_path", path).startswith(f"{path}, line 1: malformed YAML")
 
 
-def test_missing_and_binary_files(tmp_path: Path) -> None:
+def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
     missing = tmp_path / "none.yaml"
     assert refusal("--config_path", missing).startswith(f"{missing}: cannot read this configuration file: No such file")
     assert "Is a directory" in refusal("--config_path", tmp_path)
@@ -309,7 +309,7 @@ def test_missing_and_binary_files(tmp_path: Path) -> None:
 
 # ---- the object
 
-def test_the_configuration_is_locked() -> None:
+def test_a_configuration_cannot_be_changed() -> None:
     config = get_config([])
     with pytest.raises(dataclasses.FrozenInstanceError, match="seed"):
         config.seed = 2

@@ -149,7 +149,7 @@ def test_published_weights_are_no_file_of_the_job(tmp_path: Path) -> None:
         _first_existing([tmp_path], "net.ckpt", "pretrain_ckpt")
 
 
-def test_checkpoint_url(platform: Platform) -> None:
+def test_checkpoint_url_is_a_file_or_a_folder_with_one(platform: Platform) -> None:
     bucket = platform.storage / "bucket/start"
     bucket.mkdir()
     (bucket / "best.ckpt").write_text("weights")
@@ -222,7 +222,7 @@ def test_upload_that_fails_for_good_keeps_the_output(platform: Platform) -> None
     assert (platform.machine / "train/checkpoint/made-by-0.ckpt").read_text() == "whole"
 
 
-def test_no_data(platform: Platform) -> None:
+def test_missing_data_is_refused(platform: Platform) -> None:
     run = platform.run(platform.program, *platform.options(data_url="obs://bucket/none", train_url=OUT))
     assert_one_clear_line(run, "obs://bucket/none: no such file or folder in the storage")
     (platform.storage / "bucket/empty").mkdir()
@@ -445,7 +445,7 @@ def test_bad_zips_are_one_line_and_the_log_is_uploaded(platform: Platform) -> No
     assert not list(platform.machine.rglob("*.jpg"))
 
 
-def test_which_zip(platform: Platform) -> None:
+def test_the_zip_file_must_be_clear(platform: Platform) -> None:
     for name in ("a", "b"):
         write_zip(platform.storage / f"bucket/zipped/{name}.zip")
     options = {"data_url": "obs://bucket/zipped", "train_url": OUT, "need_modelarts_dataset_unzip": True}
@@ -487,7 +487,7 @@ def test_full_output_disk_does_not_end_the_log_or_the_run(platform: Platform, sm
 
 # ---- MoXing
 
-def test_no_moxing(platform: Platform) -> None:
+def test_without_moxing_it_is_refused(platform: Platform) -> None:
     run = platform.run(platform.program, *platform.options(data_url=DATA, train_url=platform.folder / "out"),
                        PYTHONPATH=ROOT)
     assert_one_clear_line(run, "Huawei's MoXing, which only ModelArts' images have")

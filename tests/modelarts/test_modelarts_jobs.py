@@ -120,7 +120,7 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def test_two_processes(platform: Platform) -> None:
+def test_two_processes_download_and_upload_once(platform: Platform) -> None:
     """Started by msrun, as the boot command of a custom image does; its scheduler runs the boot file, too."""
     train = [str(ROOT / "train.py"), *platform.options(**TINY, data_url=DATA, train_url=OUT, distribute=True)]
     msrun = Path(sys.executable).parent / "msrun"

@@ -30,7 +30,7 @@ def test_curves_as_a_table_and_an_image(tmp_path: Path) -> None:
         assert len(image.convert("RGB").getcolors(1 << 20) or []) > 10
 
 
-def test_curves_without_validation(tmp_path: Path) -> None:
+def test_curves_are_drawn_without_validation(tmp_path: Path) -> None:
     history: History = [{"epoch": 1, "loss": 2.0, "lr": 0.1}]
     write_table(history, tmp_path / "curves.csv")
     draw_curves(history, tmp_path / "curves.png")
@@ -39,7 +39,7 @@ def test_curves_without_validation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 60])
-def test_confusion_matrix(classes: int, tmp_path: Path) -> None:
+def test_the_confusion_matrix_is_drawn(classes: int, tmp_path: Path) -> None:
     confusion = np.eye(classes, dtype=np.int64) * 3
     confusion[0, 1] = 2
     write_confusion(confusion, [f"class {i}" for i in range(classes)], tmp_path / "plots" / "confusion.png")

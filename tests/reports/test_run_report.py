@@ -15,7 +15,7 @@ from typing import Any
 import html5lib
 import numpy as np
 import pytest
-from conftest import config_for, make_images
+from conftest import config_for, few_blocks, make_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -111,6 +111,12 @@ class Run:
                 self.train(*self.options())
         assert stopped.value.code == 143
         return (self.folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_network() -> Iterator[None]:
+    with few_blocks():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +269,7 @@ def test_evaluation_writes_one_too(run: Run, tmp_path: Path, capsys: pytest.Capt
 @pytest.mark.parametrize(("given", "path"), [
     ("", None), ("False", None), ("True", "report.html"), ("true", "report.html"), ("/a/True", "/a/report.html"),
     ("mine.html", "mine.html"), ("/a/mine.html", "/a/mine.html")])
-def test_where_it_goes(given: str, path: str | None) -> None:
+def test_it_goes_where_the_option_says(given: str, path: str | None) -> None:
     assert report_path(config_for("--report", given)) == (Path(path) if path else None)
 
 

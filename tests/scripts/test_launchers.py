@@ -27,7 +27,7 @@ def msrun_options(argv: list[str]) -> tuple[dict[str, str], list[str]]:
     return dict(option.split("=", 1) for option in argv[:start]), argv[start + 1:]
 
 
-def test_ascend_with_msrun(bench: Bench) -> None:
+def test_on_ascend_msrun_starts_a_process_per_card(bench: Bench) -> None:
     run = bench.run("run_train.sh", "Ascend", "default_config.yaml", 8, CARDS8, "None", "../data set", "../net.ckpt",
                     "backbone", "True")
     assert run.returncode == 0, run.stderr
@@ -74,7 +74,7 @@ def test_one_card_needs_no_msrun(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("config", [(), (ROOT / "default_config_gpu.yaml",)])
-def test_gpu_with_msrun(bench: Bench, config: tuple) -> None:
+def test_on_gpu_msrun_starts_a_process_per_card(bench: Bench, config: tuple) -> None:
     run = bench.run("run_train.sh", "GPU", *config, 4, "0,1,2,3", bench.data, bench.ckpt, "none", "False",
                     "--epoch_size", 3)
     assert run.returncode == 0, run.stderr
@@ -89,7 +89,7 @@ def test_gpu_with_msrun(bench: Bench, config: tuple) -> None:
     assert (bench.folder / "train.log").samefile(bench.folder / "train/rank0/log0.log")
 
 
-def test_cpu(bench: Bench) -> None:
+def test_on_cpu_msrun_starts_several_processes_and_python_one(bench: Bench) -> None:
     assert bench.run("run_train.sh", "CPU", bench.data, bench.ckpt, "backbone", "true").returncode == 0
     assert bench.run("run_train.sh", "CPU", bench.data, WORKER_NUM="2").returncode == 0
     one, two = sorted(bench.calls, key=lambda call: call["name"], reverse=True)
@@ -103,7 +103,7 @@ def test_cpu(bench: Bench) -> None:
 
 @pytest.mark.parametrize("platform", ["Ascend", "GPU", "CPU"])
 @pytest.mark.parametrize("config", [(), (CONFIG,)])
-def test_evaluation(bench: Bench, platform: str, config: tuple) -> None:
+def test_evaluation_is_one_process_with_its_options(bench: Bench, platform: str, config: tuple) -> None:
     run = bench.run("run_eval.sh", platform, *config, "../data set", "../net.ckpt")
     assert run.returncode == 0, run.stderr
     call, = bench.calls
@@ -113,7 +113,7 @@ def test_evaluation(bench: Bench, platform: str, config: tuple) -> None:
     assert (bench.folder / "eval.log").read_text().startswith("stub")
 
 
-def test_several_machines(bench: Bench) -> None:
+def test_several_machines_get_their_ranks_and_one_master(bench: Bench) -> None:
     for node_rank in "0", "1":
         run = bench.run("run_train.sh", "Ascend", CONFIG, 8, CARDS8, "None", bench.data, NODE_NUM="2",
                         NODE_RANK=node_rank, MASTER_ADDR="10.0.0.1")
@@ -292,7 +292,7 @@ def test_signals_end_every_process(bench: Bench, number: int, status: int, worke
         end_leftovers("CALLS", str(bench.calls_file))
 
 
-def test_no_msrun_on_path(tmp_path: Path) -> None:
+def test_without_msrun_on_path_it_is_refused(tmp_path: Path) -> None:
     bench = Bench(tmp_path, stubs=("python",))
     bench.env["PATH"] = f"{tmp_path / 'bin'}:/usr/bin:/bin"
     run = bench.run("run_train.sh", "GPU", 2, "0,1", bench.data)
@@ -300,13 +300,13 @@ def test_no_msrun_on_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("script", ["run_train.sh", "run_eval.sh"])
-def test_help(bench: Bench, script: str) -> None:
+def test_help_tells_of_several_machines(bench: Bench, script: str) -> None:
     run = bench.run(script, "--help")
     assert run.returncode == 0
     assert "Several machines" in run.stdout
 
 
-def test_two_server_rank_table(bench: Bench) -> None:
+def test_a_rank_table_of_two_servers_gives_each_its_ranks(bench: Bench) -> None:
     one = json.loads(bench.rank_table(*range(8)).read_text())["server_list"][0]
     two = {**one, "server_id": "10.0.0.2",
            "device": [{**device, "rank_id": str(8 + rank)} for rank, device in enumerate(one["device"])]}

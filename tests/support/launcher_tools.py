@@ -12,6 +12,7 @@ from typing import Any
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 ROOT = SCRIPTS.parent
+PORTS = iter(range(20000 + os.getpid() % 5000, 32000))
 PATIENCE = 120  # seconds that a condition may take to come true
 
 # Records its call; checks of a rank table are the real thing. $BEHAVIOUR is Python to run afterwards.
@@ -86,8 +87,11 @@ def wait_for(condition: Callable[[], Any], what: str) -> Any:
 
 
 def free_port() -> int:
-    """A port that nobody listens on, below those of outgoing connections."""
-    for port in range(20000 + os.getpid() % 5000, 32000):
+    """A port that nobody listens on, below those of outgoing connections; another one each time.
+
+    So a server that is still ending is in nobody's way.
+    """
+    for port in PORTS:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)):
                 return port

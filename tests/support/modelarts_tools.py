@@ -30,8 +30,8 @@ def main(config):
     print("dataset_path", config.dataset_path, "pretrain_ckpt", config.pretrain_ckpt)
     print("kd_teacher", config.kd_teacher)
     if Path(config.dataset_path).is_dir():
-        print("pictures", *sorted(str(path.relative_to(config.dataset_path)) for path in
-                                  Path(config.dataset_path).rglob("*.jpg")))
+        print("images", *sorted(str(path.relative_to(config.dataset_path)) for path in
+                                Path(config.dataset_path).rglob("*.jpg")))
     print("earlier", *sorted(path.name for path in folder.iterdir()))
     (folder / f"made-by-{rank}.ckpt").write_text("whole")
     if config.seed == RAISE:

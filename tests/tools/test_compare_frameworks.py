@@ -65,7 +65,7 @@ def calls(folder: Path) -> list[list[str]]:
 
 # ---- the table
 
-def test_table(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_has_medians_and_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
     here, there = (Peer(name, name, Path()) for name in ("here", "there"))
     train, latency = Case("train", 1), Case("latency", 1)
     results = Results({(train, here): [10, 1000, 30.04], (train, there): [12, 10], (latency, here): [200]})
@@ -280,7 +280,7 @@ def test_short_steps_are_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # ---- the command
 
-def test_this_projects_side() -> None:
+def test_this_projects_side_is_measured() -> None:
     run = run_script("tools/compare_frameworks.py", "--peers", "", "--batch_size", 2, "--image_size", 32, "--rounds", 1,
                      "--steps", 1, "--seconds", 0, "--threads", 1)
     assert run.returncode == 0, run.stderr

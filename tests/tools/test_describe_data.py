@@ -51,7 +51,7 @@ def described(capsys: pytest.CaptureFixture[str], *options: object) -> str:
     return out
 
 
-def test_what_is_told(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_counts_sizes_and_copies_are_told(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = described(capsys, "--dataset_path", mixed)
     train, val, *rest = out.split("\n\n")
     assert train.splitlines() == [
@@ -84,7 +84,7 @@ def test_decoding_finds_what_headers_hide(mixed: Path, capsys: pytest.CaptureFix
     assert "bad          4 (every image was decoded)\n    dog/cut.jpg: cannot be read (" in out
 
 
-def test_one_folder_of_classes(images: Images, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_folder_of_classes_is_described(images: Images, capsys: pytest.CaptureFixture[str]) -> None:
     root = images({"cat": 3, "dog": 2})
     out = described(capsys, "--dataset_path", root)
     assert out.startswith(f"pictures: 5 images of 2 classes in {root}\n")
@@ -103,7 +103,7 @@ def test_many_classes_are_not_all_listed(tmp_path: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("classes", [5, 70])
-def test_the_image(tmp_path: Path, classes: int) -> None:
+def test_the_image_is_drawn(tmp_path: Path, classes: int) -> None:
     """Drawn for few and many classes, long names, signs that have a meaning to matplotlib, and bad images."""
     names = [f"{'$x_1$' if n % 3 else '蘋果'} {'and a long name ' * (n % 5)}{n}" for n in range(classes)]
     for part in ("train", "val"):
@@ -125,7 +125,7 @@ def test_long_names_keep_their_ends() -> None:
     assert len(short("x" * 99, 28)) == 28
 
 
-def test_nothing_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_that_cannot_be_read_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad/cat").mkdir(parents=True)
     (tmp_path / "bad/cat/a.jpg").touch()
     out = described(capsys, "--dataset_path", tmp_path / "bad", "--output", tmp_path / "bad.png")
@@ -134,7 +134,7 @@ def test_nothing_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert (tmp_path / "bad.png").stat().st_size > 1000
 
 
-def test_as_a_command(tmp_path: Path) -> None:
+def test_the_command_ends_in_one_line(tmp_path: Path) -> None:
     assert_one_clear_line(run_script("tools/describe_data.py", "--dataset_path", tmp_path / "none"), "no such folder")
     with pytest.raises(UserError, match="name the image with the ending .png"):
         main(["--dataset_path", str(tmp_path), "--output", "x.jpg"])

@@ -85,6 +85,6 @@ def test_a_failure_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     assert list(tmp_path.iterdir()) == []
 
 
-def test_as_a_command(tmp_path: Path) -> None:
+def test_the_command_ends_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert_one_clear_line(run_script("tools/make_digits.py", "--output", tmp_path / "file" / "digits"), "file/digits")

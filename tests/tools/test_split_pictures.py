@@ -96,8 +96,8 @@ def test_copies_of_an_image_stay_together(tmp_path: Path, capsys: pytest.Capture
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=8), min_size=1, max_size=4), st.integers(0, 3),
        st.sampled_from([0.01, 0.2, 0.5, 0.99]))
-def test_any_contents(tmp_path_factory: pytest.TempPathFactory, contents: list[list[int]], seed: int,
-                      share: float) -> None:
+def test_any_contents_are_split_whole(tmp_path_factory: pytest.TempPathFactory, contents: list[list[int]], seed: int,
+                                      share: float) -> None:
     root = tmp_path_factory.mktemp("photos")
     fill(root, {f"{label}/{n}.jpg": str(value) for label, values in enumerate(contents)
                 for n, value in enumerate(values)})
@@ -117,7 +117,7 @@ def test_any_contents(tmp_path_factory: pytest.TempPathFactory, contents: list[l
         (str(label), part) for label in range(len(contents)) for part in ("train", "val")}
 
 
-def test_the_same_command_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_same_command_again_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = numbered(tmp_path / "photos", {"a": 10, "b": 10})
     first = split(source, tmp_path / "out")
     times = {path: path.stat().st_ctime_ns for path in (tmp_path / "out").rglob("*")}
@@ -173,7 +173,7 @@ def test_a_failure_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
-def test_another_disk(tmp_path: Path, small_disk: Path) -> None:
+def test_another_disk_is_refused_for_links_and_for_room(tmp_path: Path, small_disk: Path) -> None:
     source = fill(tmp_path / "photos", {f"a/{n}.jpg": f"{n}" * 90_000 for n in range(12)})
     with pytest.raises(UserError, match=r"cannot be linked: .*; leave out --link"):
         split(source, small_disk / "out", "--link")

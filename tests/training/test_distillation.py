@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, config_for, make_images, run_script
+from conftest import ROOT, config_for, few_blocks, make_images, run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mindspore import Tensor, nn, ops
@@ -115,7 +115,8 @@ def test_every_kind_of_file_teaches_the_same(teachers: dict[str, Path]) -> None:
     lesson = Lesson(*((random.standard_normal((6, 3, 32, 32)).astype(np.float32), random.integers(0, 3, 6, np.int32))
                       for _ in range(3)))
     config = student("--cpu_kernels", "off", "--kd_weight", 0.9, "--lr_max", 0.01, "--dropout", 0)
-    network = define_net(config, 3)
+    with few_blocks():
+        network = define_net(config, 3)
     step = TrainStep(network, DistillationLoss(CrossEntropyWithLabelSmooth(0.1), config),
                      build_optimizer(network, np.full(3, 0.01, np.float32), config), config)
     step.set_train()
@@ -233,7 +234,7 @@ def test_a_run_with_a_teacher_goes_on_bit_for_bit(photos: Path, tmp_path: Path,
         argv = ["train.py", "--platform", "CPU", "--image_size", "32", "--width_mult", "0.35", "--batch_size", "5",
                 "--epoch_size", "1", "--save_checkpoint_steps", "1", "--warmup_epochs", "0",
                 "--dataset_path", photos, "--kd_teacher", path, "--save_checkpoint_path", folder]
-        with pytest.MonkeyPatch.context() as patch:
+        with few_blocks(), pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", [str(word) for word in argv])
             patch.setattr(CheckpointFolder, "save", save_and_copy)
             train.main()

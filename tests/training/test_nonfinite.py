@@ -4,12 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Images, config_for
-from mindspore import Tensor
+from mindspore import Tensor, ops
 
 from src.checkpoint.file import read_checkpoint
 from src.distributed.world import World
 from src.errors import UserError
-from src.model_utils.config import Config
 from src.models import CrossEntropyWithLabelSmooth, define_net
 from src.training.checkpointer import Checkpointer
 from src.training.monitor import Monitor
@@ -30,21 +29,32 @@ def batch(value: float | None = None) -> Tensor:
     return Tensor(pixels)
 
 
-class Training:
-    """A real network, step and checkpointer; whether kernels are on is the machine's."""
+class Compiled:
+    """A real network and its step, which is compiled once; whether kernels are on is the machine's."""
 
-    def __init__(self, folder: Path) -> None:
-        self.config = config_for("--width_mult", 0.35, "--save_checkpoint_path", folder, "--lr_max", 0.01,
-                                 "--dropout", 0)
+    def __init__(self) -> None:
+        self.config = config_for("--width_mult", 0.35, "--lr_max", 0.01, "--dropout", 0)
         self.network = define_net(self.config, 2)
-        lr = np.full(STEPS, 0.01, np.float32)
-        optimizer = build_optimizer(self.network, lr, self.config)
+        self.lr = np.full(STEPS, 0.01, np.float32)
+        optimizer = build_optimizer(self.network, self.lr, self.config)
         self.step = TrainStep(self.network, CrossEntropyWithLabelSmooth(0.1), optimizer, self.config)
         self.step.set_train()
+        self.parameters = [*self.step.get_parameters()]
+        self.start = [Tensor(parameter.asnumpy().copy()) for parameter in self.parameters]
+
+
+class Training:
+    """A run from the start, with a folder of its own."""
+
+    def __init__(self, compiled: Compiled, folder: Path) -> None:
+        for parameter, value in zip(compiled.parameters, compiled.start, strict=True):
+            ops.assign(parameter, value)  # set_data does not reach a compiled optimizer
+        self.config = compiled.config.replace({"save_checkpoint_path": str(folder)})
+        self.network, self.step = compiled.network, compiled.step
         run = Run(self.config, ("a", "b"), "digest", 1, STEPS)
         self.checkpointer = Checkpointer(run, self.step, self.network, None, Timing(), World())
         self.state = self.checkpointer.restore()
-        self.monitor = Monitor(self.state, lr, self.config, STEPS)
+        self.monitor = Monitor(self.state, compiled.lr, self.config, STEPS)
         self.monitor.epoch_begin(0)
 
     def values(self, statistics: bool) -> list[np.ndarray]:
@@ -58,18 +68,18 @@ class Training:
         return bad_steps
 
 
-def options(config: Config, choice: str) -> Config:
-    return Config(**{**config.as_dict(), "on_nan": choice})
-
-
 @pytest.fixture(scope="module")
-def training(tmp_path_factory: pytest.TempPathFactory) -> Training:
-    return Training(tmp_path_factory.mktemp("run") / "checkpoint")
+def compiled() -> Compiled:
+    return Compiled()
+
+
+@pytest.fixture
+def training(compiled: Compiled, tmp_path: Path) -> Training:
+    return Training(compiled, tmp_path / "checkpoint")
 
 
 def guard_of(training: Training, choice: str) -> NonFiniteGuard:
-    training.monitor.epoch_begin(0)
-    return NonFiniteGuard(options(training.config, choice), batch_norm_statistics(training.step),
+    return NonFiniteGuard(training.config.replace({"on_nan": choice}), batch_norm_statistics(training.step),
                           training.checkpointer.roll_back)
 
 
@@ -91,8 +101,6 @@ def test_stop_names_the_place_and_keeps_the_weights(training: Training, value: f
 
 def test_skip_leaves_weights_and_statistics_as_they_were(training: Training) -> None:
     guard = guard_of(training, "skip")
-    training.checkpointer.save(training.state)
-    training.checkpointer.roll_back()
     training.take(batch(), guard)
     before = training.values(statistics=False) + training.values(statistics=True)
     training.take(batch(np.nan), guard)
@@ -136,8 +144,7 @@ def test_with_a_new_checkpoint_rolling_back_is_tried_anew(training: Training) ->
 
 
 def test_under_float16_it_is_an_overflow_and_skipped(training: Training) -> None:
-    training.monitor.epoch_begin(0)
-    config = Config(**{**training.config.as_dict(), "on_nan": "stop", "amp_level": "O2"})
+    config = training.config.replace({"on_nan": "stop", "amp_level": "O2"})
     guard = NonFiniteGuard(config, [], training.checkpointer.roll_back)
     assert training.take(batch(np.nan), guard) == 1
 

@@ -4,8 +4,6 @@ import itertools
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, Images, config_for, make_images
+from conftest import Images, config_for, few_blocks, make_images
 from mindspore import Tensor
 
 import train
@@ -32,6 +30,12 @@ from src.utils import network_parameters
 OPTIONS = ("--platform", "CPU", "--image_size", "32", "--width_mult", "0.35", "--batch_size", "4",
            "--freeze_layer", "backbone", "--keep_checkpoint_max", "9", "--ema_decay", "0.5",
            "--lr_max", "0.5", "--save_checkpoint_steps", "2")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_network() -> Iterator[None]:
+    with few_blocks():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -339,26 +343,6 @@ def test_an_interruption_within_an_accumulation(given: tuple[object, ...], tmp_p
     assert read_checkpoint(tmp_path / "cut" / "last.ckpt").training.step == 4
     again = shutil.copytree(tmp_path / "cut", tmp_path / "again")  # this process still holds the lock of the first
     assert_same(call_main(given, again, base=base), expected)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_with_a_whole_checkpoint(number: signal.Signals, given: tuple[object, ...],
-                                               tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    options = (*OPTIONS, *given, "--epoch_size", 3000, "--log_steps", 1, "--save_checkpoint_path", folder)
-    command = [sys.executable, ROOT / "train.py", *options]
-    with subprocess.Popen([str(word) for word in command], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("epoch: [  1/"):
-                process.send_signal(number)
-                break
-        process.stdout.read()
-    # While a graph runs, MindSpore takes Ctrl-C for itself and passes it on as SIGTERM.
-    assert process.returncode in {128 + number, 128 + signal.SIGTERM}
-    stopped = read_checkpoint(folder / "last.ckpt")
-    assert 3 < stopped.training.step < 9000
-    assert stopped.config["epoch_size"] == 3000
 
 
 def test_two_runs_cannot_write_to_one_folder(given: tuple[object, ...], tmp_path: Path) -> None:

@@ -182,14 +182,14 @@ def test_binary_files_that_are_wrong(tmp_path: Path, change: dict[str, bytes | N
     pickled({b"data": np.zeros((1, 3071), np.uint8), b"labels": [0]}),
     pickled({b"data": np.zeros((1, 3072), np.uint8), b"labels": [0, 1]}),
     pickled({b"data": np.zeros((1, 3072), np.uint8), b"labels": ["a"]})])
-def test_pickles_that_are_wrong(tmp_path: Path, value: bytes) -> None:
+def test_pickles_that_are_wrong_are_refused(tmp_path: Path, value: bytes) -> None:
     files = {**python10(), "cifar-10-batches-py/data_batch_3": value}
     with pytest.raises(UserError, match="data_batch_3 in it is damaged") as caught:
         prepare_cifar(archive(tmp_path / "x.tar.gz", files), tmp_path / "x")
     assert "\n" not in str(caught.value)
 
 
-def test_archives_that_are_cut(tmp_path: Path) -> None:
+def test_archives_that_are_cut_are_refused(tmp_path: Path) -> None:
     path = archive(tmp_path / "x.tar.gz", binary10())
     whole = path.read_bytes()
     for share in (0, 0.01, 0.3, 0.9, 0.99999):
@@ -201,7 +201,7 @@ def test_archives_that_are_cut(tmp_path: Path) -> None:
         prepare_cifar(path, tmp_path / "x")
 
 
-def test_links_in_an_archive(tmp_path: Path) -> None:
+def test_links_in_an_archive_are_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "x.tar.gz", "w:gz") as opened:
         info = tarfile.TarInfo("cifar-10-batches-bin/batches.meta.txt")
         info.type, info.linkname = tarfile.SYMTYPE, "/etc/hostname"
@@ -229,6 +229,6 @@ def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
         prepare_cifar(source, tmp_path / "x")
 
 
-def test_as_a_command(tmp_path: Path) -> None:
+def test_the_command_ends_in_one_line(tmp_path: Path) -> None:
     run = run_script("tools/prepare_cifar.py", "--source", tmp_path / "none", "--output", tmp_path / "x")
     assert_one_clear_line(run, f"{tmp_path}/none: no such file")

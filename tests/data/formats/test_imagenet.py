@@ -138,16 +138,16 @@ def test_numbers_of_the_kit_are_not_in_the_order_of_wnids(source: Path) -> None:
 
 
 def test_an_interrupted_run_goes_on(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    output, write = tmp_path / "imagenet", imagenet._write_image
+    output, write = tmp_path / "imagenet", Path.write_bytes
     written: list[Path] = []
 
-    def interrupted(*arguments: object) -> None:
+    def interrupted(path: Path, content: bytes) -> int:
         if len(written) == 9:
             raise KeyboardInterrupt
-        written.append(arguments[2])  # type: ignore[arg-type]
-        write(*arguments)  # type: ignore[arg-type]
+        written.append(path)
+        return write(path, content)
 
-    monkeypatch.setattr(imagenet, "_write_image", interrupted)
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prepare_imagenet(source, output, ("train", "val"), workers=1)
     left = files(output)
@@ -205,7 +205,7 @@ def test_what_is_there_is_left_alone(source: Path, tmp_path: Path) -> None:
     assert "was made from another archive" in refused(source, other)
 
 
-def test_two_at_once(source: Path, tmp_path: Path) -> None:
+def test_two_at_once_are_refused(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "imagenet"
     prepare(source, output)
     with (output / RECORD).open() as held:
@@ -228,7 +228,7 @@ def test_a_record_whose_last_line_was_cut(source: Path, tmp_path: Path) -> None:
 # ---- archives that are not whole or not what they should be
 
 @pytest.mark.parametrize("name", [TRAIN, VAL, DEVKIT])
-def test_missing_archives(source: Path, tmp_path: Path, name: str) -> None:
+def test_missing_archives_are_refused(source: Path, tmp_path: Path, name: str) -> None:
     (source / name).unlink()
     assert refused(source, tmp_path / "imagenet") == f"{source / name}: no such file"
 
@@ -244,7 +244,7 @@ def test_archives_that_are_cut_anywhere(source: Path, tmp_path: Path, name: str)
     assert not (tmp_path / "imagenet").exists()
 
 
-def test_damage_within_a_class(source: Path, tmp_path: Path) -> None:
+def test_damage_within_a_class_is_told_and_the_others_are_finished(source: Path, tmp_path: Path) -> None:
     """The other classes are finished; with a whole archive the same command goes on."""
     content = (source / TRAIN).read_bytes()
     inner = tar(train_images("n01440764"))
@@ -301,7 +301,7 @@ def test_validation_images_that_do_not_fit_the_kit(source: Path, tmp_path: Path,
      "cannot read data/meta.mat in it"),
     ({"m": link("x/data/meta.mat")}, "is a link"),
 ])
-def test_kits_of_another_kind(source: Path, tmp_path: Path, kit: dict, message: str) -> None:
+def test_kits_of_another_kind_are_refused(source: Path, tmp_path: Path, kit: dict, message: str) -> None:
     (source / DEVKIT).write_bytes(tar(kit, "w:gz"))
     assert message in refused(source, tmp_path / "imagenet")
 
@@ -312,8 +312,8 @@ def test_kits_of_another_kind(source: Path, tmp_path: Path, kit: dict, message: 
     ({**CLASSES, 4: "../../../x"}, LABELS, "not numbered from 1 with a wnid each"),
     ({1: "n02119789", 3: "n01440764"}, LABELS, "not numbered from 1"),
 ])
-def test_kits_that_contradict_themselves(source: Path, tmp_path: Path, classes: dict, labels: tuple[int, ...],
-                                         message: str) -> None:
+def test_kits_that_contradict_themselves_are_refused(source: Path, tmp_path: Path, classes: dict,
+                                                     labels: tuple[int, ...], message: str) -> None:
     write_devkit(source, classes, labels)
     assert message in refused(source, tmp_path / "imagenet")
 
@@ -327,7 +327,7 @@ def test_a_thousand_classes_must_be_the_whole_data_set(source: Path, tmp_path: P
         prepare_imagenet(source, tmp_path / "imagenet", ("val",), workers=2)
 
 
-def test_no_room(source: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_room_is_refused(source: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seen before anything is written, and when the disk fills while it is written."""
     noise = np.random.default_rng(0).bytes(2 ** 20)
     big = {**val_images(), "ILSVRC2012_val_00000001.JPEG": noise}
@@ -345,7 +345,7 @@ def test_no_room(source: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
     assert prepare_imagenet(source, small_disk / "imagenet", ("val",), workers=1) == {"val": 8}
 
 
-def test_as_a_command(source: Path, tmp_path: Path) -> None:
+def test_the_command_ends_in_one_line(source: Path, tmp_path: Path) -> None:
     (source / DEVKIT).unlink()
     assert_one_clear_line(run_script("tools/prepare_imagenet.py", "--source", source, "--output", tmp_path / "x"),
                           f"{source / DEVKIT}: no such file")

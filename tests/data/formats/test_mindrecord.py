@@ -98,7 +98,7 @@ def test_file_names_that_recur_or_lead_elsewhere(tmp_path: Path) -> None:
 
 # ---- what cannot be unpacked
 
-def test_no_mindrecord(tmp_path: Path) -> None:
+def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "pictures"
     assert "no MindRecord files here" in refused(source, target)
     write(source / "a.mindrecord", rows(3))
@@ -114,7 +114,7 @@ def test_no_mindrecord(tmp_path: Path) -> None:
     assert "its index a.mindrecord.db is missing" in refused(source, target)
 
 
-def test_cut_files(tmp_path: Path) -> None:
+def test_cut_files_are_refused(tmp_path: Path) -> None:
     """MindSpore reads what is left of a cut file and ends as if that were all."""
     source, target = tmp_path / "source", tmp_path / "pictures"
     big = [{"file_name": "", "label": 0, "data": encoded(number) + bytes(200_000)} for number in range(400)]
@@ -154,7 +154,7 @@ def test_columns_that_do_not_fit(tmp_path: Path, row: Row, schema: dict, message
     assert message in refused(source, tmp_path / "pictures")
 
 
-def test_index_of_another_file(tmp_path: Path) -> None:
+def test_the_index_of_another_file_is_refused(tmp_path: Path) -> None:
     source = write(tmp_path / "a b/a.mindrecord", rows(2))
     shutil.copy(write(tmp_path / "other/b.mindrecord", rows(3)) / "b.mindrecord.db", source / "a.mindrecord.db")
     assert "a.mindrecord: it or its .db file was renamed" in refused(source, tmp_path / "pictures")
@@ -166,7 +166,7 @@ def test_training_and_validation_files_in_one_folder(tmp_path: Path) -> None:
     assert "put them into" in refused(tmp_path / "source", tmp_path / "pictures")
 
 
-def test_target_that_exists(tmp_path: Path) -> None:
+def test_a_target_with_files_is_refused(tmp_path: Path) -> None:
     source = write(tmp_path / "source/a.mindrecord", rows(2))
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "of-somebody").touch()
@@ -174,7 +174,7 @@ def test_target_that_exists(tmp_path: Path) -> None:
         unpack_mindrecord(source, tmp_path / "pictures")
 
 
-def test_no_room(tmp_path: Path, small_disk: Path) -> None:
+def test_a_disk_without_room_is_refused(tmp_path: Path, small_disk: Path) -> None:
     source = write(tmp_path / "source/a.mindrecord", rows(2))
     assert "MB are free; choose a disk with more room" in refused(source, small_disk / "pictures")
 
@@ -193,7 +193,7 @@ def test_tool_and_the_hint_to_it(tmp_path: Path) -> None:
                           "none: no MindRecord files here")
 
 
-def test_job(tmp_path: Path) -> None:
+def test_a_job_unpacks_them(tmp_path: Path) -> None:
     """From the storage, from a zip file there, and from a local folder, which stays as it was."""
     platform = Platform(tmp_path)
     bucket = platform.storage / "bucket"

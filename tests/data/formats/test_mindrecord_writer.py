@@ -21,7 +21,8 @@ def pack(source: Path, output: Path) -> None:
     main(["--dataset_path", str(source), "--output", str(output)])
 
 
-def test_there_and_back(images: Images, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_packed_and_unpacked_it_is_the_same_folder(images: Images, tmp_path: Path,
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
     """Also where the names are odd, val lacks a class, and the folders' names are no plain words."""
     root = images({"train/red apple": 3, "train/b": 2, "train/c'est": 4, "val/c'est": 1, "val/b": 2})
     (root / "train/b/000.jpg").rename(root / "train/b/it's & mine 蘋果.jpg")
@@ -62,12 +63,12 @@ def test_many_images_become_several_files(images: Images, tmp_path: Path,
     assert files(unpack_mindrecord(tmp_path / "packed", tmp_path / "back")) == files(root)
 
 
-def test_what_cannot_be_packed(images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_packed_is_refused(images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = images({"train/a": 1, "val/a": 1, "val/b": 1})
     with pytest.raises(UserError, match="class b is not one of the 1 classes to train on"):
         pack(root, tmp_path / "packed")
     (root / "val").rename(tmp_path / "aside")
-    with pytest.raises(UserError, match="images: already exists and is not an empty folder"):
+    with pytest.raises(UserError, match=f"{root}: already exists and is not an empty folder"):
         pack(root, root)
     with monkeypatch.context() as patch:
         patch.setattr(mindrecord_writer, "LARGEST_PAGE", 300)
@@ -79,7 +80,7 @@ def test_what_cannot_be_packed(images: Images, tmp_path: Path, monkeypatch: pyte
     assert sorted(path.name for path in tmp_path.iterdir()) == ["aside", "pictures"]
 
 
-def test_no_room(images: Images, small_disk: Path) -> None:
+def test_a_disk_without_room_is_refused(images: Images, small_disk: Path) -> None:
     with pytest.raises(UserError, match="MindRecord files takes up to .* MB are free"):
         pack(images({"a": 2}), small_disk / "packed")
 
@@ -91,6 +92,6 @@ def test_the_comparison_with_an_image_folder() -> None:
     assert isinstance(report["cpu_ratio"], float)
 
 
-def test_as_a_command(tmp_path: Path) -> None:
+def test_the_command_ends_in_one_line(tmp_path: Path) -> None:
     run = run_script("tools/pack_mindrecord.py", "--dataset_path", tmp_path / "none", "--output", tmp_path / "x")
     assert_one_clear_line(run, f"{tmp_path}/none: no such folder")
