@@ -21,9 +21,9 @@ from src.errors import run_command
 from src.evaluation import evaluate
 from src.model_utils.config import Config
 from src.modelarts.job import local_or_modelarts
+from src.reports.evaluation_report import evaluation_report, report_path
 from src.reports.figures import write_confusion
 from src.reports.report import write_report
-from src.reports.run_report import evaluation_report, report_path
 from src.utils import check_classes
 
 

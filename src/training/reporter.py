@@ -19,9 +19,9 @@ from src.reports.event_file import EventFile, check_tensorboard
 from src.reports.figures import draw_curves, write_table
 from src.reports.report import is_report_of, write_report
 from src.training.resume import Run
-from src.training.run_report import training_report
 from src.training.state import TrainingState
 from src.training.timing import Timing
+from src.training.training_report import training_report
 
 CURVES = "curves.csv"
 

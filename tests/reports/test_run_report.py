@@ -32,10 +32,10 @@ from src.metrics import MISTAKE, MOST_MISTAKES
 from src.model_utils.config import get_config
 from src.models import define_net
 from src.reports.best_evaluation import BestEvaluation
+from src.reports.evaluation_report import report_path
 from src.reports.event_file import EventFile
 from src.reports.provenance import changed_settings, repeating_command
 from src.reports.report import Evaluated, Report, class_scores, confused_pairs, write_report
-from src.reports.run_report import report_path
 from src.training.resume import lock_folder
 from src.utils import network_parameters
 

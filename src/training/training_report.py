@@ -2,8 +2,8 @@
 from src.data.image_folder import ImageFolder
 from src.distributed.world import World
 from src.reports.best_evaluation import BestEvaluation
+from src.reports.evaluation_report import data_name, dated, origin
 from src.reports.report import Evaluated, Report
-from src.reports.run_report import data_name, dated, origin
 from src.training.resume import Run
 from src.training.state import TrainingState
 from src.training.timing import DATA, STEPS, Timing
