@@ -1,5 +1,4 @@
 """Batches: every image once in evaluation, and an order that follows from seed and epoch alone."""
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -152,11 +151,8 @@ def test_images_that_vanish_during_a_run_are_missed(images: Images) -> None:
     root = images({"cat": 4, "dog": 4})
     data = ImageData(ImageFolder.scan(root), 32, 4, training=True)
     assert len(list(data.epoch(0))) == 2
-    (root / "cat" / "note.txt").write_text("no image")
-    assert len(list(data.epoch(1))) == 2
+    (root / "cat" / "000-new.jpg").write_bytes((root / "cat" / "000.jpg").read_bytes())
+    assert np.bincount(np.concatenate([labels for _, labels in batches(data, 1)])).tolist() == [4, 4]
     (root / "cat" / "001.jpg").unlink()
-    with pytest.raises(UserError, match="images have come or gone since the run began, cat/001.jpg or one before it"):
-        next(data.epoch(2))
-    shutil.rmtree(root)
-    with pytest.raises(UserError, match="images have come or gone"):
-        next(data.epoch(3))
+    with pytest.raises(UserError, match="cat/001.jpg: no such file"):
+        list(data.epoch(2))

@@ -141,6 +141,11 @@ class Keys:
     bad_images: str = key("error", DATA, "Images that cannot be read: error stops, skip leaves them out, replace takes "
                                          "another image of the class, ignore does not check.",
                           commands=(TRAIN, EVAL), affects_result=False, choices=("error", "skip", "replace", "ignore"))
+    left_out_file: str = key("", DATA, "Text file for the names of all files that are bad or left out, with the "
+                                       "reasons; empty for none.", commands=(TRAIN, EVAL), affects_result=False)
+    image_cache_gb: float = key(20.0, DATA, "Most that rewritten copies of images may take on the disk, in GB. "
+                                            "docs/data.md says which images need a copy.",
+                                commands=(TRAIN, EVAL, INFER), affects_result=False, min=0.0)
     enable_cache: bool = key(False, DATA, "Keep the encoded images in a dataset-cache server, which "
                                           "run_train_nfs_cache.sh starts.", affects_result=False)
     cache_session_id: int = key(0, DATA, "Session of that server, as dataset-cache -g prints it.",

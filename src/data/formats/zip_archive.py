@@ -7,7 +7,8 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from src.data.image_folder import EVAL_FOLDERS, IMAGE_EXTENSIONS
+from src.data.image_folder import EVAL_FOLDERS
+from src.data.images import IMAGE_ENDINGS
 from src.errors import UserError, first_line
 from src.files import check_space, temporary_folder
 
@@ -83,5 +84,5 @@ def _root(folder: Path) -> Path:
     entries = list(folder.iterdir())
     if len(entries) != 1 or not entries[0].is_dir() or entries[0].name in DATASET_FOLDERS:
         return folder
-    holds_images = any(file.name.lower().endswith(IMAGE_EXTENSIONS) for file in entries[0].iterdir())
+    holds_images = any(file.name.lower().endswith(IMAGE_ENDINGS) for file in entries[0].iterdir())
     return folder if holds_images else entries[0]
