@@ -24,6 +24,7 @@ from src.cache_folder import cache_folder
 from src.data.image_cache import GB, copies_folder, is_copy_for, limit_cache, longest_shorter_side, rewrite
 from src.data.image_folder import ImageFolder, LeftOut
 from src.data.images import TooLargeError, open_image, rewrite_reason
+from src.data.sources import Source
 from src.distributed.collectives import any_over_ranks
 from src.distributed.world import World
 from src.errors import UserError, first_line, list_some
@@ -44,12 +45,12 @@ class Finding:
     copy: str = ""  # the path of that copy
 
 
-def scan_checked(root: Path, config: Config, world: World, training: bool) -> ImageFolder:
-    """List a folder and treat its bad images as `bad_images` says.
+def scan_checked(source: Source, config: Config, world: World, training: bool) -> ImageFolder:
+    """List images and treat bad ones as `bad_images` says.
 
     Rank 0 checks first. The other ranks wait for it and read the remembered results.
     """
-    folder = ImageFolder.scan(root)
+    folder = source.scan()
     if world.is_main_process:
         for line in describe_left_out(folder):
             print(f"{folder.root}: {line}")
@@ -116,11 +117,11 @@ def describe_copies(findings: Iterable[Finding], size: int, limit_gb: float) -> 
 
 def _write_left_out(folder: ImageFolder, faults: Mapping[str, str], path: Path) -> None:
     """Write all files that are left out, with the reasons, in place of those that the file had for this folder."""
-    start = f"{escape_name(folder.root)}/"
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith(start)] \
-        if path.is_file() else []
-    named = [*((name, kind) for kind, names in folder.left_out.items() for name in names), *faults.items()]
-    lines += sorted(f"{start}{escape_name(name)}\t{reason}" for name, reason in named)
+    reasons = {name: kind for kind, names in folder.left_out.items() for name in names} | dict(faults)
+    own = {escape_name(folder.root / name): reasons.get(name) for name in (*reasons, *folder.files)}
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    lines = [line for line in lines if line.partition("\t")[0] not in own]
+    lines += sorted(f"{name}\t{reason}" for name, reason in own.items() if reason)
     with atomic_write(path) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 

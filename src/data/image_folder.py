@@ -187,35 +187,3 @@ def mindrecords(folder: Path) -> list[Path]:
 def has_mindrecords(folder: Path) -> bool:
     """Whether the folder exists and has a MindRecord file in it."""
     return folder.is_dir() and bool(mindrecords(folder))
-
-
-def train_root(dataset_path: str) -> Path:
-    """The folder of training classes: `dataset_path/train` if there is one, else `dataset_path` itself."""
-    return _child(_given(dataset_path), ("train",)) or _given(dataset_path)
-
-
-def eval_root(dataset_path: str) -> Path:
-    """The folder to evaluate: the first of `EVAL_FOLDERS` in `dataset_path`, else `dataset_path` itself."""
-    root = _given(dataset_path)
-    child = _child(root, EVAL_FOLDERS)
-    if child is None and _child(root, ("train",)):
-        raise UserError(f"{root}: has train/ but no val/; name the folder of images to score itself")
-    return child or root
-
-
-def validation_root(dataset_path: str, eval_dataset_path: str) -> Path | None:
-    """The validation folder: `eval_dataset_path`, else one of `EVAL_FOLDERS` beside the training folder, else None."""
-    if eval_dataset_path:
-        return eval_root(eval_dataset_path)
-    train = train_root(dataset_path)
-    return _child(train.resolve().parent, EVAL_FOLDERS) if train.resolve().name == "train" else None
-
-
-def _given(path: str) -> Path:
-    if not path:
-        raise UserError("no images named: give --dataset_path FOLDER")
-    return Path(path)
-
-
-def _child(root: Path, names: tuple[str, ...]) -> Path | None:
-    return next((root / name for name in names if (root / name).is_dir()), None)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from src.data.duplicates import find_duplicates
@@ -69,6 +70,17 @@ def plan_split(folder: ImageFolder, val_share: float, seed: int) -> Split:
             smallest: tuple[str, ...] = min(free, key=len)
             held_out.update(smallest)
     return Split({file: "val" if file in held_out else "train" for file in folder.files}, duplicates)
+
+
+def hold_out(folder: ImageFolder, val_share: float, seed: int) -> tuple[ImageFolder, ImageFolder]:
+    """The images to train on and those to validate on, as `plan_split` chooses them.
+
+    Raises:
+        UserError: as `plan_split`.
+    """
+    parts = plan_split(folder, val_share, seed).parts
+    is_val = np.array([parts[file] == "val" for file in folder.files])
+    return folder.select(np.flatnonzero(~is_val)), folder.select(np.flatnonzero(is_val))
 
 
 def write_split(folder: ImageFolder, split: Split, output: Path, link: bool) -> bool:

@@ -127,10 +127,17 @@ class Keys:
                             commands=COMMANDS, affects_result=False, min=0)
 
     # Where images are does not affect a result: their digests are compared.
-    dataset_path: str = key("", DATA, "A folder with train/ and val/, or a folder with one folder of images per class.",
+    dataset_path: str = key("", DATA, "A folder with train/ and val/, a folder with one folder of images per class, a "
+                                      "list of images with labels (CSV, text, ModelArts manifest), or a zip or tar "
+                                      "file of a folder.",
                             commands=(TRAIN, EVAL), affects_result=False)
     eval_dataset_path: str = key("", DATA, "Images to validate on during training; empty for val/ beside train/.",
                                  affects_result=False)
+    test_dataset_path: str = key("", DATA, "Images to score once, at the end of training; empty for test/ beside "
+                                           "train/.", affects_result=False)
+    val_share: float = key(0.0, DATA, "Share of the training images of each class to validate on instead, where the "
+                                      "data set has no validation images; 0 for none.",
+                           affects_result=False, min=0.0, below=1.0)
     num_classes: int = key(0, DATA, "Classes of the network; 0 for as many as the training folder or the model has.",
                            commands=COMMANDS, affects_result=False, min=0)
     image_size: int = key(224, DATA, "Height and width of the network's input in pixels.",

@@ -7,7 +7,8 @@ from conftest import Images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.data.image_folder import ImageFolder, eval_root, train_root, validation_root
+from src.data.image_folder import ImageFolder
+from src.data.sources import Source, eval_source, train_source, validation_source
 from src.errors import UserError
 
 
@@ -101,39 +102,39 @@ def test_digest_follows_names_sizes_and_times(images: Images) -> None:
 def test_both_forms_of_dataset_path(images: Images) -> None:
     root = images({"train/cat": 1, "val/cat": 1})
     for path in (root, root / "train"):
-        assert train_root(str(path)) == root / "train"
-        assert validation_root(str(path), "") == root / "val"
-    assert eval_root(str(root)) == root / "val"
-    assert eval_root(str(root / "val")) == root / "val"
+        assert train_source(str(path)) == Source(root / "train")
+        assert validation_source(str(path), "") == Source(root / "val")
+    assert eval_source(str(root)) == Source(root / "val")
+    assert eval_source(str(root / "val")) == Source(root / "val")
 
 
 def test_a_plain_folder_of_classes_has_no_validation(images: Images) -> None:
     root = images({"cat": 1, "dog": 1})
-    assert train_root(str(root)) == root
-    assert validation_root(str(root), "") is None
-    assert eval_root(str(root)) == root
+    assert train_source(str(root)) == Source(root)
+    assert validation_source(str(root), "") is None
+    assert eval_source(str(root)) == Source(root)
 
 
 def test_named_validation_images(images: Images) -> None:
     root, other = images({"train/cat": 1, "val/cat": 1}), images({"val/cat": 1}, name="other")
-    assert validation_root(str(root), str(other)) == other / "val"
-    assert validation_root(str(root), str(other / "val")) == other / "val"
+    assert validation_source(str(root), str(other)) == Source(other / "val")
+    assert validation_source(str(root), str(other / "val")) == Source(other / "val")
 
 
 @pytest.mark.parametrize("name", ["valid", "validation", "validation_preprocess"])
 def test_other_names_of_the_validation_folder(name: str, images: Images) -> None:
     root = images({"train/cat": 1, f"{name}/cat": 1})
-    assert eval_root(str(root)) == validation_root(str(root), "") == root / name
+    assert eval_source(str(root)) == validation_source(str(root), "") == Source(root / name)
 
 
 def test_scoring_a_root_without_val_is_an_error(images: Images) -> None:
     root = images({"train/cat": 1})
     with pytest.raises(UserError, match="has train/ but no val/"):
-        eval_root(str(root))
+        eval_source(str(root))
 
 
 def test_no_path_at_all() -> None:
-    for where in (train_root, eval_root):
+    for where in (train_source, eval_source):
         with pytest.raises(UserError, match="--dataset_path"):
             where("")
 
