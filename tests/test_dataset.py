@@ -1,11 +1,13 @@
 """Batches: every image once in evaluation, and an order that follows from seed and epoch alone."""
 from pathlib import Path
 
+import mindspore.dataset as ds
 import numpy as np
 import pytest
 from conftest import Images
 
 from src.data.image_folder import ImageFolder
+from src.data.transforms import eval_transforms, train_transforms
 from src.dataset import IGNORE_INDEX, Batch, FeatureData, ImageData, training_order, usable_workers
 from src.errors import UserError
 
@@ -88,6 +90,25 @@ def test_same_seed_and_epoch_give_the_same_batches(photos: Path) -> None:
     np.testing.assert_array_equal(content(3, 5), reference)
     assert not np.array_equal(content(3, 6), reference)
     assert not np.array_equal(content(4, 5), reference)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_bits_are_those_of_mindspores_reader_of_folders(photos: Path, training: bool) -> None:
+    """Runs that were begun with that reader go on with the same batches."""
+    folder = ImageFolder.scan(photos / "train")
+    data = ImageData(folder, 32, 5, training=training, seed=2, num_workers=2)
+    order = training_order(21, 2, 3)[:20] if training else np.arange(21)
+    found = batches(data, 3)
+    ds.config.set_seed(int(np.random.default_rng((2, 3, 0)).integers(1, 2 ** 31)))
+    reader = ds.ImageFolderDataset(str(photos / "train"), num_parallel_workers=usable_workers(2),
+                                   sampler=ds.SubsetSampler(order.tolist()))
+    reader = reader.map(train_transforms(32) if training else eval_transforms(32), "image",
+                        num_parallel_workers=usable_workers(2)).batch(5, num_parallel_workers=1)
+    expected = list(reader.create_tuple_iterator(num_epochs=1, output_numpy=True))
+    assert len(found) == len(expected)
+    for (images, labels), (wanted_images, wanted_labels) in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(images[:len(wanted_images)], wanted_images)
+        assert labels[:len(wanted_labels)].tolist() == wanted_labels.tolist()
 
 
 def test_orders_are_permutations_and_ranks_share_them() -> None:

@@ -3,6 +3,7 @@ import csv
 import json
 import os
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def _entries(rows: Iterator[Row], left_out: dict[str, list[str]], bad: list[str]
         elif not label:
             left_out[NO_LABEL].append(file)
         else:
-            yield Entry(file, label, PARTS[part.lower()])
+            yield Entry(file, unicodedata.normalize("NFC", label), PARTS[part.lower()])
 
 
 def _manifest_rows(lines: Sequence[tuple[int, str]], left_out: dict[str, list[str]], bad: list[str]) -> Iterator[Row]:
