@@ -18,7 +18,7 @@ from src.errors import UserError
 from src.files import atomic_write
 
 LEAST_SHORTER_SIDE = 1024  # pixels
-JPEG_QUALITY = 95
+JPEG_QUALITY = 98  # 95 changes the probability of a class by up to 0.02, 98 by up to 0.01
 LONGEST_JPEG_SIDE = 65500  # pixels
 GB = 10 ** 9
 
