@@ -13,7 +13,7 @@ from src.log import reader_log_level
 os.environ.update(reader_log_level(os.environ))  # MindSpore reads it when it is imported, below
 
 from src.data.image_check import scan_checked
-from src.data.image_folder import eval_root
+from src.data.sources import eval_source
 from src.dataset import ImageData
 from src.deployment.model_file import open_model
 from src.distributed.device import setup_device
@@ -35,7 +35,7 @@ def main(config: Config) -> None:
     # ---- the model, and images of its classes
     model = open_model(config)
     config = model.config
-    folder = scan_checked(eval_root(config.dataset_path), config, world, training=False)
+    folder = scan_checked(eval_source(config.dataset_path), config, world, training=False)
     check_classes(model.classes, folder.classes, folder.root)
 
     # ---- evaluate

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from src.data.image_cache import limit_cache
+from src.data.image_check import describe_copies
 from src.deployment.contact_sheet import draw_contact_sheet
 from src.deployment.model_file import open_model
 from src.deployment.prediction import (
@@ -66,6 +68,9 @@ def main(config: Config) -> None:
     write_predictions(predictions, model.path, out / "predictions.json")
     draw_contact_sheet(predictions, out / "predictions.png")
     print(f"{len(found)} of {len(paths)} images classified: {out}/predictions.csv, .json, .png")
+    if any(finding.copy for finding in stream.findings.values()):
+        size = limit_cache((), config.image_cache_gb)
+        print(describe_copies(stream.findings.values(), size, config.image_cache_gb))
     if stream.faults:
         sys.exit(1)
 

@@ -9,22 +9,27 @@ Every key of default_config.yaml is an option. Checkpoints, `curves.csv`, `curve
 """
 import os
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 
 from src.log import reader_log_level
 
 os.environ.update(reader_log_level(os.environ))  # MindSpore reads it when it is imported, below
 
-from mindspore import nn
+from mindspore import Parameter, nn
 from tqdm import tqdm
 
-from src.checkpoint.file import Checkpoint
+from src.checkpoint.file import Checkpoint, read_checkpoint
+from src.checkpoint.names import BEST, LAST
 from src.checkpoint.pretrained import open_pretrained
 from src.data.cache_server import dataset_cache
 from src.data.image_check import scan_checked
-from src.data.image_folder import ImageFolder, train_root, validation_root
+from src.data.image_folder import ImageFolder
+from src.data.sources import test_source, train_source, validation_source
+from src.data.split import hold_out
 from src.data.transforms import Augmentation
 from src.dataset import Data, FeatureData, ImageData
-from src.distributed.collectives import any_over_ranks, average_parameters
+from src.distributed.collectives import any_over_ranks, average_parameters, broadcast_parameters
 from src.distributed.device import setup_device
 from src.distributed.world import World
 from src.errors import UserError, run_command
@@ -46,7 +51,7 @@ from src.training.resume import Run
 from src.training.signals import StopRequest
 from src.training.step import TrainStep, batch_norm_statistics, count_steps
 from src.training.timing import EVALUATION, Timing
-from src.utils import check_classes, load_weights
+from src.utils import check_classes, eval_parameters, load_parameters, load_weights
 
 
 @local_or_modelarts(resumes=True)
@@ -56,11 +61,12 @@ def main(config: Config) -> None:
     augmentation = Augmentation.of(config)
 
     # ---- images
-    train_folder = scan_checked(train_root(config.dataset_path), config, world, training=True)
-    eval_folder = validation_folder(config, train_folder, world)
+    train_folder, eval_folder, test_folder = load_images(config, world)
     classes = train_folder.classes
     print(f"{len(train_folder)} training images of {len(classes)} classes in {train_folder.root}; "
-          + (f"{len(eval_folder)} to validate on in {eval_folder.root}" if eval_folder else "no validation"))
+          + (f"{len(eval_folder)} to validate on in {eval_folder.root}" if eval_folder else
+             f"no validation{' (--val_share 0.2 would hold images out)' if config.run_eval else ''}")
+          + (f"; {len(test_folder)} to test on in {test_folder.root}" if test_folder else ""))
 
     # ---- network: new weights, or those of a checkpoint
     frozen = config.freeze_layer == "backbone"
@@ -105,6 +111,7 @@ def main(config: Config) -> None:
     reporter = Reporter(run, network, eval_folder, timing, world)
     checkpointer = Checkpointer(run, train_step, network, ema, timing, world)
     state = checkpointer.restore()
+    was_finished = state.step == run.total_steps
     reporter.start(state)
 
     # ---- the loop
@@ -150,6 +157,9 @@ def main(config: Config) -> None:
     checkpointer.finalize()
     if state.step < run.total_steps:
         sys.exit(stop.exit_status)
+    if test_folder and not was_finished:
+        test_data = data_source(config, augmentation, world, test_folder, network.backbone, training=False)
+        score_test(config, eval_parameters(network, ema), eval_net, test_data, world)
 
 
 def load_pretrained(config: Config) -> Checkpoint | None:
@@ -178,17 +188,49 @@ def data_source(config: Config, augmentation: Augmentation, world: World, folder
                      rank_size=world.rank_size, cache=dataset_cache(config))
 
 
-def validation_folder(config: Config, train_folder: ImageFolder, world: World) -> ImageFolder | None:
-    """The validation images, or None if validation is off or there are none. Checks that the classes agree."""
+def load_images(config: Config, world: World) -> tuple[ImageFolder, ImageFolder | None, ImageFolder | None]:
+    """The images to train on, to validate on and to test on.
+
+    None instead of a folder where there are no such images, or `run_eval` is off. `val_share` holds images out where
+    there are none to validate on. Checks that the classes agree.
+    """
+    train_folder = scan_checked(train_source(config.dataset_path), config, world, training=True)
     if config.num_classes not in {0, len(train_folder.classes)}:
         raise UserError(f"num_classes is {config.num_classes}, but {train_folder.root} has "
                         f"{len(train_folder.classes)} classes; leave num_classes out, or set it to that")
-    root = validation_root(config.dataset_path, config.eval_dataset_path) if config.run_eval else None
-    if root is None:
-        return None
-    folder = scan_checked(root, config, world, training=False)
-    check_classes(train_folder.classes, folder.classes, folder.root)
-    return folder
+    sources = (validation_source(config.dataset_path, config.eval_dataset_path),
+               test_source(config.dataset_path, config.test_dataset_path)) if config.run_eval else (None, None)
+    eval_folder, test_folder = (scan_checked(source, config, world, training=False) if source else None
+                                for source in sources)
+    for folder in eval_folder, test_folder:
+        if folder:
+            check_classes(train_folder.classes, folder.classes, folder.root)
+    if config.run_eval and config.val_share and not eval_folder:
+        print(f"{train_folder.root}: no validation images; {config.val_share:.0%} of each class are held out to "
+              f"validate on, chosen by names and seed {config.seed}")
+        train_folder, eval_folder = hold_out(train_folder, config.val_share, config.seed)
+    return train_folder, eval_folder, test_folder
+
+
+def score_test(config: Config, parameters: Mapping[str, Parameter], eval_net: nn.Cell, data: Data,
+               world: World) -> None:
+    """Score the best weights of the run on the test images; the last ones if no checkpoint has the best.
+
+    Args:
+        config: of the run.
+        parameters: those of the whole model, in which `eval_net` has its own. They become the best ones.
+        eval_net: the network to score.
+        data: the test images.
+        world: of the run.
+    """
+    path = Path(config.save_checkpoint_path) / f"{BEST}.ckpt"
+    has_best = config.save_checkpoint and any_over_ranks(world.is_main_process and path.is_file(), world)
+    if has_best and world.is_main_process:
+        load_parameters(parameters, read_checkpoint(path))
+    broadcast_parameters(parameters.values(), world)
+    result = evaluate(eval_net, data, world)
+    if world.is_main_process:
+        print(f"test result: {result} of the {BEST if has_best else LAST} weights")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,9 @@ import mindspore.dataset as ds
 import numpy as np
 from mindspore import Tensor
 
+from src.data.cache_server import cached_images
+from src.data.image_cache import LEAST_SHORTER_SIDE, copies_folder
+from src.data.image_check import check_file
 from src.data.image_folder import ImageFolder
 from src.data.mixing import BatchAugmentation
 from src.data.transforms import IMAGENET, Augmentation, eval_transforms, train_transforms
@@ -55,7 +58,7 @@ def training_order(images: int, seed: int, epoch: int, rank: int = 0, rank_size:
 
 
 class ImageData:
-    """Batches from an image folder.
+    """Batches of labelled images.
 
     Training drops the images that do not fill a batch, others in each epoch. Evaluation drops nothing: it fills the
     last batch with copies labelled `IGNORE_INDEX`, so that all batches have one shape and no image counts twice.
@@ -79,9 +82,8 @@ class ImageData:
         dropped, so that the random operators draw the same numbers afterwards.
 
         Raises:
-            UserError: an image cannot be read, or images were added or removed.
+            UserError: an image cannot be read.
         """
-        self._folder.check_unchanged()
         if self.training:
             order = training_order(len(self._folder), self._seed, epoch, self._rank, self._rank_size,
                                    self._augmentation.aug_repeats)
@@ -98,13 +100,18 @@ class ImageData:
             for images, labels in itertools.islice(batches, first_step, None):
                 yield (images, labels) if labels.shape[0] == self.batch_size else self._pad(images, labels)
         except RuntimeError as error:
-            raise UserError(_pipeline_message(error)) from error
+            raise UserError(self._message(error, order)) from error
+
+    def _encoded(self, order: np.ndarray) -> ds.Dataset:
+        """The images as encoded bytes, with their labels, in the given order."""
+        if self._cache:
+            return cached_images(self._folder, order, self._workers, self._cache)
+        return ds.GeneratorDataset(_EncodedImages(self._folder), ["image", "label"],
+                                   sampler=ds.SubsetSampler(order.tolist()), num_parallel_workers=self._workers,
+                                   python_multiprocessing=False)
 
     def _pipeline(self, order: np.ndarray, epoch: int) -> ds.Dataset:
-        pipeline = ds.ImageFolderDataset(str(self._folder.root), num_parallel_workers=self._workers, decode=False,
-                                         sampler=ds.SubsetSampler(self._folder.rows[order].tolist()),
-                                         extensions=list(self._folder.extensions), cache=self._cache,
-                                         class_indexing={name: i for i, name in enumerate(self._folder.classes)})
+        pipeline = self._encoded(order)
         pipeline = pipeline.map(self._transforms, "image", num_parallel_workers=self._workers)
         if self.training and self._augmentation.changes_batches:
             change = BatchAugmentation(self._augmentation, len(self._folder.classes), self._seed, epoch, self._rank)
@@ -112,10 +119,33 @@ class ImageData:
                                   per_batch_map=change)
         return pipeline.batch(self.batch_size, num_parallel_workers=1)
 
+    def _message(self, error: RuntimeError, order: np.ndarray) -> str:
+        """What went wrong: the first image of the epoch that cannot be read, else MindSpore's own message."""
+        copies = copies_folder()
+        for position in order.tolist():
+            path = self._folder.root / self._folder.files[position]
+            if fault := check_file(path, copies, LEAST_SHORTER_SIDE).fault:
+                return f"{path}: {fault}; remove or mend it, or use --bad_images skip"
+        message = next((line for line in str(error).splitlines() if line.startswith("[ERROR]")), first_line(error))
+        return f"reading images failed: {message.removeprefix('[ERROR]').strip()}"
+
     def _pad(self, images: Tensor, labels: Tensor) -> Batch:
         missing = self.batch_size - labels.shape[0]
         return (Tensor(np.pad(images.asnumpy(), ((0, missing), (0, 0), (0, 0), (0, 0)), mode="edge")),
                 Tensor(np.pad(labels.asnumpy(), (0, missing), constant_values=IGNORE_INDEX)))
+
+
+class _EncodedImages:
+    """The encoded bytes and the label of each image of a folder, for MindSpore to index."""
+
+    def __init__(self, folder: ImageFolder) -> None:
+        self._folder = folder
+
+    def __len__(self) -> int:
+        return len(self._folder)
+
+    def __getitem__(self, position: int) -> tuple[np.ndarray, np.ndarray]:
+        return self._folder.encoded(position), self._folder.labels[position]
 
 
 class FeatureData:
@@ -159,9 +189,3 @@ def shard(images: int, batch_size: int, training: bool, rank: int, rank_size: in
         raise UserError(f"{images} training images are too few for {rank_size} processes")
     batch_size = min(batch_size, smallest_shard)
     return own, batch_size, smallest_shard // batch_size
-
-
-def _pipeline_message(error: RuntimeError) -> str:
-    """The message of a MindSpore data error: its first line that is marked as the error."""
-    message = next((line for line in str(error).splitlines() if line.startswith("[ERROR]")), first_line(error))
-    return f"reading images failed: {message.removeprefix('[ERROR]').strip()}"

@@ -2,6 +2,7 @@
 
 Loading is strict: parameters that do not fit are an error that lists them. With `filter_head` the head may differ.
 """
+import unicodedata
 from collections.abc import Mapping
 
 from mindspore import Tensor, nn, ops
@@ -62,7 +63,12 @@ def eval_parameters(network: nn.Cell, ema: nn.Cell | None) -> dict[str, Tensor]:
 
 
 def check_classes(trained: tuple[str, ...] | None, folder: tuple[str, ...], where: object) -> None:
-    """Raise UserError if the folder has other classes than the model was trained on."""
+    """Raise UserError if the folder has other classes than the model was trained on.
+
+    Names are compared in Unicode's form NFC, which those of a folder have; earlier versions kept others.
+    """
+    if trained is not None:
+        trained = tuple(unicodedata.normalize("NFC", name) for name in trained)
     if trained is not None and trained != folder:
         differences = [f"{kind} {list_some(sorted(names), LISTED)}" for kind, names in (
             ("the folder lacks", set(trained) - set(folder)), ("the model does not know", set(folder) - set(trained)))

@@ -31,7 +31,7 @@ from src.data.formats.imagenet import RECORD, TRAIN, VAL, prepare_imagenet
 from src.data.formats.mindrecord import unpack_mindrecord
 from src.data.formats.tar_archive import compressed_members, tar_members
 from src.data.formats.zip_archive import unpack
-from src.data.image_check import ROTATED, image_fault
+from src.data.image_check import check_file
 from src.data.image_folder import ImageFolder
 from src.data.stats import collect_stats, describe
 from src.deployment.contact_sheet import draw_contact_sheet
@@ -204,9 +204,9 @@ def imagenet(name: str) -> Kind:
 
 def image(form: str, mode: str) -> Kind:
     def read(path: Path) -> None:
-        fault = image_fault(path)
+        fault = check_file(path, path.parent / "copies", 1024).fault
         assert "\n" not in fault
-        draw_contact_sheet([Prediction(path, ("a",), (1.0,), "" if fault == ROTATED else fault)],
+        draw_contact_sheet([Prediction(path, ("a",), (1.0,), fault)],
                            path.with_suffix(".sheet"))
         folder = ImageFolder.scan(path.parents[1])
         for decode in False, True:
@@ -234,7 +234,7 @@ def profile_table() -> Kind:
 
 def image_list() -> Kind:
     return Kind("list.txt", b"a/b.jpg\nc.jpg\n", lambda path: [
-        image_fault(listed) for listed in list_images(str(path))])
+        check_file(listed, path.parent / "copies", 1024) for listed in list_images(str(path))])
 
 
 KINDS: dict[str, Callable[[], Kind]] = {

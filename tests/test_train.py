@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from conftest import EPOCH_LINE, STEP_LINE, Images, assert_one_clear_line, make_images, run_script
 from PIL import Image
 
+import eval as evaluate_command
 import train
 from src.checkpoint.file import Checkpoint, file_digest, read_checkpoint
 from src.errors import UserError
@@ -207,6 +209,29 @@ def test_fewer_images_than_a_batch_train_on_what_there_is(images: Images, tmp_pa
     assert "no validation" in out
     assert {"last", "mobilenetv2_head-1_1", "mobilenetv2_head-2_1"} == stems(tmp_path / "out")  # nothing says best
     assert read(tmp_path / "out", "last").training.metrics.keys() == {"epoch", "loss", "lr"}
+
+
+def test_held_out_images_and_a_test_at_the_end(images: Images, tmp_path: Path, scratch: tuple[Path, Any],
+                                               capsys: pytest.CaptureFixture) -> None:
+    root = images({"train/ape": 6, "train/zebra": 5, "test/ape": 2, "test/zebra": 1})
+    arguments = ("--dataset_path", root, "--epoch_size", 2, "--freeze_layer", "backbone", "--val_share", 0.2,
+                 "--pretrain_ckpt", scratch[0] / "best.ckpt", "--save_checkpoint_path", tmp_path / "out")
+    call_main(*arguments)
+    out = capsys.readouterr().out
+    assert "20% of each class are held out" in out
+    assert "9 training images of 2 classes" in out
+    assert len(re.findall(r"^result: \{.*'images': 2\} ckpt=", out, re.MULTILINE)) == 2
+    assert len(re.findall(r"^test result: \{.*'images': 3\} of the best weights$", out, re.MULTILINE)) == 1
+    shutil.copytree(tmp_path / "out", tmp_path / "again")
+    call_main(*arguments[:-1], tmp_path / "again")
+    assert "test result" not in capsys.readouterr().out  # it was scored when the run ended
+    eval_argv = ["eval.py", *SMALL, "--dataset_path", root / "test", "--pretrain_ckpt", tmp_path / "out" / "best.ckpt"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", list(map(str, eval_argv)))
+        evaluate_command.main()
+    scored = re.search(r"result: (\{.*?\})", capsys.readouterr().out)
+    assert scored
+    assert f"test result: {scored[1]} of" in out
 
 
 def test_checkpoints_can_be_left_out(two_classes: Path, tmp_path: Path, scratch: tuple[Path, Any]) -> None:

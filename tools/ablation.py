@@ -28,7 +28,7 @@ from types import FrameType
 from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from src.data.image_folder import validation_root
+from src.data.sources import validation_source
 from src.errors import UserError, first_line, run_command
 from src.files import atomic_write
 from src.json_records import read_record, to_json
@@ -210,7 +210,7 @@ def _check(variants: Sequence[Variant], seeds: Sequence[int], dataset_path: str,
         if own := next((key for key in OWN_KEYS if key in variant.options or f"--{key}" in common), None):
             raise UserError(f"{own} is this tool's to set, for each run; leave it out of train.py's options")
         config: Config = get_config(train_command(variant, seeds[0], dataset_path, common)[3:])
-        if not config.run_eval or validation_root(dataset_path, config.eval_dataset_path) is None:
+        if not config.run_eval or not (config.val_share or validation_source(dataset_path, config.eval_dataset_path)):
             raise UserError(f"{dataset_path}: no validation, so nothing to compare; name a folder with train/ and "
                             "val/, and leave run_eval on")
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from src.data.image_folder import ImageFolder, train_root, validation_root
+from src.data.sources import train_source, validation_source
 from src.data.stats import collect_stats, describe
 from src.errors import UserError, run_command
 from src.reports.data_summary import draw_summary
@@ -28,10 +28,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.output and options.output.suffix.lower() != ".png":
         raise UserError(f"{options.output}: name the image with the ending .png")
 
-    train = train_root(options.dataset_path)
-    val = validation_root(options.dataset_path, "")
-    roots = {"train": train, "val": val} if val else {train.name: train}
-    parts = {name: collect_stats(ImageFolder.scan(root), options.check) for name, root in roots.items() if root}
+    train = train_source(options.dataset_path)
+    val = validation_source(options.dataset_path, "")
+    sources = {"train": train, "val": val} if val else {train.path.name: train}
+    parts = {name: collect_stats(source.scan(), options.check) for name, source in sources.items()}
     print(describe(parts, options.check))
     if options.output:
         draw_summary(parts, options.output)

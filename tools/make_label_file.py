@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from src.data.image_folder import ImageFolder, eval_root
+from src.data.sources import eval_source
 from src.deployment.description import description_path, read_description
 from src.errors import UserError, run_command
 from src.files import atomic_write
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, help="exported model whose classes these must be")
     options = parser.parse_args(argv)
 
-    folder = ImageFolder.scan(eval_root(options.dataset_path))
+    folder = eval_source(options.dataset_path).scan()
     if options.model and (classes := model_classes(options.model)) != folder.classes:
         different = sorted(set(classes) ^ set(folder.classes))[:3]
         raise UserError(f"{folder.root}: its classes are not those of {options.model}: {', '.join(different)}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.data.formats.mindrecord_writer import pack_mindrecord
-from src.data.image_folder import ImageFolder, train_root, validation_root
+from src.data.sources import train_source, validation_source
 from src.errors import run_command
 
 
@@ -23,8 +23,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", required=True, type=Path, help="folder to make")
     options = parser.parse_args(argv)
 
-    roots = {"train": train_root(options.dataset_path), "val": validation_root(options.dataset_path, "")}
-    parts = {part: ImageFolder.scan(root) for part, root in roots.items() if root}
+    sources = {"train": train_source(options.dataset_path), "val": validation_source(options.dataset_path, "")}
+    parts = {part: source.scan() for part, source in sources.items() if source}
     for part, files in pack_mindrecord(parts, options.output).items():
         print(f"{options.output}: {len(parts[part])} images of {len(parts[part].classes)} classes from "
               f"{parts[part].root} in {files} files")

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from src.data.image_check import describe_left_out
 from src.data.image_folder import ImageFolder
 from src.data.split import plan_split, write_split
 from src.errors import UserError, run_command
@@ -34,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--val_share must be between 0 and 1, not {options.val_share}")
 
     folder = ImageFolder.scan(options.source)
+    for line in describe_left_out(folder):
+        print(f"{folder.root}: {line}")
     split = plan_split(folder, options.val_share, options.seed)
     report_duplicates(split.duplicates)
     written = write_split(folder, split, options.output, options.link)

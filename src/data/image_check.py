@@ -1,23 +1,29 @@
 """Checks every image before a run, so that a bad image is named at once and does not end the run hours later.
 
 The results are remembered with each file's size and time. Pillow decodes the images: MindSpore's own operator accepts
-some truncated images, and leaves `abnormal_image.*` files behind for those that it refuses.
+some truncated images, and leaves `abnormal_image.*` files behind for those that it refuses. The check also makes the
+copies of images that MindSpore does not read right (src/data/image_cache.py).
 """
 import dataclasses
+import functools
 import hashlib
 import json
 import os
-import warnings
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 from tqdm import tqdm
 
 from src.cache_folder import cache_folder
-from src.data.image_folder import ImageFolder
+from src.data.image_cache import GB, copies_folder, is_copy_for, limit_cache, longest_shorter_side, rewrite
+from src.data.image_folder import ImageFolder, LeftOut
+from src.data.images import TooLargeError, open_image, rewrite_reason
+from src.data.sources import Source
 from src.distributed.collectives import any_over_ranks
 from src.distributed.world import World
 from src.errors import UserError, first_line, list_some
@@ -27,109 +33,154 @@ from src.log import logger
 from src.model_utils.config import Config
 from src.names import escape_name
 
-SUPPORTED_FORMATS = {"JPEG", "PNG", "BMP", "TIFF"}  # formats that MindSpore's Decode reads, whatever the file's ending
-LISTED = 5  # bad images that a message names
-ROTATED = "rotated"  # remembered for an image whose EXIF data says to rotate it
-
-Findings = dict[str, str]  # file name to fault, or to ROTATED
+LISTED = 5  # files of a kind that a message names
 
 
-def scan_checked(root: Path, config: Config, world: World, training: bool) -> ImageFolder:
-    """List a folder and treat its bad images as `bad_images` says.
+@dataclass(frozen=True)
+class Finding:
+    """What the check found about an image."""
+
+    fault: str = ""  # why it cannot be used; empty if it can
+    reason: str = ""  # why MindSpore reads a copy of it; empty if it reads the image itself
+    copy: str = ""  # the path of that copy
+
+
+def scan_checked(source: Source, config: Config, world: World, training: bool) -> ImageFolder:
+    """List images and treat bad ones as `bad_images` says.
 
     Rank 0 checks first. The other ranks wait for it and read the remembered results.
     """
-    folder = ImageFolder.scan(root)
-    _check_names(folder)
+    folder = source.scan()
     if world.is_main_process:
-        folder = check_images(folder, config.bad_images, training)
+        for line in describe_left_out(folder):
+            logger.info(f"{folder.root}: {line}")
+        folder = check_images(folder, config, training)
     any_over_ranks(False, world)
-    return folder if world.is_main_process else check_images(folder, config.bad_images, training)
+    return folder if world.is_main_process else check_images(folder, config, training)
 
 
-def _check_names(folder: ImageFolder) -> None:
-    """Refuse folder names that are not UTF-8: MindSpore's reader does not read them. File names may be any bytes."""
-    for name in (str(folder.root), *folder.classes):
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            raise UserError(f"{escape_name(name)}: MindSpore reads no folder whose name is not UTF-8; rename it"
-                            + ("" if name == str(folder.root) else f" in {folder.root}")) from None
+def describe_left_out(folder: ImageFolder) -> list[str]:
+    """What a folder has besides images, as one line, and a line for each of its notes."""
+    return [*list_left_out(folder.left_out), *folder.notes]
 
 
-def check_images(folder: ImageFolder, choice: str, training: bool) -> ImageFolder:
+def list_left_out(left_out: LeftOut) -> list[str]:
+    """A line that counts files by the reason why they are left out, with the first names; none if there are none."""
+    kinds = [f"{len(names)} {kind} ({list_some(sorted(map(escape_name, names)), LISTED)})"
+             for kind, names in left_out.items()]
+    return [f"left out: {'; '.join(kinds)}"] if kinds else []
+
+
+def check_images(folder: ImageFolder, config: Config, training: bool) -> ImageFolder:
     """The folder to use: complete, without its bad images, or with other images in their place.
 
     Args:
         folder: the images to check.
-        choice: `bad_images`. "error" stops. "skip" leaves bad images out. "ignore" does not check. "replace" takes the
-            next image of the class in training, so that the number of steps stays; in evaluation it is "skip", so
-            that no image counts twice.
+        config: `bad_images` "error" stops. "skip" leaves bad images out. "ignore" does not check, and makes no copies.
+            "replace" takes the next image of the class in training, so that the number of steps stays; in evaluation
+            it is "skip", so that no image counts twice.
         training: whether the folder is for training.
 
     Raises:
-        UserError: there are bad images and `choice` is "error"; or a class has no good image.
+        UserError: there are bad images and `bad_images` is "error"; or a class has no good image.
     """
+    choice = config.bad_images
     if choice == "ignore":
         return folder
-    findings = find_faults(folder)
-    rotated = sum(fault == ROTATED for fault in findings.values())
-    if rotated:
-        logger.warning(f"{folder.root}: {rotated} images are stored turned, with EXIF data that says so; they are used "
-                       "as they are stored")
-    faults = {name: fault for name, fault in findings.items() if fault != ROTATED}
+    side = longest_shorter_side(max(config.image_size, config.multi_scale_max))
+    findings = check_files(folder, side)
+    if copies := [finding.copy for finding in findings.values() if finding.copy]:
+        size = limit_cache(copies, config.image_cache_gb)
+        logger.info(f"{folder.root}: {describe_copies(findings.values(), size, config.image_cache_gb)}")
+        folder = dataclasses.replace(folder, copies=tuple(findings[name].copy for name in folder.files))
+    faults = {name: finding.fault for name, finding in findings.items() if finding.fault}
+    if config.left_out_file:
+        _write_left_out(folder, faults, Path(config.left_out_file))
     if not faults:
         return folder
     named = list_some([f"{escape_name(name)}: {fault}" for name, fault in faults.items()], LISTED, separator="; ")
     if choice == "error":
         raise UserError(f"{folder.root}: {len(faults)} bad images: {named}; remove or mend them, or use "
-                        "--bad_images skip")
+                        "--bad_images skip" + ("" if config.left_out_file or len(faults) <= LISTED else
+                                               "; --left_out_file FILE lists all of them"))
     logger.warning(f"{folder.root}: {len(faults)} bad images left out: {named}")
     return _without(folder, faults, replace=training and choice == "replace")
 
 
-def find_faults(folder: ImageFolder) -> Findings:
-    """The bad and rotated images of a folder. Checks only those that are new or changed since the last check."""
+def describe_copies(findings: Iterable[Finding], size: int, limit_gb: float) -> str:
+    """How many images are read from copies, and why; and the size of all copies, in bytes, beside its limit."""
+    reasons = Counter(finding.reason for finding in findings if finding.copy)
+    return (f"{reasons.total()} images are read from rewritten copies "
+            f"({', '.join(f'{count} {reason}' for reason, count in reasons.most_common())}) in {copies_folder()}, "
+            f"which has {size / GB:.3g} of {limit_gb:g} GB")
+
+
+def _write_left_out(folder: ImageFolder, faults: Mapping[str, str], path: Path) -> None:
+    """Write all files that are left out, with the reasons, in place of those that the file had for this folder."""
+    reasons = {name: kind for kind, names in folder.left_out.items() for name in names} | dict(faults)
+    own = {escape_name(folder.root / name): reasons.get(name) for name in (*reasons, *folder.files)}
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    lines = [line for line in lines if line.partition("\t")[0] not in own]
+    lines += sorted(f"{name}\t{reason}" for name, reason in own.items() if reason)
+    with atomic_write(path) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def check_files(folder: ImageFolder, shorter_side: int) -> dict[str, Finding]:
+    """The finding for each file of a folder. Checks only those that are new or changed since the last check."""
     memory_path = cache_folder("pictures") / f"{hashlib.sha256(os.fsencode(folder.root)).hexdigest()[:32]}.json"
     memory = _remembered(memory_path)
-    stamps = [_stamp(folder.root / name) for name in folder.files]
-    unknown = [(name, stamp) for name, stamp in zip(folder.files, stamps, strict=True)
-               if memory.get(name, [None])[:1] != [stamp]]
+    stamps = {name: _stamp(folder.root / name) for name in folder.files}
+    unknown = [name for name, stamp in stamps.items() if not _holds(memory.get(name), stamp, shorter_side)]
     if unknown:
+        check = functools.partial(check_file, copies=copies_folder(), shorter_side=shorter_side)
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            faults = tqdm(pool.map(lambda entry: image_fault(folder.root / entry[0]), unknown), total=len(unknown),
-                          desc="checking images", disable=None, leave=False)
-            memory |= {name: [stamp, fault] for (name, stamp), fault in zip(unknown, faults, strict=True)}
+            found = tqdm(pool.map(lambda name: check(folder.root / name), unknown), total=len(unknown),
+                         desc="checking images", disable=None, leave=False)
+            memory |= {name: [stamps[name], *dataclasses.astuple(finding)]
+                       for name, finding in zip(unknown, found, strict=True)}
         with atomic_write(memory_path) as temporary:
             temporary.write_text(json.dumps(memory), encoding="utf-8")
-    return {name: memory[name][1] for name in folder.files if memory[name][1]}
+    return {name: Finding(*memory[name][1:]) for name in folder.files}
 
 
-def image_fault(path: Path) -> str:
-    """A text that says what is wrong with an image; ROTATED; or an empty text."""
+def check_file(path: Path, copies: Path, shorter_side: int) -> Finding:
+    """Decode an image, and make its copy if MindSpore needs one.
+
+    Args:
+        path: of the image.
+        copies: the folder for copies.
+        shorter_side: of `longest_shorter_side`.
+
+    Raises:
+        UserError: the copy cannot be written.
+    """
     try:
         if path.stat().st_size == 0:
-            return "empty"
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                if image.format not in SUPPORTED_FORMATS:
-                    return f"{image.format}, which MindSpore does not read"
-                turned = image.getexif().get(ExifTags.Base.Orientation, 1) not in {0, 1}
+            return Finding("empty")
+        with open_image(path) as image:
+            if not (reason := rewrite_reason(image)):
                 image.draft("RGB", (1, 1))  # JPEG: the coarsest scale finds the same faults and is faster
                 image.load()
-    except Image.UnidentifiedImageError:
-        return "not an image"
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        return "too large"
+                return Finding()
+        return Finding(reason=reason, copy=str(rewrite(path, copies, shorter_side)))
+    except UserError:
+        raise
     except Exception as error:  # decoders raise many types of error
-        return f"cannot be read ({first_line(error)})"
-    return ROTATED if turned else ""
+        return Finding(_fault(error))
+
+
+def _fault(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not an image"
+    return str(error) if isinstance(error, TooLargeError) else f"cannot be read ({first_line(error)})"
 
 
 def _without(folder: ImageFolder, faults: Mapping[str, str], replace: bool) -> ImageFolder:
     good = np.array([name not in faults for name in folder.files])
-    empty = set(range(len(folder.classes))) - set(folder.labels[good].tolist())
+    empty = set(folder.labels.tolist()) - set(folder.labels[good].tolist())
     if empty:
         raise UserError(f"{folder.root}: class {folder.classes[min(empty)]} has no good image; add some, or remove "
                         "its folder")
@@ -138,13 +189,21 @@ def _without(folder: ImageFolder, faults: Mapping[str, str], replace: bool) -> I
         same_class = [chosen[folder.labels[chosen] == label] for label in folder.labels]
         chosen = np.array([index if good[index] else others[np.searchsorted(others, index) % len(others)]
                            for index, others in enumerate(same_class)])
-    return dataclasses.replace(folder, files=tuple(folder.files[index] for index in chosen),
-                               labels=folder.labels[chosen], rows=folder.rows[chosen])
+    return folder.select(chosen)
 
 
 def _stamp(path: Path) -> str:
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError as error:
+        return str(error.strerror)
     return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _holds(entry: list[str] | None, stamp: str, shorter_side: int) -> bool:
+    """Whether a remembered result is of the present file, and its copy is there and of the wanted size."""
+    return entry is not None and entry[0] == stamp and (
+        not entry[-1] or is_copy_for(Path(entry[-1]), shorter_side))
 
 
 def _remembered(path: Path) -> dict[str, list[str]]:
@@ -153,7 +212,8 @@ def _remembered(path: Path) -> dict[str, list[str]]:
         memory = read_json(path)
     except UserError:
         return {}
+    length = 1 + len(dataclasses.fields(Finding))
     well_formed = isinstance(memory, dict) and all(
-        isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)
+        isinstance(entry, list) and len(entry) == length and all(isinstance(part, str) for part in entry)
         for entry in memory.values())
     return memory if well_formed else {}

@@ -1,35 +1,45 @@
-"""Image folders, `root/<class>/<image>`, and the training and validation folders in a `dataset_path`."""
+"""Labelled images: the files of an image folder, `root/<class>/<image>`, or those that a list names."""
+import dataclasses
 import hashlib
 import os
 import re
-from dataclasses import dataclass
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from src.data.class_order import class_order
+from src.data.image_cache import encoded_image
+from src.data.images import IMAGE_ENDINGS, is_image
 from src.errors import UserError
+from src.names import escape_name
 
-# What MindSpore's Decode reads; it refuses gif and webp.
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
-EVAL_FOLDERS = ("val", "validation_preprocess")  # the second is the ancestor's name
+EVAL_FOLDERS = ("val", "valid", "validation", "validation_preprocess")  # the last is the ancestor's name
+SYSTEM_FILES = {"__MACOSX", "Thumbs.db", "desktop.ini"}  # besides those that begin with a dot
+HIDDEN, OTHER, NO_CLASS, EMPTY, CIRCLE, SPECIAL = (
+    "hidden", "no image", "in no class folder", "class folder without an image", "link in a circle", "no file")
+
+LeftOut = Mapping[str, Sequence[str]]  # why, to the names of files
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The images of a folder, sorted by class and name.
+    """Images with their labels, sorted by class and name.
 
-    A class is a visible folder with at least one image. Its index is its position in the sorted class names. Hidden
-    files, other files and folders inside a class are ignored.
+    In a folder a class is a visible folder with at least one image in it or below. Its index is its position in the
+    sorted class names. Links are followed. A class name is in Unicode's form NFC, whatever form the folder's name has.
     """
 
     root: Path
     classes: tuple[str, ...]
     files: tuple[str, ...]  # relative to the root
     labels: np.ndarray  # class index of each file, int32
-    rows: np.ndarray  # position of each file in MindSpore's ImageFolderDataset, which also counts hidden images
-    extensions: tuple[str, ...]  # endings that occur, in upper or lower case as they are
-    times: tuple[int, ...]  # last change of each class folder, in ns
+    copies: tuple[str, ...] = ()  # of each file: the path of its rewritten copy, empty for none; () if there are none
+    left_out: LeftOut = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # sentences about what was found
 
     def __len__(self) -> int:
         return len(self.files)
@@ -43,59 +53,129 @@ class ImageFolder:
         """
         if not root.is_dir():
             raise UserError(f"{root}: no such folder; --dataset_path needs a folder with one folder per class")
+        left_out: dict[str, list[str]] = defaultdict(list)
         try:
-            found = {entry.name: _images(entry.path) for entry in os.scandir(root)
-                     if entry.is_dir() and not _hidden(entry.name)}
+            found = _scan_classes(root, left_out)
         except OSError as error:
             raise UserError(f"{error.filename}: cannot read this folder: {error.strerror}") from None
-        classes = class_order(name for name, images in found.items() if not all(map(_hidden, images)))
-        if not classes and any(map(has_mindrecords, (root, *(root / name for name in ("train", *EVAL_FOLDERS))))):
+        if not found and any(map(has_mindrecords, (root, *(root / name for name in ("train", *EVAL_FOLDERS))))):
             raise UserError(f"{root}: no images here, but MindRecord files; make an image folder of them with "
                             f"python tools/unpack_mindrecord.py --source {root} --output FOLDER")
-        if not classes:
-            raise UserError(f"{root}: no images here; expected {root}/<class>/<image>, "
-                            f"with an ending of {' '.join(IMAGE_EXTENSIONS)}")
-        listed = [(f"{name}/{image}", label) for label, name in enumerate(classes) for image in found[name]]
-        rows = [row for row, (file, _) in enumerate(listed) if not _hidden(file.rpartition("/")[2])]
+        if not found:
+            raise UserError(f"{root}: no images here; expected {root}/<class>/<image>")
+        by_class: dict[str, list[str]] = defaultdict(list)
+        for name in class_order(found):
+            by_class[unicodedata.normalize("NFC", name)] += found[name]
+        notes = [f"class {escape_name(name)} has several folders, whose names differ only in Unicode's form"
+                 for name in by_class if sum(unicodedata.normalize("NFC", other) == name for other in found) > 1]
+        return dataclasses.replace(cls.of(root, by_class), left_out=left_out, notes=tuple(notes))
+
+    @classmethod
+    def of(cls, root: Path, by_class: Mapping[str, Sequence[str]]) -> "ImageFolder":
+        """The images with these names, relative to `root`, of each class."""
+        classes = class_order(by_class)
         return cls(
             root=root.resolve(),
             classes=classes,
-            files=tuple(listed[row][0] for row in rows),
-            labels=np.array([listed[row][1] for row in rows], np.int32),
-            rows=np.array(rows, np.int64),
-            extensions=tuple(sorted({"." + file.rpartition(".")[2] for file, _ in listed})),
-            times=_times(root, classes),
+            files=tuple(file for name in classes for file in by_class[name]),
+            labels=np.repeat(np.arange(len(classes), dtype=np.int32), [len(by_class[name]) for name in classes]),
         )
 
-    def check_unchanged(self) -> None:
-        """Check that the images are still the listed ones: MindSpore lists the folder again for every epoch.
+    def select(self, positions: Sequence[int] | np.ndarray) -> "ImageFolder":
+        """The images at these positions, in this order; the classes stay."""
+        return dataclasses.replace(
+            self, files=tuple(self.files[position] for position in positions), labels=self.labels[positions],
+            copies=tuple(self.copies[position] for position in positions) if self.copies else ())
+
+    def encoded(self, position: int) -> np.ndarray:
+        """The bytes, uint8, that MindSpore decodes for the image at a position: its own, or those of its copy.
 
         Raises:
-            UserError: images were added or removed.
+            OSError: the image cannot be read.
         """
-        try:
-            if _times(self.root, self.classes) == self.times:
-                return
-            found = ImageFolder.scan(self.root)
-            rows = dict(zip(found.files, found.rows.tolist(), strict=True))
-        except (OSError, UserError):
-            rows = {}
-        moved = [file for file, row in zip(self.files, self.rows.tolist(), strict=True) if rows.get(file) != row]
-        if moved:
-            raise UserError(f"{self.root}: images have come or gone since the run began, {moved[0]} or one before "
-                            "it; leave the folder alone while a run uses it, and start again")
+        return encoded_image(self.root / self.files[position], self.copies[position] if self.copies else "")
+
+    def class_of(self, position: int) -> str:
+        """Name of the class of the image at a position."""
+        return self.classes[self.labels[position]]
 
     def digest(self) -> str:
-        """A hash of the names, sizes and times of all files."""
+        """A hash of the names, sizes and times of all files.
+
+        Raises:
+            UserError: a file is gone.
+        """
         hasher = hashlib.sha256()
         for name in self.files:
-            status = (self.root / name).stat()
+            try:
+                status = (self.root / name).stat()
+            except OSError as error:
+                raise UserError(f"{self.root / name}: cannot be read: {error.strerror}") from None
             hasher.update(os.fsencode(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n"))
         return hasher.hexdigest()
 
 
-def _times(root: Path, classes: tuple[str, ...]) -> tuple[int, ...]:
-    return tuple((root / name).stat().st_mtime_ns for name in classes)
+def _scan_classes(root: Path, left_out: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The images below each class folder, sorted by their bytes as MindSpore sorts them."""
+    found = {}
+    for entry in os.scandir(root):
+        if _hidden(entry.name):
+            left_out[HIDDEN].append(entry.name)
+        elif not entry.is_dir():
+            left_out[NO_CLASS].append(entry.name)
+        elif images := sorted(_images(entry.path, f"{entry.name}/", (_identity(root), _identity(entry)),
+                                        left_out), key=os.fsencode):
+            found[entry.name] = images
+        else:
+            left_out[EMPTY].append(entry.name)
+    return found
+
+
+def _images(folder: str, prefix: str, parents: tuple[tuple[int, int], ...],
+            left_out: dict[str, list[str]]) -> Iterator[str]:
+    """Names of the images in a folder and below, with a prefix."""
+    for entry in os.scandir(folder):
+        file = f"{prefix}{entry.name}"
+        if _hidden(entry.name):
+            left_out[HIDDEN].append(file)
+        elif entry.is_dir():
+            if _identity(entry) in parents:
+                left_out[CIRCLE].append(file)
+            else:
+                yield from _images(entry.path, f"{file}/", (*parents, _identity(entry)), left_out)
+        elif not entry.is_file() and not (entry.is_symlink() and _ends_like_an_image(entry.name)):
+            left_out[SPECIAL].append(file)
+        elif is_image(Path(entry.path)):  # also a broken link that ends like an image: the check will name it
+            yield file
+        else:
+            left_out[OTHER].append(file)
+
+
+def images_below(folder: Path) -> tuple[list[str], LeftOut]:
+    """The images in a folder and below, relative to it, and what else there is.
+
+    Raises:
+        UserError: the folder, or one below, cannot be read.
+    """
+    left_out: dict[str, list[str]] = defaultdict(list)
+    try:
+        return list(_images(str(folder), "", (_identity(folder),), left_out)), left_out
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot read this folder: {error.strerror}") from None
+
+
+def _ends_like_an_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_ENDINGS)
+
+
+def _identity(entry: os.DirEntry | Path) -> tuple[int, int]:
+    """What tells a folder from every other one on this machine."""
+    status = entry.stat()
+    return status.st_dev, status.st_ino
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name in SYSTEM_FILES
 
 
 def mindrecords(folder: Path) -> list[Path]:
@@ -107,48 +187,3 @@ def mindrecords(folder: Path) -> list[Path]:
 def has_mindrecords(folder: Path) -> bool:
     """Whether the folder exists and has a MindRecord file in it."""
     return folder.is_dir() and bool(mindrecords(folder))
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".")
-
-
-def _images(folder: str) -> list[str]:
-    """Names of the images directly in a folder, also hidden ones, sorted by their bytes as MindSpore does."""
-    entries = [entry for entry in os.scandir(folder) if entry.name.lower().endswith(IMAGE_EXTENSIONS)]
-    for entry in entries:
-        if not entry.is_file():
-            raise UserError(f"{entry.path}: ends like an image but is no file; rename or remove it")
-    return sorted((entry.name for entry in entries), key=os.fsencode)
-
-
-def train_root(dataset_path: str) -> Path:
-    """The folder of training classes: `dataset_path/train` if there is one, else `dataset_path` itself."""
-    return _child(_given(dataset_path), ("train",)) or _given(dataset_path)
-
-
-def eval_root(dataset_path: str) -> Path:
-    """The folder to evaluate: `dataset_path/val` if there is one, else `dataset_path` itself."""
-    root = _given(dataset_path)
-    child = _child(root, EVAL_FOLDERS)
-    if child is None and _child(root, ("train",)):
-        raise UserError(f"{root}: has train/ but no val/; name the folder of images to score itself")
-    return child or root
-
-
-def validation_root(dataset_path: str, eval_dataset_path: str) -> Path | None:
-    """The validation folder: `eval_dataset_path`, else `val` beside the training folder, else None."""
-    if eval_dataset_path:
-        return eval_root(eval_dataset_path)
-    train = train_root(dataset_path)
-    return _child(train.resolve().parent, EVAL_FOLDERS) if train.resolve().name == "train" else None
-
-
-def _given(path: str) -> Path:
-    if not path:
-        raise UserError("no images named: give --dataset_path FOLDER")
-    return Path(path)
-
-
-def _child(root: Path, names: tuple[str, ...]) -> Path | None:
-    return next((root / name for name in names if (root / name).is_dir()), None)

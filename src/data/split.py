@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from src.data.duplicates import find_duplicates
@@ -45,12 +46,13 @@ def plan_split(folder: ImageFolder, val_share: float, seed: int) -> Split:
     unit_of = {file: tuple(group) for group in duplicates for file in group}
     units: dict[str, set[tuple[str, ...]]] = {name: set() for name in folder.classes}
     in_several: set[tuple[str, ...]] = set()
+    class_of = {file: folder.classes[label] for file, label in zip(folder.files, folder.labels, strict=True)}
     for file in folder.files:
         unit = unit_of.get(file, (file,))
-        units[_class_of(file)].add(unit)
-        if len({_class_of(member) for member in unit}) > 1:
+        units[class_of[file]].add(unit)
+        if len({class_of[member] for member in unit}) > 1:
             in_several.add(unit)
-    counts = Counter(map(_class_of, folder.files))
+    counts = Counter(class_of.values())
     held_out: set[str] = set()
     for name, of_class in units.items():
         free = sorted(of_class - in_several, key=lambda unit: hashlib.sha256(
@@ -70,8 +72,15 @@ def plan_split(folder: ImageFolder, val_share: float, seed: int) -> Split:
     return Split({file: "val" if file in held_out else "train" for file in folder.files}, duplicates)
 
 
-def _class_of(file: str) -> str:
-    return file.partition("/")[0]
+def hold_out(folder: ImageFolder, val_share: float, seed: int) -> tuple[ImageFolder, ImageFolder]:
+    """The images to train on and those to validate on, as `plan_split` chooses them.
+
+    Raises:
+        UserError: as `plan_split`.
+    """
+    parts = plan_split(folder, val_share, seed).parts
+    is_val = np.array([parts[file] == "val" for file in folder.files])
+    return folder.select(np.flatnonzero(~is_val)), folder.select(np.flatnonzero(is_val))
 
 
 def write_split(folder: ImageFolder, split: Split, output: Path, link: bool) -> bool:

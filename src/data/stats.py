@@ -1,19 +1,19 @@
 """Statistics of an image folder, from the headers of its files: sizes, formats, colours and faults."""
 import os
-import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
 from tqdm import tqdm
 
 from src.data.duplicates import find_duplicates
-from src.data.image_check import ROTATED, SUPPORTED_FORMATS, find_faults, image_fault
+from src.data.image_cache import LEAST_SHORTER_SIDE, copies_folder
+from src.data.image_check import check_file, check_files, describe_left_out
 from src.data.image_folder import ImageFolder
+from src.data.images import open_image, orientation
 from src.errors import list_some
 from src.names import escape_name
 
@@ -45,34 +45,28 @@ class DataStats:
 
 def collect_stats(folder: ImageFolder, decode: bool) -> DataStats:
     """Read the header of every file; with `decode` the whole file, as a run does before it begins."""
-    with warnings.catch_warnings(), ThreadPoolExecutor(2 * len(os.sched_getaffinity(0))) as pool:
-        warnings.simplefilter("ignore")  # faults are found below
+    with ThreadPoolExecutor(2 * len(os.sched_getaffinity(0))) as pool:
         looks = list(tqdm(pool.map(_header, (folder.root / name for name in folder.files)), total=len(folder),
                           desc=f"reading {folder.root.name}", disable=None, leave=False))
     headers = [look for look in looks if look is not None]
+    if decode:
+        findings = check_files(folder, LEAST_SHORTER_SIDE)
+    else:
+        findings = {name: check_file(folder.root / name, copies_folder(), LEAST_SHORTER_SIDE)
+                    for name, look in zip(folder.files, looks, strict=True) if look is None}
     return DataStats(folder, np.array([(0, 0) if look is None else look[0] for look in looks], np.int64),
                   Counter(form for _, form, _, _ in headers), Counter(mode for _, _, mode, _ in headers),
                   sum(turned for _, _, _, turned in headers),
-                  _faults(folder, None if decode else [
-                      name for name, look in zip(folder.files, looks, strict=True)
-                      if look is None or look[1] not in SUPPORTED_FORMATS]))
+                  {name: finding.fault for name, finding in findings.items() if finding.fault})
 
 
 def _header(path: Path) -> tuple[tuple[int, int], str, str, bool] | None:
     """Size, format, mode, and whether EXIF says to rotate it; None if the header cannot be read."""
     try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) not in {0, 1}
-            return image.size, str(image.format), image.mode, turned
+        with open_image(path) as image:
+            return image.size, str(image.format), image.mode, orientation(image) != 1
     except Exception:  # decoders raise many types of error
         return None
-
-
-def _faults(folder: ImageFolder, suspects: Sequence[str] | None) -> dict[str, str]:
-    """The faults of the suspects, or of all files of a folder."""
-    found = find_faults(folder) if suspects is None \
-        else {name: image_fault(folder.root / name) for name in suspects}
-    return {name: fault for name, fault in found.items() if fault not in {"", ROTATED}}
 
 
 def describe(parts: Mapping[str, DataStats], decoded: bool) -> str:
@@ -100,7 +94,8 @@ def _describe_part(part: DataStats, decoded: bool) -> list[str]:
         lines += [f"  {row:12} " + "  ".join(f"{kind} {count}" for kind, count in found.most_common())
                   for row, found in (("formats", part.formats), ("colours", part.modes))]
     if part.turned:
-        lines.append(f"  turned       {part.turned} have EXIF data that says to turn them; they are used as stored")
+        lines.append(f"  turned       {part.turned} have EXIF data that says to turn them; they are used upright")
+    lines += [f"  {line}" for line in describe_left_out(part.folder)]
     how = "every image was decoded" if decoded else "headers only; --check decodes every image"
     lines.append(f"  bad          {len(part.faults)} ({how})")
     lines += [f"    {escape_name(name)}: {fault}" for name, fault in list(part.faults.items())[:LISTED]]

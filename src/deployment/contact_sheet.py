@@ -4,6 +4,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from src.data.images import thumbnail
 from src.deployment.prediction import Prediction
 from src.files import atomic_write
 from src.names import escape_name
@@ -41,8 +42,6 @@ def draw_contact_sheet(predictions: Sequence[Prediction], path: Path) -> None:
 def _thumbnail(path: Path) -> Image.Image:
     """A small version of an image; a grey one if Pillow cannot read the image."""
     try:
-        with Image.open(path) as image:
-            image.thumbnail((SIDE, SIDE))
-            return image.convert("RGB")
+        return thumbnail(path, SIDE)
     except Exception:  # decoders raise many types of error
         return Image.new("RGB", (SIDE, SIDE), "lightgrey")

@@ -12,12 +12,15 @@ import numpy as np
 from mindspore.dataset.core.config import ErrorSamplesMode
 from PIL import Image
 
-from src.data.image_check import ROTATED, image_fault
-from src.data.image_folder import IMAGE_EXTENSIONS
+from src.data.image_cache import copies_folder, encoded_image, longest_shorter_side
+from src.data.image_check import Finding, check_file, list_left_out
+from src.data.image_folder import images_below
+from src.data.images import is_image
 from src.data.transforms import eval_transforms
 from src.dataset import usable_workers
 from src.errors import UserError
 from src.files import atomic_write, read_names
+from src.log import logger
 from src.names import escape_name, unescape_name
 
 
@@ -43,14 +46,15 @@ def list_images(source: str) -> list[Path]:
         raise UserError("no images named: give --images with an image, a folder, or a text file that lists some")
     root = Path(source)
     if root.is_dir():
-        found = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_EXTENSIONS and path.is_file()
-                       and not any(part.startswith(".") for part in path.relative_to(root).parts))
-        if not found:
-            raise UserError(f"{root}: no images here; they end in {' '.join(IMAGE_EXTENSIONS)}")
-        return found
+        names, left_out = images_below(root)
+        for line in list_left_out(left_out):
+            logger.info(f"{root}: {line}")
+        if not names:
+            raise UserError(f"{root}: no images here")
+        return sorted(root / name for name in names)
     if not root.is_file():
         raise UserError(f"{root}: no such image, folder or list")
-    if root.suffix.lower() in IMAGE_EXTENSIONS:
+    if is_image(root):
         return [root]
     try:
         lines = read_names(root)
@@ -72,7 +76,8 @@ def decoding_workers(num_workers: int, computing_threads: int) -> int:
 class ImageStream:
     """Images in batches. Threads read and decode them in advance while the caller computes.
 
-    An image that cannot be read is left out, and `faults` has the reason by its position.
+    An image that cannot be read is left out, and `faults` has the reason by its position. `findings` has what the check
+    found about all images that were read.
     """
 
     paths: Sequence[Path]
@@ -81,6 +86,7 @@ class ImageStream:
     num_workers: int
     normalise: bool = True
     faults: dict[int, str] = field(default_factory=dict)
+    findings: dict[int, Finding] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield positions in `paths` (n) and images (n x 3 x size x size float32). n is at most `batch_size`."""
@@ -99,8 +105,9 @@ class ImageStream:
 
     def _pipeline(self) -> ds.Dataset:
         workers = usable_workers(self.num_workers)
-        pipeline = ds.GeneratorDataset(_Encoded(self.paths, self.faults), ["image", "position"], shuffle=False,
-                                       num_parallel_workers=workers, python_multiprocessing=False)
+        encoded = _Encoded(self.paths, self.image_size, self.faults, self.findings)
+        pipeline = ds.GeneratorDataset(encoded, ["image", "position"], shuffle=False, num_parallel_workers=workers,
+                                       python_multiprocessing=False)
         pipeline = pipeline.map(eval_transforms(self.image_size, self.normalise), "image",
                                 num_parallel_workers=workers)
         return pipeline.batch(self.batch_size, num_parallel_workers=1)
@@ -109,8 +116,10 @@ class ImageStream:
 class _Encoded:
     """The content of image files. A bad one is replaced by a black dot, so that MindSpore does not decode it."""
 
-    def __init__(self, paths: Sequence[Path], faults: dict[int, str]) -> None:
-        self._paths, self._faults = paths, faults
+    def __init__(self, paths: Sequence[Path], image_size: int, faults: dict[int, str],
+                 findings: dict[int, Finding]) -> None:
+        self._paths, self._faults, self._findings = paths, faults, findings
+        self._copies, self._shorter_side = copies_folder(), longest_shorter_side(image_size)
         dot = io.BytesIO()
         Image.new("RGB", (2, 2)).save(dot, "PNG")
         self._dot = np.frombuffer(dot.getvalue(), np.uint8)
@@ -119,11 +128,12 @@ class _Encoded:
         return len(self._paths)
 
     def __getitem__(self, position: int) -> tuple[np.ndarray, np.ndarray]:
-        fault = image_fault(self._paths[position])
-        if fault not in {"", ROTATED}:
-            self._faults[int(position)] = fault
+        finding = check_file(self._paths[position], self._copies, self._shorter_side)
+        self._findings[int(position)] = finding
+        if finding.fault:
+            self._faults[int(position)] = finding.fault
             return self._dot, np.array(position, np.int32)
-        return np.fromfile(self._paths[position], np.uint8), np.array(position, np.int32)
+        return encoded_image(self._paths[position], finding.copy), np.array(position, np.int32)
 
 
 def likeliest(path: Path, logits: np.ndarray, classes: Sequence[str], top_k: int) -> Prediction:

@@ -127,10 +127,17 @@ class Keys:
                             commands=COMMANDS, affects_result=False, min=0)
 
     # Where images are does not affect a result: their digests are compared.
-    dataset_path: str = key("", DATA, "A folder with train/ and val/, or a folder with one folder of images per class.",
+    dataset_path: str = key("", DATA, "A folder with train/ and val/, a folder with one folder of images per class, a "
+                                      "list of images with labels (CSV, text, ModelArts manifest), or a zip or tar "
+                                      "file of a folder.",
                             commands=(TRAIN, EVAL), affects_result=False)
     eval_dataset_path: str = key("", DATA, "Images to validate on during training; empty for val/ beside train/.",
                                  affects_result=False)
+    test_dataset_path: str = key("", DATA, "Images to score once, at the end of training; empty for test/ beside "
+                                           "train/.", affects_result=False)
+    val_share: float = key(0.0, DATA, "Share of the training images of each class to validate on instead, where the "
+                                      "data set has no validation images; 0 for none.",
+                           affects_result=False, min=0.0, below=1.0)
     num_classes: int = key(0, DATA, "Classes of the network; 0 for as many as the training folder or the model has.",
                            commands=COMMANDS, affects_result=False, min=0)
     image_size: int = key(224, DATA, "Height and width of the network's input in pixels.",
@@ -141,6 +148,11 @@ class Keys:
     bad_images: str = key("error", DATA, "Images that cannot be read: error stops, skip leaves them out, replace takes "
                                          "another image of the class, ignore does not check.",
                           commands=(TRAIN, EVAL), affects_result=False, choices=("error", "skip", "replace", "ignore"))
+    left_out_file: str = key("", DATA, "Text file for the names of all files that are bad or left out, with the "
+                                       "reasons; empty for none.", commands=(TRAIN, EVAL), affects_result=False)
+    image_cache_gb: float = key(20.0, DATA, "Most that rewritten copies of images may take on the disk, in GB. "
+                                            "docs/data.md says which images need a copy.",
+                                commands=(TRAIN, EVAL, INFER), affects_result=False, min=0.0)
     enable_cache: bool = key(False, DATA, "Keep the encoded images in a dataset-cache server, which "
                                           "run_train_nfs_cache.sh starts.", affects_result=False)
     cache_session_id: int = key(0, DATA, "Session of that server, as dataset-cache -g prints it.",

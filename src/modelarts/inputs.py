@@ -14,7 +14,7 @@ from src.model_utils.moxing_adapter import Storage, harmless, is_remote
 from src.modelarts.folders import JobFolders
 
 MODEL_ENDINGS = (".ckpt", ".mindir", ".onnx", ".pth", ".pth.tar", ".pt", ".safetensors")
-DATA_KEYS = ("dataset_path", "eval_dataset_path", "images")
+DATA_KEYS = ("dataset_path", "eval_dataset_path", "test_dataset_path", "images")
 # The storage keeps no file times, but a run resumes only with the same images, times included.
 TIME_OF_COPIES = 946684800  # seconds since 1970: the year 2000
 
@@ -178,7 +178,7 @@ class Inputs:
                 places.insert(0, self._from_mindrecord)
             values = config.as_dict()
             for key in DATA_KEYS:
-                if key in values and (values[key] or key != "eval_dataset_path"):
+                if key in values and (values[key] or key not in {"eval_dataset_path", "test_dataset_path"}):
                     found[key] = str(_first_existing(places, values[key], key))
         if self._checkpoint_url:
             single = self._checkpoint_url.endswith(MODEL_ENDINGS)

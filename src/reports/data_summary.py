@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
+from src.data.images import thumbnail
 from src.data.stats import DataStats
 from src.files import atomic_write
 from src.names import escape_name
@@ -125,9 +126,7 @@ def _strip(part: DataStats, name: str) -> Image.Image:
 
 def _sample(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as image:
-            image.draft("RGB", (2 * SIDE, 2 * SIDE))  # JPEG: decodes at a coarse scale
-            return ImageOps.fit(image.convert("RGB"), (SIDE, SIDE))
+        return ImageOps.fit(thumbnail(path, 2 * SIDE), (SIDE, SIDE))
     except Exception:  # decoders raise many types of error
         field = Image.new("RGB", (SIDE, SIDE), "lightgrey")
         draw = ImageDraw.Draw(field)

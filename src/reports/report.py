@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from src.checkpoint.record import History
+from src.data.images import thumbnail
 from src.files import atomic_write
 from src.names import ESCAPED, escape_name
 from src.reports.figures import confusion_png, curve_svgs
@@ -127,12 +128,9 @@ def _of_evaluation(evaluated: Evaluated | None) -> dict[str, Any]:
 
 def _thumbnail(path: Path) -> str:
     """A small version of an image as a data URL; empty if the image cannot be read."""
-    from PIL import Image
     content = io.BytesIO()
     try:
-        with Image.open(path) as image:
-            image.thumbnail((THUMBNAIL, THUMBNAIL))
-            image.convert("RGB").save(content, "JPEG", quality=JPEG_QUALITY)
+        thumbnail(path, THUMBNAIL).save(content, "JPEG", quality=JPEG_QUALITY)
     except Exception:  # noqa: BLE001 - decoders raise many types of error
         return ""
     return _data_url(content.getvalue(), "image/jpeg")

@@ -62,6 +62,8 @@ def _cached(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 def _key(backbone: nn.Cell, folder: ImageFolder, image_size: int) -> str:
     hasher = hashlib.sha256(repr((folder.root, folder.digest(), image_size, CROP_PCT, MEAN, STD)).encode())
+    for copy in folder.copies:
+        hasher.update(Path(copy).name.encode())
     for name, parameter in sorted(network_parameters(backbone).items()):
         hasher.update(name.encode())
         hasher.update(parameter.asnumpy().tobytes())

@@ -57,10 +57,11 @@ class Run:
         if training is None:
             return "no training run wrote it"
         by_digest = {"pretrain_ckpt"} if training.pretrained is not None else set()
-        then = with_present_names(metadata.config)
+        # A key that the checkpoint lacks is newer than it: what the run did then is the key's default now.
+        then = {name: key.default for name, key in KEYS.items()} | with_present_names(metadata.config)
         for key, value in self.config.as_dict().items():
-            if KEYS[key].affects_result and key not in by_digest and then.get(key) != value:
-                return f"{key} is {value!r} now and was {then.get(key)!r}"
+            if KEYS[key].affects_result and key not in by_digest and then[key] != value:
+                return f"{key} is {value!r} now and was {then[key]!r}"
         if metadata.classes != self.classes or training.train_images != self.train_images:
             return "the training images have changed"
         return self._other_difference(training)

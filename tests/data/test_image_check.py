@@ -9,10 +9,12 @@ import pytest
 from PIL import Image
 
 from src.cache_folder import cache_folder
-from src.data.image_check import check_images, find_faults
+from src.data.image_check import check_files, check_images
 from src.data.image_folder import ImageFolder
 from src.dataset import ImageData
 from src.errors import UserError
+from src.model_utils.config import Config
+from tests.conftest import config_for
 
 
 def encoded(form: str, **options: object) -> bytes:
@@ -29,12 +31,14 @@ def flipped(data: bytes, position: int) -> bytes:
 
 JPEG, PNG = encoded("JPEG"), encoded("PNG")
 BAD = {
-    "empty.jpg": b"", "text.jpg": b"no image at all", "page.png": b"<html></html>", "gif.jpg": encoded("GIF"),
-    "webp.jpg": encoded("WEBP"), "half.jpg": JPEG[:len(JPEG) // 2], "last_bytes.jpg": JPEG[:-40],
+    "empty.jpg": b"", "text.jpg": b"no image at all", "page.png": b"<html></html>",
+    "gif.gif": encoded("GIF")[:300], "half.webp": encoded("WEBP")[:900],
+    "half.jpg": JPEG[:len(JPEG) // 2], "last_bytes.jpg": JPEG[:-40],
     "header.jpg": JPEG[:20], "half.png": PNG[:len(PNG) // 2], "bit.png": flipped(PNG, len(PNG) // 2),
     "noise.jpg": np.random.default_rng(1).bytes(3000), "half.bmp": encoded("BMP")[:500],
 }
-GOOD = {"a.jpg": JPEG, "b.png": PNG, "c.bmp": encoded("BMP"), "d.tif": encoded("TIFF")}
+GOOD = {"a.jpg": JPEG, "b.png": PNG, "c.bmp": encoded("BMP"), "d.tif": encoded("TIFF"), "gif.jpg": encoded("GIF"),
+        "webp.jpg": encoded("WEBP")}
 
 
 @pytest.fixture
@@ -48,6 +52,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def choice(bad_images: str, *more: object) -> Config:
+    return config_for("--bad_images", bad_images, *more)
+
+
+def faults(folder: Path) -> dict[str, str]:
+    findings = check_files(ImageFolder.scan(folder), 1024)
+    return {name: finding.fault for name, finding in findings.items() if finding.fault}
+
+
 def labels_read(folder: ImageFolder) -> list[int]:
     """The labels that MindSpore reads, image by image."""
     data = ImageData(folder, 32, 2, training=False)
@@ -55,60 +68,64 @@ def labels_read(folder: ImageFolder) -> list[int]:
 
 
 def test_every_kind_of_bad_image_is_named(folder: Path) -> None:
-    assert find_faults(ImageFolder.scan(folder)).keys() == {f"mixed/{name}" for name in BAD}
+    assert faults(folder).keys() == {f"mixed/{name}" for name in BAD}
 
 
 def test_error_names_images_and_says_what_to_do(folder: Path) -> None:
     with pytest.raises(UserError, match=r"12 bad images: mixed/bit.png: .* and 7 more; .*--bad_images skip"):
-        check_images(ImageFolder.scan(folder), "error", training=True)
+        check_images(ImageFolder.scan(folder), choice("error"), training=True)
 
 
-@pytest.mark.parametrize(("choice", "training", "count"),
-                         [("skip", True, 4), ("replace", True, 16), ("replace", False, 4)])
-def test_what_is_left_is_read_by_mindspore(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: str,
-                                           training: bool, count: int) -> None:
+@pytest.mark.parametrize(("bad_images", "training", "count"),
+                         [("skip", True, 6), ("replace", True, 18), ("replace", False, 6)])
+def test_what_is_left_is_read_by_mindspore(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                           bad_images: str, training: bool, count: int) -> None:
     monkeypatch.chdir(tmp_path)
-    usable = check_images(ImageFolder.scan(folder), choice, training)
+    usable = check_images(ImageFolder.scan(folder), choice(bad_images), training)
     assert labels_read(usable) == [0] * count + [1]
     assert {Path(name).name for name in usable.files} == GOOD.keys()
     assert not list(tmp_path.glob("abnormal_image*")) + list(tmp_path.glob("unsupported_image*"))
 
 
 def test_ignore_looks_at_nothing(folder: Path) -> None:
-    assert len(check_images(ImageFolder.scan(folder), "ignore", training=True)) == len(GOOD) + len(BAD) + 1
+    assert len(check_images(ImageFolder.scan(folder), choice("ignore"), training=True)) == len(GOOD) + len(BAD) + 1
 
 
 def test_a_class_without_a_good_image_is_an_error(folder: Path) -> None:
     (folder / "sound" / "a.jpg").write_bytes(b"")
     with pytest.raises(UserError, match="class sound has no good image"):
-        check_images(ImageFolder.scan(folder), "skip", training=True)
+        check_images(ImageFolder.scan(folder), choice("skip"), training=True)
 
 
 def test_findings_are_remembered_until_a_file_changes(folder: Path) -> None:
-    find_faults(ImageFolder.scan(folder))
+    faults(folder)
     memory = max(cache_folder("pictures").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
     told = json.loads(memory.read_text())
     told["sound/a.jpg"][1] = "remembered"
     memory.write_text(json.dumps(told))
-    assert find_faults(ImageFolder.scan(folder))["sound/a.jpg"] == "remembered"
+    assert faults(folder)["sound/a.jpg"] == "remembered"
     os.utime(folder / "sound" / "a.jpg", ns=(1, 1))
-    assert "sound/a.jpg" not in find_faults(ImageFolder.scan(folder))
+    assert "sound/a.jpg" not in faults(folder)
 
 
 def test_a_damaged_memory_costs_only_time(folder: Path) -> None:
-    find_faults(ImageFolder.scan(folder))
+    faults(folder)
     for memory in cache_folder("pictures").glob("*.json"):
         memory.write_text('{"sound/a.jpg": 3}')
-    assert len(find_faults(ImageFolder.scan(folder))) == len(BAD)
+    assert len(faults(folder)) == len(BAD)
 
 
-def test_exif_rotation_is_told_and_not_applied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # stored lying on its side
-    for name, data in {"turned": encoded("JPEG", exif=exif), "straight": JPEG}.items():
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "a.jpg").write_bytes(data)
-    usable = check_images(ImageFolder.scan(tmp_path), "error", training=False)
-    assert "1 images are stored turned" in capsys.readouterr().err
-    (images, _), = ImageData(usable, 32, 2, training=False).epoch()
-    np.testing.assert_array_equal(*images.asnumpy())
+def test_all_bad_files_are_listed_on_request(folder: Path, tmp_path: Path) -> None:
+    listed = tmp_path.with_name("listed.txt")
+    (folder / "mixed" / "notes.txt").write_text("no image")
+    for _ in range(2):  # a second check of the folder replaces its lines
+        check_images(ImageFolder.scan(folder), choice("skip", "--left_out_file", listed), training=True)
+    lines = dict(line.split("\t") for line in listed.read_text().splitlines())
+    assert lines.keys() == {f"{folder}/mixed/{name}" for name in [*BAD, "notes.txt"]}
+    assert lines[f"{folder}/mixed/empty.jpg"] == "empty"
+    assert len(listed.read_text().splitlines()) == len(BAD) + 1
+
+
+def test_a_link_that_leads_nowhere_is_bad(folder: Path) -> None:
+    (folder / "sound" / "b.jpg").symlink_to("nowhere")
+    assert faults(folder)["sound/b.jpg"] == "no such file"

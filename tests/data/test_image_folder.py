@@ -7,7 +7,8 @@ from conftest import Images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.data.image_folder import ImageFolder, eval_root, train_root, validation_root
+from src.data.image_folder import ImageFolder
+from src.data.sources import Source, eval_source, train_source, validation_source
 from src.errors import UserError
 
 
@@ -41,13 +42,40 @@ def test_endings_count_in_any_case(images: Images) -> None:
     (root / "dog" / "000.jpg").rename(root / "dog" / "photo.of.dog.JpEg")
     folder = ImageFolder.scan(root)
     assert folder.files == ("cat/A.JPG", "dog/photo.of.dog.JpEg")
-    assert folder.extensions == (".JPG", ".JpEg")
 
 
-def test_a_folder_that_ends_like_an_image_is_named(images: Images) -> None:
-    root = images({"cat": 1, "cat/album.jpg": 1})
-    with pytest.raises(UserError, match=r"album\.jpg: ends like an image but is no file"):
-        ImageFolder.scan(root)
+def test_every_image_below_a_class_belongs_to_it(images: Images) -> None:
+    root = images({"cat": 1, "cat/album.jpg": 1, "cat/more/of/them": 2, "cat/.thumbs": 1, "cat/__MACOSX": 1, "dog": 1})
+    (root / "cat" / "without_ending").write_bytes((root / "dog" / "000.jpg").read_bytes())
+    (root / "dog" / "all_cats").symlink_to(root / "cat")
+    (root / "cat" / "again").symlink_to(root / "cat")
+    folder = ImageFolder.scan(root)
+    cats = ("000.jpg", "album.jpg/000.jpg", "more/of/them/000.jpg", "more/of/them/001.jpg", "without_ending")
+    assert folder.files == (*(f"cat/{name}" for name in cats), "dog/000.jpg",
+                            *(f"dog/all_cats/{name}" for name in cats))
+    assert folder.labels.tolist() == [0] * 5 + [1] * 6
+    assert sorted(folder.left_out["link in a circle"]) == ["cat/again", "dog/all_cats/again"]
+
+
+def test_what_is_left_out_is_counted(images: Images) -> None:
+    root = images({"cat": 1, "dog": 1})
+    (root / "cat" / "notes.txt").write_text("no image")
+    (root / "cat" / ".hidden.jpg").write_bytes(b"")
+    (root / "labels.csv").write_text("no class")
+    (root / "empty").mkdir()
+    assert ImageFolder.scan(root).left_out == {
+        "no image": ["cat/notes.txt"], "hidden": ["cat/.hidden.jpg"], "in no class folder": ["labels.csv"],
+        "class folder without an image": ["empty"]}
+
+
+def test_one_class_name_in_two_forms_of_unicode_is_one_class(images: Images) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    root = images({composed: 2, decomposed: 1, "tea": 1})
+    folder = ImageFolder.scan(root)
+    assert folder.classes == (composed, "tea")
+    assert folder.labels.tolist() == [0, 0, 0, 1]
+    assert {file.partition("/")[0] for file in folder.files} == {composed, decomposed, "tea"}
+    assert "caf\u00e9" in folder.notes[0]
 
 
 def test_missing_folder_and_folder_without_images(tmp_path: Path) -> None:
@@ -74,38 +102,39 @@ def test_digest_follows_names_sizes_and_times(images: Images) -> None:
 def test_both_forms_of_dataset_path(images: Images) -> None:
     root = images({"train/cat": 1, "val/cat": 1})
     for path in (root, root / "train"):
-        assert train_root(str(path)) == root / "train"
-        assert validation_root(str(path), "") == root / "val"
-    assert eval_root(str(root)) == root / "val"
-    assert eval_root(str(root / "val")) == root / "val"
+        assert train_source(str(path)) == Source(root / "train")
+        assert validation_source(str(path), "") == Source(root / "val")
+    assert eval_source(str(root)) == Source(root / "val")
+    assert eval_source(str(root / "val")) == Source(root / "val")
 
 
 def test_a_plain_folder_of_classes_has_no_validation(images: Images) -> None:
     root = images({"cat": 1, "dog": 1})
-    assert train_root(str(root)) == root
-    assert validation_root(str(root), "") is None
-    assert eval_root(str(root)) == root
+    assert train_source(str(root)) == Source(root)
+    assert validation_source(str(root), "") is None
+    assert eval_source(str(root)) == Source(root)
 
 
 def test_named_validation_images_go_before_those_beside(images: Images) -> None:
     root, other = images({"train/cat": 1, "val/cat": 1}), images({"val/cat": 1}, name="other")
-    assert validation_root(str(root), str(other)) == other / "val"
-    assert validation_root(str(root), str(other / "val")) == other / "val"
+    assert validation_source(str(root), str(other)) == Source(other / "val")
+    assert validation_source(str(root), str(other / "val")) == Source(other / "val")
 
 
-def test_the_ancestors_validation_folder_is_found(images: Images) -> None:
-    root = images({"train/cat": 1, "validation_preprocess/cat": 1})
-    assert eval_root(str(root)) == root / "validation_preprocess"
+@pytest.mark.parametrize("name", ["valid", "validation", "validation_preprocess"])
+def test_other_names_of_the_validation_folder(name: str, images: Images) -> None:
+    root = images({"train/cat": 1, f"{name}/cat": 1})
+    assert eval_source(str(root)) == validation_source(str(root), "") == Source(root / name)
 
 
 def test_scoring_a_root_without_val_is_an_error(images: Images) -> None:
     root = images({"train/cat": 1})
     with pytest.raises(UserError, match="has train/ but no val/"):
-        eval_root(str(root))
+        eval_source(str(root))
 
 
 def test_without_a_path_it_is_refused() -> None:
-    for where in (train_root, eval_root):
+    for where in (train_source, eval_source):
         with pytest.raises(UserError, match="--dataset_path"):
             where("")
 

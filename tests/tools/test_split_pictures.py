@@ -196,3 +196,10 @@ def test_real_images_as_a_command(tmp_path: Path, images: Images) -> None:
     assert ImageFolder.scan(tmp_path / "out/val").classes == ("cat", "dog")
     assert_one_clear_line(run_script("tools/split_pictures.py", "--source", source, "--output", tmp_path / "out",
                                      "--val_share", "1"), "--val_share must be between 0 and 1")
+
+
+def test_what_is_left_out_is_told(images: Images, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = images({"cat": 3, "dog": 3})
+    (root / "cat" / "notes.txt").write_text("no image")
+    main(["--source", str(root), "--output", str(tmp_path / "out")])
+    assert f"{root}: left out: 1 no image (cat/notes.txt)\n" in capsys.readouterr().out

@@ -257,6 +257,14 @@ def test_a_checkpoint_that_was_written_before_keys_were_renamed_is_resumed(whole
     assert run_like(whole[1], grad_accum_steps=2).difference(found.metadata) == "grad_accum_steps is 2 now and was 1"
 
 
+def test_a_key_that_a_checkpoint_lacks_had_its_default(whole: tuple[Path, Checkpoint]) -> None:
+    metadata = whole[1].metadata
+    older = dataclasses.replace(metadata, config={name: value for name, value in metadata.config.items()
+                                                  if name != "random_erasing"})
+    assert run_like(whole[1]).difference(older) is None
+    assert run_like(whole[1], random_erasing=0.5).difference(older) == "random_erasing is 0.5 now and was 0.0"
+
+
 def test_what_does_not_affect_the_result_leaves_every_bit(whole: tuple[Path, Checkpoint], given: tuple[object, ...],
                                                           tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """The data set and the checkpoint by other paths, too."""

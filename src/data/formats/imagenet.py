@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from src.data.formats.tar_archive import Member, compressed_members, tar_members
-from src.data.image_folder import IMAGE_EXTENSIONS
+from src.data.images import IMAGE_ENDINGS
 from src.errors import UserError, first_line
 from src.files import atomic_write, check_space, lock, temporary_folder
 from src.json_records import KEY, make_record, to_json
@@ -241,7 +241,7 @@ def _write_classes(folder: Path, sources: Mapping[str, _ClassSource], total: int
 
 def _write_class(folder: Path, source: _ClassSource, record: _Record) -> None:
     members = source.members()
-    odd = next((member.name for member in members if not member.name.lower().endswith(IMAGE_EXTENSIONS)), None)
+    odd = next((member.name for member in members if not member.name.lower().endswith(IMAGE_ENDINGS)), None)
     if odd is not None or not members or len({member.name for member in members}) != len(members):
         raise UserError(f"{source.archive}: the images of {folder.name} in it are not all there once, or not "
                         f"images alone{f' ({odd})' if odd else ''}; download it anew")

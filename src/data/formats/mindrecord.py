@@ -20,7 +20,7 @@ IMAGE_COLUMNS = ("image", "data", "img")
 LABEL_COLUMNS = ("class_name", "label", "labels", "class", "target")
 NAME_COLUMNS = ("file_name", "filename", "name")
 SIGNATURES = ((b"\xff\xd8\xff", ".jpg"), (b"\x89PNG\r\n", ".png"), (b"BM", ".bmp"), (b"II*\0", ".tif"),
-              (b"MM\0*", ".tif"))
+              (b"MM\0*", ".tif"), (b"GIF8", ".gif"), (b"RIFF", ".webp"))
 HELD_OUT = re.compile(r"(?<![a-z])(e?val|valid|validation|test)(?![a-z])", re.IGNORECASE)  # in a file's name
 LONGEST_NAME = 200  # bytes; file systems allow 255, and a number and an ending may be added
 

@@ -76,9 +76,9 @@ def _write_part(folder: ImageFolder, sizes: list[int], classes: tuple[str, ...],
 
 
 def _row(folder: ImageFolder, position: int, classes: tuple[str, ...]) -> dict[str, object]:
-    class_name, _, name = folder.files[position].partition("/")
+    class_name, path = folder.class_of(position), folder.root / folder.files[position]
     try:
-        return {"file_name": name, "class_name": class_name, "label": classes.index(class_name),
-                "data": (folder.root / class_name / name).read_bytes()}
+        return {"file_name": path.name, "class_name": class_name, "label": classes.index(class_name),
+                "data": path.read_bytes()}
     except OSError as error:
-        raise UserError(f"{folder.root / folder.files[position]}: cannot be read: {error.strerror}") from error
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from src.data.formats.zip_archive import check_member
+from src.data.formats.zip_archive import LITTER, check_member, outer_folder
 from src.errors import UserError, first_line
+from src.files import check_space, temporary_folder
 
 BLOCK = tarfile.BLOCKSIZE
 LATEST_TIME = 2 ** 32  # s; a header can have any number, but a file system cannot
@@ -67,6 +68,29 @@ def compressed_members(archive: Path, names: set[str], largest: int) -> dict[str
         while tar.fileobj is not None and tar.fileobj.read(2 ** 20):  # up to the end, where the checksum of gzip is
             pass
     return found
+
+
+def unpack_tar(archive: Path, target: Path, advice: str) -> Path:
+    """Unpack a tar file, with or without compression, as `zip_archive.unpack` does a zip file.
+
+    Raises:
+        UserError: as `tar_members`; or the disk has no room.
+    """
+    with _readable(archive), tarfile.open(archive, "r:*") as tar:
+        infos = [info for info in _infos(tar) if not set(PurePosixPath(info.name).parts) & set(LITTER)]
+        if tar.fileobj is None or tar.fileobj.read(BLOCK) != bytes(BLOCK):  # the second block of the end mark
+            raise tarfile.ReadError("cut off or damaged")
+        while tar.fileobj.read(2 ** 20):  # up to the end, where the checksum of gzip is
+            pass
+        for info in infos:
+            check_member(archive, info.name, not (info.isreg() or info.isdir()) or info.issparse())
+        if not any(info.isreg() for info in infos):
+            raise UserError(f"{archive}: has no file in it")
+        check_space(target.parent, (info.size for info in infos), f"unpacking {archive.name}", advice)
+        with temporary_folder(target) as temporary:
+            tar.extractall(temporary, infos, filter="data")
+            outer_folder(temporary).rename(target)
+    return target
 
 
 @contextmanager

@@ -7,20 +7,26 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from src.data.image_folder import EVAL_FOLDERS, IMAGE_EXTENSIONS
+from src.data.image_folder import EVAL_FOLDERS
+from src.data.images import IMAGE_ENDINGS
 from src.errors import UserError, first_line
 from src.files import check_space, temporary_folder
 
-DATASET_FOLDERS = ("train", *EVAL_FOLDERS)
+DATASET_FOLDERS = ("train", "test", *EVAL_FOLDERS)
 LITTER = ("__MACOSX", ".DS_Store")  # macOS adds these
 
 
-def unpack(archive: Path, target: Path) -> Path:
+def unpack(archive: Path, target: Path, advice: str = "choose another --data_path") -> Path:
     """Unpack a zip file into the new folder `target`, whole or not at all; returns `target`.
 
     If all files are in one outer folder, that folder is left out, unless it is a part of the data set such as train.
     Files get the times in the archive, so that unpacking again gives the same data set. What a killed process left is
     replaced.
+
+    Args:
+        archive: the zip file.
+        target: the folder to make.
+        advice: what to do if the disk has no room.
 
     Raises:
         UserError: the archive is damaged or encrypted, has links or names that leave the folder, or needs more room
@@ -30,11 +36,11 @@ def unpack(archive: Path, target: Path) -> Path:
         with zipfile.ZipFile(archive) as opened:
             members = _checked(archive, opened.infolist())
             check_space(target.parent, (member.file_size for member in members), f"unpacking {archive.name}",
-                        "choose another --data_path")
+                        advice)
             with temporary_folder(target) as temporary:
                 for member in members:
                     _extract(opened, member, temporary)
-                _root(temporary).rename(target)
+                outer_folder(temporary).rename(target)
     except UserError:
         raise
     except OSError as error:
@@ -78,10 +84,10 @@ def _extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> 
         os.utime(path, (seconds, seconds))
 
 
-def _root(folder: Path) -> Path:
-    """`folder`, or the one outer folder in it that holds everything else."""
+def outer_folder(folder: Path) -> Path:
+    """`folder`, or the one folder in it that holds everything else; not if that is a part or a class of a data set."""
     entries = list(folder.iterdir())
     if len(entries) != 1 or not entries[0].is_dir() or entries[0].name in DATASET_FOLDERS:
         return folder
-    holds_images = any(file.name.lower().endswith(IMAGE_EXTENSIONS) for file in entries[0].iterdir())
+    holds_images = any(file.name.lower().endswith(IMAGE_ENDINGS) for file in entries[0].iterdir())
     return folder if holds_images else entries[0]

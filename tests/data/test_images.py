@@ -1,0 +1,184 @@
+"""Every kind of image shows the same pixels in training, evaluation, prediction and reports."""
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from src.data.image_cache import GB, copies_folder, encoded_image, limit_cache, rewrite
+from src.data.image_check import check_file, check_images
+from src.data.image_folder import ImageFolder
+from src.data.images import LARGEST_AS_IT_IS, open_image, rewrite_reason, thumbnail
+from src.data.transforms import Augmentation
+from src.dataset import ImageData
+from src.deployment.prediction import ImageStream, list_images
+from src.errors import UserError
+from tests.conftest import config_for
+from tests.support.odd_images import OddImage, encoded, exif, not_images, odd_images, oriented, photo
+
+KINDS = odd_images()
+SIDE = 64
+
+
+@pytest.fixture(scope="session")
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All kinds as the images of one class; not to be changed."""
+    root = tmp_path_factory.mktemp("odd")
+    (root / "scene").mkdir()
+    for name, image in KINDS.items():
+        (root / "scene" / name).write_bytes(image.content)
+    return root
+
+
+@pytest.fixture(scope="session")
+def usable(collection: Path) -> ImageFolder:
+    return check_images(ImageFolder.scan(collection), config_for("--image_size", SIDE), training=False)
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.abs(one.astype(float) - other.astype(float)).mean())
+
+
+def test_the_collection_is_large() -> None:
+    assert len(KINDS) >= 60
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_pixels_are_those_of_the_photo(name: str, collection: Path, tmp_path: Path) -> None:
+    from mindspore.dataset import vision
+
+    image: OddImage = KINDS[name]
+    finding = check_file(collection / "scene" / name, tmp_path, 1024)
+    assert (finding.fault, finding.reason) == ("", image.reason)
+    pixels = vision.Decode()(encoded_image(collection / "scene" / name, finding.copy))
+    expected = np.asarray(image.expected.convert("RGB"))
+    assert pixels.shape == expected.shape
+    assert difference(pixels, expected) <= image.tolerance
+    assert difference(np.asarray(thumbnail(collection / "scene" / name, 1000)), expected) <= image.tolerance
+
+
+def test_originals_are_not_touched(usable: ImageFolder) -> None:
+    assert {Path(file).name for file in usable.files} == KINDS.keys()
+    for file in usable.files:
+        assert (usable.root / file).read_bytes() == KINDS[Path(file).name].content
+
+
+def test_evaluation_and_prediction_see_the_same_pixels(usable: ImageFolder) -> None:
+    def canonical(image: Image.Image, path: Path) -> Path:
+        image.convert("RGB").save(path, "PNG")
+        return path
+
+    data = ImageData(usable, SIDE, len(usable), training=False, normalise=False)
+    (images, _), = data.epoch()
+    paths = list_images(str(usable.root))
+    stream = ImageStream(paths, SIDE, len(paths), 2, normalise=False)
+    (positions, predicted), = stream
+    assert not stream.faults
+    by_name = {paths[position].name: image for position, image in zip(positions.tolist(), predicted, strict=True)}
+    expected_folder = usable.root.with_name("expected")
+    expected_folder.mkdir()
+    expected = ImageStream([canonical(KINDS[Path(file).name].expected, expected_folder / f"{number}.png")
+                            for number, file in enumerate(usable.files)], SIDE, len(usable), 1, normalise=False)
+    (_, reference), = expected
+    for file, seen, wanted in zip(usable.files, images.asnumpy(), reference, strict=True):
+        np.testing.assert_array_equal(seen, by_name[Path(file).name], err_msg=file)
+        assert difference(seen, wanted) <= KINDS[Path(file).name].tolerance + 0.5, file
+
+
+def test_all_of_them_can_be_trained_on(usable: ImageFolder) -> None:
+    """With whole images and no change of colour the views are the photo's."""
+    plain = Augmentation(crop_scale=1.0, flip=0.0, color_jitter=0.0)
+    data = ImageData(usable, SIDE, 8, training=True, augmentation=plain)
+    assert sum(len(labels) for _, labels in data.epoch()) == len(usable) // 8 * 8
+
+
+def test_the_eight_orientations_are_one_image_everywhere(tmp_path: Path) -> None:
+    scene = photo()
+    (tmp_path / "scene").mkdir()
+    for n in range(1, 9):
+        (tmp_path / "scene" / f"{n}.png").write_bytes(encoded(oriented(scene, n), "PNG", exif=exif(n)))
+    folder = check_images(ImageFolder.scan(tmp_path), config_for("--image_size", SIDE), training=True)
+    assert sum(map(bool, folder.copies)) == 7
+    plain = Augmentation(crop_scale=1.0, flip=0.0, color_jitter=0.0)
+    trained = np.concatenate([images.asnumpy() for images, _ in ImageData(
+        folder, SIDE, 1, training=True, augmentation=plain).epoch()])
+    (evaluated, _), = ImageData(folder, SIDE, 8, training=False).epoch()
+    paths = list_images(str(tmp_path))
+    (_, predicted), = ImageStream(paths, SIDE, 8, 1)
+    shown = [np.asarray(thumbnail(path, 32)) for path in paths]
+    for images in trained, evaluated.asnumpy(), predicted, shown:
+        assert len(images) == 8
+        for image in images[1:]:
+            np.testing.assert_array_equal(image, images[0])
+
+
+def test_the_developers_samples_show_one_photo(shared: Path, tmp_path: Path) -> None:
+    samples = shared / "data" / "odd_images"
+    if not samples.is_dir():
+        pytest.skip("needs ../shared/data/odd_images")
+    pytest.importorskip("pillow_heif")
+    from mindspore.dataset import vision
+    plain = vision.Decode()(np.fromfile(samples / "plain.jpg", np.uint8))
+    names = [path.name for path in list_images(str(samples))]
+    assert len(names) >= 9
+    for name in names:
+        finding = check_file(samples / name, tmp_path, 1024)
+        assert not finding.fault, name
+        pixels = vision.Decode()(encoded_image(samples / name, finding.copy))
+        grey = np.ptp(pixels.astype(int), axis=2).max() == 0
+        wanted = np.asarray(Image.fromarray(plain).convert("L"))[:, :, None] if grey else plain
+        assert difference(pixels, wanted) < 8, name
+
+
+@pytest.mark.parametrize("name", not_images())
+def test_what_is_no_image_is_named(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(not_images()[name])
+    assert check_file(tmp_path / name, tmp_path / "copies", 1024).fault
+    assert not list(tmp_path.glob("copies/*/*"))
+
+
+# ---- copies
+
+def test_a_large_image_is_reduced_in_its_copy(tmp_path: Path) -> None:
+    photo().resize((600, 400)).save(tmp_path / "a.webp", lossless=True)
+    copy = rewrite(tmp_path / "a.webp", tmp_path / "copies", 100)
+    with Image.open(copy) as image:
+        assert image.size == (150, 100)
+
+
+def test_an_image_of_over_89_megapixels_has_a_copy(tmp_path: Path) -> None:
+    side = int(LARGEST_AS_IT_IS ** 0.5) + 1
+    Image.new("1", (side, side), 1).save(tmp_path / "large.png")
+    with open_image(tmp_path / "large.png") as image:
+        assert rewrite_reason(image) == "over 89 megapixels"
+    finding = check_file(tmp_path / "large.png", tmp_path / "copies", 64)
+    with Image.open(finding.copy) as image:
+        assert (image.size, image.convert("RGB").getpixel((9, 9))) == ((64, 64), (255, 255, 255))
+
+
+def test_the_same_content_has_one_copy_and_a_lost_one_is_made_again(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.webp").write_bytes(KINDS["lossy.webp"].content)
+    copies = {rewrite(tmp_path / f"{name}.webp", tmp_path / "copies", 64) for name in "ab"}
+    copy, = copies
+    before = encoded_image(tmp_path / "a.webp", str(copy))
+    copy.unlink()
+    np.testing.assert_array_equal(encoded_image(tmp_path / "a.webp", str(copy)), before)
+    assert copy.is_file()
+
+
+def test_the_copies_keep_to_their_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOBILENETV2_CACHE", str(tmp_path))
+    copies = []
+    for number, name in enumerate(("lossy.webp", "colours.gif", "inks.jpg")):
+        (tmp_path / name).write_bytes(KINDS[name].content)
+        copies.append(rewrite(tmp_path / name, copies_folder(), 64))
+        os.utime(copies[-1], (number, number))
+    sizes = [copy.stat().st_size for copy in copies]
+    needed = [str(copies[0])]
+    assert limit_cache(needed, (sum(sizes) - 1) / GB) == sizes[0] + sizes[2]
+    assert [copy.exists() for copy in copies] == [True, False, True]
+    with pytest.raises(UserError, match="--image_cache_gb"):
+        limit_cache(needed, (sizes[0] - 1) / GB)
+    assert copies[0].exists()
