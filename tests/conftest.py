@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from src.checkpoint.record import TrainingMetadata  # noqa: E402 - needs the path
+from src.cache_folder import cache_folder  # noqa: E402 - needs the path
+from src.checkpoint.record import TrainingMetadata  # noqa: E402
 from src.log import setup_log  # noqa: E402
 from src.model_utils.config import Config, get_config  # noqa: E402
 from tests.support.torch_files import stand_in_torch  # noqa: E402
@@ -73,10 +74,16 @@ def interruptible() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache folder of this test run alone, for all its workers and the processes that tests start."""
+    """A cache folder of this test run alone, for all its workers and the processes that tests start.
+
+    Only zig's own part is the user's: its C++ library takes a minute to compile, and depends on zig alone. The kernels
+    that zig builds are in this run's folder.
+    """
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
     folder.mkdir(exist_ok=True)
+    with contextlib.suppress(FileExistsError):  # another worker was first
+        (folder / "zig").symlink_to(cache_folder("zig").absolute())
     os.environ["MOBILENETV2_CACHE"] = str(folder)
     yield folder
     del os.environ["MOBILENETV2_CACHE"]
