@@ -20,6 +20,7 @@ from src.data.mixing import BatchAugmentation
 from src.data.transforms import IMAGENET, Augmentation, eval_transforms, train_transforms
 from src.errors import UserError, first_line
 
+MOST_READERS = 4  # threads that read files: they are Python's, of which one runs at a time
 IGNORE_INDEX = -1  # label of the copies that fill the last evaluation batch
 MIXING_THREADS = 4  # at most: each holds a batch
 
@@ -107,7 +108,8 @@ class ImageData:
         if self._cache:
             return cached_images(self._folder, order, self._workers, self._cache)
         return ds.GeneratorDataset(_EncodedImages(self._folder), ["image", "label"],
-                                   sampler=ds.SubsetSampler(order.tolist()), num_parallel_workers=self._workers,
+                                   sampler=ds.SubsetSampler(order.tolist()),
+                                   num_parallel_workers=max(1, min(MOST_READERS, self._workers // 2)),
                                    python_multiprocessing=False)
 
     def _pipeline(self, order: np.ndarray, epoch: int) -> ds.Dataset:
