@@ -21,7 +21,7 @@ from src.checkpoint.namings import TORCH, TORCHVISION
 from src.checkpoint.published import PUBLISHED, Published
 from src.mobilenetV2 import MobileNetV2
 from src.model_utils.config import ALIASES, get_config
-from tests.conftest import FEW_BLOCKS, ROOT, few_blocks, make_images
+from tests.conftest import ROOT, make_images
 from tests.support.foreign_weights import renamed
 from tests.support.launcher_tools import Bench
 
@@ -276,10 +276,8 @@ class Reader:
 
 
 @pytest.fixture
-def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
-    with few_blocks():
-        monkeypatch.setattr("tools.convert_weights.INVERTED_RESIDUALS", FEW_BLOCKS)
-        yield Reader(tmp_path)
+def reader(tmp_path: Path) -> Reader:
+    return Reader(tmp_path)
 
 
 def test_every_command_of_the_readme_runs(reader: Reader) -> None:
