@@ -1,6 +1,5 @@
 """Fetches a file from the network: resumed where it broke off, checked by its digest, there whole or not at all."""
 import contextlib
-import hashlib
 import http.client
 import os
 import ssl
@@ -13,7 +12,7 @@ from typing import IO
 from tqdm import tqdm
 
 from src.errors import UserError, first_line
-from src.files import lock
+from src.files import file_digest, lock
 
 TRIES = 5
 PAUSE = 1.0  # seconds before the second try; twice as long before each further one
@@ -56,10 +55,10 @@ def fetch(url: str, path: Path, sha256: str) -> None:
                 return
             resumed = file.tell() > 0
             _fetch_all(url, file)
-            if resumed and not _digest(partial).startswith(sha256):  # the beginning was of another file
+            if resumed and not file_digest(partial).startswith(sha256):  # the beginning was of another file
                 _empty(file)
                 _fetch_all(url, file)
-            found = _digest(partial)
+            found = file_digest(partial)
             if not found.startswith(sha256):
                 _empty(file)
                 raise UserError(f"{url}: sent another file than its publisher's: the SHA-256 begins with "
@@ -82,7 +81,7 @@ def fetch(url: str, path: Path, sha256: str) -> None:
 def check_digest(path: Path, sha256: str) -> None:
     """Raise UserError if the SHA-256 of a file does not begin with these digits."""
     try:
-        found = _digest(path)
+        found = file_digest(path)
     except OSError as error:
         raise UserError(f"{path}: cannot read this file: {error.strerror}") from error
     if not found.startswith(sha256):
@@ -151,11 +150,3 @@ def _fetch_rest(url: str, file: IO[bytes]) -> None:
 def _empty(file: IO[bytes]) -> None:
     file.seek(0)
     file.truncate()
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -1,12 +1,15 @@
 """Files and folders: written whole or not at all, checks of free space, locks."""
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from src.errors import UserError
+
+DIGEST_CHUNK = 2 ** 20  # bytes
 
 
 @contextlib.contextmanager
@@ -142,3 +145,12 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(DIGEST_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -22,7 +22,7 @@ from mindspore.mindrecord import FileWriter
 from PIL import Image
 from safetensors.numpy import save_file
 
-from src.checkpoint.file import file_digest, read_checkpoint, write_checkpoint
+from src.checkpoint.file import read_checkpoint, write_checkpoint
 from src.checkpoint.pretrained import open_pretrained
 from src.checkpoint.record import CheckpointMetadata
 from src.checkpoint.torch_file import read_torch_file
@@ -38,6 +38,7 @@ from src.deployment.contact_sheet import draw_contact_sheet
 from src.deployment.prediction import Prediction, list_images
 from src.deployment.runtime import load_exported
 from src.errors import UserError
+from src.files import file_digest
 from src.metrics import MISTAKE
 from src.reports.best_evaluation import BestEvaluation
 from src.reports.report import Evaluated, Report, write_report

@@ -4,7 +4,6 @@ The parameters of the network have their own names, so that a checkpoint is read
 of what only training needs begin with `state.`. src/checkpoint/record.py declares the JSON.
 """
 import dataclasses
-import hashlib
 import itertools
 import math
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from mindspore.train.checkpoint_pb2 import Checkpoint as CheckpointProto
 from src.checkpoint.names import metadata_path
 from src.checkpoint.record import CheckpointMetadata, TrainingMetadata, read_metadata, write_metadata
 from src.errors import UserError, first_line
-from src.files import atomic_write
+from src.files import atomic_write, file_digest
 
 STATE_PREFIX = "state."
 ELEMENT_BYTES = {"Bool": 1, "Int8": 1, "UInt8": 1, "Int16": 2, "UInt16": 2, "Float16": 2, "BFloat16": 2, "Int32": 4,
@@ -109,10 +108,3 @@ def write_checkpoint(path: Path, network: Mapping[str, Tensor], state: Mapping[s
             raise UserError(f"{path}: cannot write this checkpoint: {first_line(error)}") from error
         digest = file_digest(temporary)
     write_metadata(dataclasses.replace(metadata, sha256=digest), path)
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") \
-            else hashlib.sha256(file.read()).hexdigest()

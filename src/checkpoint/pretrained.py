@@ -12,13 +12,14 @@ import numpy as np
 from mindspore import Tensor
 from safetensors import deserialize
 
-from src.checkpoint.file import Checkpoint, file_digest, read_checkpoint
+from src.checkpoint.file import Checkpoint, read_checkpoint
 from src.checkpoint.foreign import Conversion, convert
 from src.checkpoint.namings import OURS
 from src.checkpoint.published import fetch_published, is_published
 from src.checkpoint.record import CheckpointMetadata
 from src.checkpoint.torch_file import read_torch_file
 from src.errors import UserError, first_line
+from src.files import file_digest
 from src.log import logger
 
 TENSORFLOW = ("computes with TensorFlow's padding and constants, which this network does not; take torchvision's or "

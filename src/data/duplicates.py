@@ -1,5 +1,4 @@
 """Finds files with the same content. An image in both training and validation data makes the accuracy look too good."""
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterable
@@ -8,13 +7,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from src.files import file_digest
+
 
 def find_duplicates(paths: Iterable[Path]) -> list[list[Path]]:
     """Groups of files with the same bytes, in the given order. Only files whose size occurs twice are read."""
     by_size = _grouped((path.stat().st_size, path) for path in paths)
     alike = [path for group in by_size for path in group]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        digests = tqdm(pool.map(_digest, alike), total=len(alike), desc="comparing files", disable=None, leave=False)
+        digests = tqdm(pool.map(file_digest, alike), total=len(alike), desc="comparing files", disable=None,
+                       leave=False)
         return _grouped(zip(digests, alike, strict=True))
 
 
@@ -24,7 +26,3 @@ def _grouped(pairs: Iterable[tuple[object, Path]]) -> list[list[Path]]:
     for key, path in pairs:
         groups[key].append(path)
     return [group for group in groups.values() if len(group) > 1]
-
-
-def _digest(path: Path) -> bytes:
-    return hashlib.sha256(path.read_bytes()).digest()

@@ -16,11 +16,11 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from src.checkpoint.file import Checkpoint, file_digest
+from src.checkpoint.file import Checkpoint
 from src.data.transforms import MEAN, STD, resize_size
 from src.deployment.description import ANY_SIZE, description_path
 from src.errors import UserError, first_line
-from src.files import atomic_write
+from src.files import atomic_write, file_digest
 from src.mobilenetV2 import MobileNetV2
 from src.model_utils.config import Config
 from src.utils import class_count, load_weights

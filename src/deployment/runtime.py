@@ -8,10 +8,10 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
-from src.checkpoint.file import file_digest
 from src.deployment.description import ANY_SIZE, Description, description_path, read_description
 from src.deployment.exporter import ENDINGS
 from src.errors import UserError, first_line
+from src.files import file_digest
 from src.model_utils.config import Config
 
 EXPORTED_ENDINGS = (ENDINGS["MINDIR"], ENDINGS["ONNX"])

@@ -9,11 +9,11 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from src.checkpoint.file import file_digest
 from src.data.transforms import MEAN, STD
 from src.dataset import Batch, Data
 from src.deployment.model_file import open_model
 from src.errors import UserError
+from src.files import file_digest
 from src.model_utils.config import Config
 from src.utils import check_classes
 
