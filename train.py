@@ -43,7 +43,7 @@ from src.training.distillation import DistillationDataset, DistillationLoss, Tea
 from src.training.dry_run import describe_run
 from src.training.features import pooled_features
 from src.training.monitor import Monitor
-from src.training.nonfinite import NonFiniteGuard
+from src.training.nonfinite import MovingStatistics, NonFiniteGuard
 from src.training.optimizer import build_optimizer
 from src.training.profiler import StepProfiler
 from src.training.reporter import Reporter
@@ -118,7 +118,9 @@ def main(config: Config) -> None:
     bar = tqdm(total=run.total_steps, initial=state.step, unit="step", dynamic_ncols=True,
                disable=None if world.is_main_process else True)
     monitor = Monitor(state, lr, config, steps, on_line=reporter.log_step)
-    guard = NonFiniteGuard(config, batch_norm_statistics(train_step), checkpointer.roll_back)
+    statistics = batch_norm_statistics(train_step)
+    guard = NonFiniteGuard(config, statistics, checkpointer.roll_back)
+    moving_statistics = MovingStatistics(statistics)
     profiler = StepProfiler(config, timing, world)
     stopping = False
     with StopRequest() as stop, bar:
@@ -135,6 +137,7 @@ def main(config: Config) -> None:
                     break
                 stopping = monitor.is_fetched and any_over_ranks(stop.is_wanted, world)
                 if stopping or checkpointer.is_due(state):
+                    moving_statistics.repair(f"step {step} of epoch {epoch}")
                     checkpointer.save(state)
                 if stopping:
                     break
@@ -142,7 +145,8 @@ def main(config: Config) -> None:
                 break
 
             mean_loss = monitor.epoch_end()
-            average_parameters(batch_norm_statistics(train_step), world)
+            moving_statistics.repair(f"the end of epoch {epoch}")
+            average_parameters(statistics, world)
             with timing.measure(EVALUATION):
                 result = evaluate(eval_net, eval_data, world) if eval_data else None
             state.finish_epoch(mean_loss, float(lr[state.step - 1]), result)

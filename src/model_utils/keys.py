@@ -120,6 +120,9 @@ class Keys:
     seed: int = key(1, RUN, "Seed of the initial weights, the data order, the augmentation and the dropout.",
                     min=0, max=2 ** 32 - 1)
     dry_run: bool = key(False, RUN, "Print what a run would do, and do nothing.", affects_result=False)
+    jit_level: str = key("O1", RUN, "How far MindSpore's compiler goes on Ascend and GPU: O1 fuses small operators, O0 "
+                                    "does not, O2 is the older GE backend of Ascend.",
+                         commands=COMMANDS, choices=("O0", "O1", "O2"))
     cpu_kernels: str = key("auto", RUN, "Fast kernels on CPU: auto uses them where they can be built, on fails where "
                                         "they cannot, off uses MindSpore's own.",
                            commands=(TRAIN, EVAL, INFER), choices=("auto", "on", "off"))
@@ -233,7 +236,8 @@ class Keys:
     kd_temperature: float = key(3.0, LOSS, "Temperature of the teacher's part: the higher, the more the teacher's "
                                            "unlikely classes count.", min=1.0)
 
-    amp_level: str = key("O2", PRECISION, "Precision: O0 is float32, O2 is float16 except batch norm, O3 is float16.",
+    amp_level: str = key("O3", PRECISION, "Precision: O0 is float32 throughout, O2 is float16 except batch norm, O3 is "
+                                          "float16. Weights are float32.",
                          choices=("O0", "O2", "O3"))
     loss_scale: float = key(1024.0, PRECISION, "Factor on the loss under float16, so that small gradients do not "
                                                "vanish.", min=1.0, max=2.0 ** 24)

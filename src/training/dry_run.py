@@ -1,4 +1,5 @@
 """Describes a training run without training: nothing is computed and nothing is written."""
+import os
 from pathlib import Path
 
 from mindspore import nn
@@ -13,6 +14,13 @@ from src.model_utils.config import Config
 from src.training.step import count_steps
 
 FLOAT32, FLOAT16 = 4, 2  # bytes
+# What launchers and users tell MindSpore and CANN by the environment.
+SHOWN_VARIABLES = ("RANK_ID", "RANK_SIZE", "MS_WORKER_NUM", "MS_SCHED_HOST", "MS_SCHED_PORT")
+PLATFORM_VARIABLES = {
+    "Ascend": ("ASCEND_RT_VISIBLE_DEVICES", "DEVICE_ID", "RANK_TABLE_FILE", "HCCL_CONNECT_TIMEOUT", "HCCL_EXEC_TIMEOUT"),
+    "GPU": ("CUDA_VISIBLE_DEVICES",),
+    "CPU": ("OMP_NUM_THREADS", "CPU_KERNELS_MARCH", "CXX"),
+}
 
 
 def describe_run(config: Config, world: World, train_folder: ImageFolder, eval_folder: ImageFolder | None) -> str:
@@ -31,7 +39,10 @@ def describe_run(config: Config, world: World, train_folder: ImageFolder, eval_f
                    + (f", {BEST}.ckpt" if eval_folder else "") if config.save_checkpoint else "none")
     rows = {
         "recipe": config.recipe,
-        "platform": f"{config.platform}, {config.amp_level}, {world.rank_size} rank{'s' * (world.rank_size > 1)}",
+        "platform": f"{config.platform}, {world.rank_size} rank{'s' * (world.rank_size > 1)}",
+        "precision": _precision(config),
+        "compiler": f"jit_level {config.jit_level}" if config.platform != "CPU" else f"cpu_kernels {config.cpu_kernels}",
+        "environment": _environment(config.platform),
         "images": f"{len(train_folder)} of {len(train_folder.classes)} classes in {train_folder.root}",
         "validation": f"{len(eval_folder)} in {eval_folder.root}" if eval_folder else "none",
         "batch": f"{batch_size} x {world.rank_size}{f' x {accumulated}' * (accumulated > 1)} = {step_images} of "
@@ -43,12 +54,34 @@ def describe_run(config: Config, world: World, train_folder: ImageFolder, eval_f
                    f"from {config.pretrain_ckpt or 'new weights'}",
         "teacher": f"{config.kd_teacher}, {config.kd_weight:g} of the loss, at temperature {config.kd_temperature:g}"
                    if config.kd_teacher else "none",
+        "feed": _feed(config, frozen, batch_size, largest_size, network.backbone.out_channels),
         "learning rate": f"{lr[0]:.6g} at first, {lr.max():.6g} at most, {lr[-1]:.6g} at last",
         "memory": f"about {memory / 2 ** 20:,.0f} MB for weights, "
                   "gradients, momenta and what the backward pass needs, on each rank",
         "checkpoints": checkpoints,
     }
     return "\n".join(f"{key:14} {value}" for key, value in rows.items())
+
+
+def _environment(platform: str) -> str:
+    names = (*PLATFORM_VARIABLES[platform], *SHOWN_VARIABLES)
+    return ", ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ) or "nothing that counts here"
+
+
+def _precision(config: Config) -> str:
+    """What the forward and backward pass compute in."""
+    if config.amp_level == "O0":
+        return "O0, float32 throughout"
+    adaptive = f", adapted every {config.loss_scale_window} steps" if config.loss_scale_window else ""
+    return (f"{config.amp_level}, float16{' but batch norm' if config.amp_level == 'O2' else ''}, weights in float32; "
+            f"loss scale {config.loss_scale:g}{adaptive}")
+
+
+def _feed(config: Config, frozen: bool, batch_size: int, image_size: int, features: int) -> str:
+    """What goes to the device for each batch."""
+    floats = batch_size * (features if frozen else 3 * image_size ** 2)
+    return (f"{floats * FLOAT32 / 1e6:,.1f} MB of float32 {'features' if frozen else 'images'} a batch, "
+            f"{floats * FLOAT32 * config.grad_accum_steps / 1e6:,.1f} MB a step, to each rank")
 
 
 def multiply_adds(network: MobileNetV2, image_size: int) -> int:

@@ -3,7 +3,7 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-from mindspore import nn
+from mindspore import Tensor, nn, ops
 from tqdm import tqdm
 
 from src.cache_folder import cache_folder
@@ -16,6 +16,17 @@ from src.files import atomic_write
 from src.utils import network_parameters
 
 EXCHANGED = 4096  # number of images whose features the ranks exchange at a time
+
+
+class PooledBackbone(nn.Cell):
+    """A backbone whose feature maps are averaged on the device: N x 3 x H x W images to N x C x 1 x 1 features."""
+
+    def __init__(self, backbone: nn.Cell) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def construct(self, images: Tensor) -> Tensor:
+        return ops.mean(self.backbone(images), (2, 3), True)
 
 
 def pooled_features(backbone: nn.Cell, folder: ImageFolder, image_size: int, batch_size: int,
@@ -34,11 +45,12 @@ def pooled_features(backbone: nn.Cell, folder: ImageFolder, image_size: int, bat
     data = ImageData(folder, image_size, batch_size, training=False, num_workers=num_workers, rank=world.rank,
                      rank_size=world.rank_size)
     backbone.set_train(False)
+    pooled_backbone = PooledBackbone(backbone)
     result = np.zeros(shape, np.float32)
     done = 0
     for images, labels in tqdm(data.epoch(), total=data.steps_per_epoch, desc="features", leave=False,
                                disable=None if world.is_main_process else True):
-        pooled = backbone(images).asnumpy().mean(axis=(2, 3), keepdims=True)[labels.asnumpy() != IGNORE_INDEX]
+        pooled = pooled_backbone(images).asnumpy()[labels.asnumpy() != IGNORE_INDEX]
         rows = world.rank + world.rank_size * np.arange(done, done + len(pooled))
         result[rows] = pooled
         done += len(pooled)

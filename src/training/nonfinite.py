@@ -1,9 +1,11 @@
 """Handles steps whose loss or gradients are not finite. `TrainStep` has already left the weights as they were."""
 from collections.abc import Callable
 
+import numpy as np
 from mindspore import Parameter, Tensor, ops
 
 from src.errors import UserError
+from src.log import logger
 from src.model_utils.config import Config
 
 ROLLBACKS = 3  # to the same checkpoint; after that the run ends
@@ -67,3 +69,36 @@ class NonFiniteGuard:
 
     def _copy(self) -> list[Tensor]:
         return [Tensor(parameter.asnumpy()) for parameter in self._statistics] if self._choice == "skip" else []
+
+
+class MovingStatistics:
+    """Keeps the moving statistics of batch norms finite.
+
+    A forward pass that overflows float16 leaves infinity in them, although its step is left out, and no later step
+    takes it out again.
+
+    Args:
+        parameters: the moving means and variances of a rank. Each rank looks after its own.
+    """
+
+    def __init__(self, parameters: list[Parameter]) -> None:
+        self._parameters = parameters
+        self._good = [parameter.asnumpy().copy() for parameter in parameters]
+        self._good_since = "the start"
+
+    def repair(self, where: str) -> None:
+        """Set all of them back to the last finite ones if one is not finite, and say so.
+
+        To be called before they are saved, averaged over the ranks or evaluated with.
+
+        Args:
+            where: describes the latest step, for the log.
+        """
+        values = [parameter.asnumpy().copy() for parameter in self._parameters]
+        if all(np.isfinite(value).all() for value in values):
+            self._good, self._good_since = values, where
+            return
+        for parameter, value in zip(self._parameters, self._good, strict=True):
+            ops.assign(parameter, Tensor(value))
+        logger.warning(f"the moving statistics of batch norm were not finite at {where}: a forward pass overflowed. They "
+                       f"are set back to those of {self._good_since}")

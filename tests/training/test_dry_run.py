@@ -6,6 +6,7 @@ import pytest
 from src.data.image_folder import ImageFolder
 from src.distributed.world import World
 from src.mobilenetV2 import MobileNetV2
+from src.model_utils.config import get_config
 from src.training.dry_run import describe_run, multiply_adds
 from tests.conftest import config_for, run_script
 
@@ -23,7 +24,10 @@ def test_nothing_changes_on_disk(photos: Path, tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in photos.rglob("*")} == before
     told = table(run.stdout)
     assert told["recipe"] == "plain"
-    assert told["platform"] == "CPU, O0, 1 rank"
+    assert told["platform"] == "CPU, 1 rank"
+    assert told["precision"] == "O0, float32 throughout"
+    assert told["compiler"] == "cpu_kernels auto"
+    assert told["feed"] == "4.8 MB of float32 images a batch, 4.8 MB a step, to each rank"
     assert told["steps"] == "2 per epoch, 15 epochs, 30 in all"
     assert told["validation"].startswith("9 in ")
     assert told["network"].startswith("MobileNetV2 1.0, 2,227,715 parameters, 299.")
@@ -69,3 +73,16 @@ def test_a_frozen_backbone_needs_no_memory_for_its_layers(photos: Path) -> None:
 @pytest.mark.parametrize(("width", "millions"), [(1.0, 301), (1.4, 582)])
 def test_multiply_adds_are_the_paper_s(width: float, millions: int) -> None:
     assert round(multiply_adds(MobileNetV2(1000, width), 224) / 1e6) == millions
+
+
+def test_what_ascend_is_told(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HCCL_CONNECT_TIMEOUT", "3600")
+    monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "0,1")
+    config = get_config(["--platform", "Ascend", "--batch_size", "4", "--grad_accum_steps", "2"])
+    told = table(describe_run(config, World(0, 2), ImageFolder.scan(photos / "train"), None))
+    assert told["platform"] == "Ascend, 2 ranks"
+    assert told["precision"] == "O3, float16, weights in float32; loss scale 1024"
+    assert told["compiler"] == "jit_level O1"
+    assert "ASCEND_RT_VISIBLE_DEVICES=0,1, " in told["environment"]
+    assert "HCCL_CONNECT_TIMEOUT=3600" in told["environment"]
+    assert told["feed"] == "2.4 MB of float32 images a batch, 4.8 MB a step, to each rank"
