@@ -43,7 +43,7 @@ from src.training.distillation import DistillationDataset, DistillationLoss, Tea
 from src.training.dry_run import describe_run
 from src.training.features import pooled_features
 from src.training.monitor import Monitor
-from src.training.nonfinite import MovingStatistics, NonFiniteGuard
+from src.training.nonfinite import NonFiniteGuard
 from src.training.optimizer import build_optimizer
 from src.training.profiler import StepProfiler
 from src.training.reporter import Reporter
@@ -63,10 +63,6 @@ def main(config: Config) -> None:
     # ---- images
     train_folder, eval_folder, test_folder = load_images(config, world)
     classes = train_folder.classes
-    print(f"{len(train_folder)} training images of {len(classes)} classes in {train_folder.root}; "
-          + (f"{len(eval_folder)} to validate on in {eval_folder.root}" if eval_folder else
-             f"no validation{' (--val_share 0.2 would hold images out)' if config.run_eval else ''}")
-          + (f"; {len(test_folder)} to test on in {test_folder.root}" if test_folder else ""))
 
     # ---- network: new weights, or those of a checkpoint
     frozen = config.freeze_layer == "backbone"
@@ -118,9 +114,7 @@ def main(config: Config) -> None:
     bar = tqdm(total=run.total_steps, initial=state.step, unit="step", dynamic_ncols=True,
                disable=None if world.is_main_process else True)
     monitor = Monitor(state, lr, config, steps, on_line=reporter.log_step)
-    statistics = batch_norm_statistics(train_step)
-    guard = NonFiniteGuard(config, statistics, checkpointer.roll_back)
-    moving_statistics = MovingStatistics(statistics)
+    guard = NonFiniteGuard(config, batch_norm_statistics(train_step), checkpointer.roll_back)
     profiler = StepProfiler(config, timing, world)
     stopping = False
     with StopRequest() as stop, bar:
@@ -137,7 +131,7 @@ def main(config: Config) -> None:
                     break
                 stopping = monitor.is_fetched and any_over_ranks(stop.is_wanted, world)
                 if stopping or checkpointer.is_due(state):
-                    moving_statistics.repair(f"step {step} of epoch {epoch}")
+                    guard.repair_statistics(f"step {step} of epoch {epoch}")
                     checkpointer.save(state)
                 if stopping:
                     break
@@ -145,8 +139,8 @@ def main(config: Config) -> None:
                 break
 
             mean_loss = monitor.epoch_end()
-            moving_statistics.repair(f"the end of epoch {epoch}")
-            average_parameters(statistics, world)
+            guard.repair_statistics(f"the end of epoch {epoch}")
+            average_parameters(batch_norm_statistics(train_step), world)
             with timing.measure(EVALUATION):
                 result = evaluate(eval_net, eval_data, world) if eval_data else None
             state.finish_epoch(mean_loss, float(lr[state.step - 1]), result)
@@ -196,7 +190,7 @@ def load_images(config: Config, world: World) -> tuple[ImageFolder, ImageFolder 
     """The images to train on, to validate on and to test on.
 
     None instead of a folder where there are no such images, or `run_eval` is off. `val_share` holds images out where
-    there are none to validate on. Checks that the classes agree.
+    there are none to validate on. Checks that the classes agree, and tells what there is.
     """
     train_folder = scan_checked(train_source(config.dataset_path), config, world, training=True)
     if config.num_classes not in {0, len(train_folder.classes)}:
@@ -213,6 +207,10 @@ def load_images(config: Config, world: World) -> tuple[ImageFolder, ImageFolder 
         print(f"{train_folder.root}: no validation images; {config.val_share:.0%} of each class are held out to "
               f"validate on, chosen by names and seed {config.seed}")
         train_folder, eval_folder = hold_out(train_folder, config.val_share, config.seed)
+    print(f"{len(train_folder)} training images of {len(train_folder.classes)} classes in {train_folder.root}; "
+          + (f"{len(eval_folder)} to validate on in {eval_folder.root}" if eval_folder else
+             f"no validation{' (--val_share 0.2 would hold images out)' if config.run_eval else ''}")
+          + (f"; {len(test_folder)} to test on in {test_folder.root}" if test_folder else ""))
     return train_folder, eval_folder, test_folder
 
 

@@ -85,6 +85,6 @@ def _check_boost(config: Config) -> None:
         raise UserError("boost_mode O1 and cpu_kernels on: MindSpore's boost mode knows its own cells only; choose one")
 
 
-def _device_id(config: Config) -> int:
-    """The card that the environment names, as in a start from a rank table or on ModelArts."""
+def _device_id(config: Config) -> int | None:
+    """The card that the environment names, as in a start from a rank table or on ModelArts; None if it names none."""
     return find_process_environment(config.enable_modelarts).device_id

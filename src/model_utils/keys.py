@@ -273,7 +273,8 @@ class Keys:
     profiling_steps: int = key(10, OUTPUT, "How many steps to profile. They are after the first step and before the "
                                            "epoch's evaluation.", affects_result=False, min=1)
 
-    file_format: str = key("MINDIR", EXPORTED, "Format to write. AIR can be written on Ascend only.",
+    file_format: str = key("MINDIR", EXPORTED, "Format to write. AIR, which MindSpore calls deprecated, can be written "
+                                               "on Ascend only.",
                            commands=(EXPORT,), choices=("AIR", "MINDIR", "ONNX"))
     file_name: str = key("mobilenetv2", EXPORTED, "File to write, with or without its ending.", commands=(EXPORT,))
     export_batch_size: int = key(1, EXPORTED, "Images that the graph takes at a time; 0 for any number.",

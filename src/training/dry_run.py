@@ -17,7 +17,8 @@ FLOAT32, FLOAT16 = 4, 2  # bytes
 # What launchers and users tell MindSpore and CANN by the environment.
 SHOWN_VARIABLES = ("RANK_ID", "RANK_SIZE", "MS_WORKER_NUM", "MS_SCHED_HOST", "MS_SCHED_PORT")
 PLATFORM_VARIABLES = {
-    "Ascend": ("ASCEND_RT_VISIBLE_DEVICES", "DEVICE_ID", "RANK_TABLE_FILE", "HCCL_CONNECT_TIMEOUT", "HCCL_EXEC_TIMEOUT"),
+    "Ascend": ("ASCEND_RT_VISIBLE_DEVICES", "DEVICE_ID", "RANK_TABLE_FILE", "HCCL_CONNECT_TIMEOUT",
+               "HCCL_EXEC_TIMEOUT"),
     "GPU": ("CUDA_VISIBLE_DEVICES",),
     "CPU": ("OMP_NUM_THREADS", "CPU_KERNELS_MARCH", "CXX"),
 }
@@ -41,7 +42,8 @@ def describe_run(config: Config, world: World, train_folder: ImageFolder, eval_f
         "recipe": config.recipe,
         "platform": f"{config.platform}, {world.rank_size} rank{'s' * (world.rank_size > 1)}",
         "precision": _precision(config),
-        "compiler": f"jit_level {config.jit_level}" if config.platform != "CPU" else f"cpu_kernels {config.cpu_kernels}",
+        "compiler": f"cpu_kernels {config.cpu_kernels}" if config.platform == "CPU" else
+                    f"jit_level {config.jit_level}",
         "environment": _environment(config.platform),
         "images": f"{len(train_folder)} of {len(train_folder.classes)} classes in {train_folder.root}",
         "validation": f"{len(eval_folder)} in {eval_folder.root}" if eval_folder else "none",

@@ -12,7 +12,7 @@ from src.errors import UserError
 from src.models import CrossEntropyWithLabelSmooth, define_net
 from src.training.checkpointer import Checkpointer
 from src.training.monitor import Monitor
-from src.training.nonfinite import OVERFLOWS, ROLLBACKS, MovingStatistics, NonFiniteGuard
+from src.training.nonfinite import OVERFLOWS, ROLLBACKS, NonFiniteGuard
 from src.training.optimizer import build_optimizer
 from src.training.resume import Run
 from src.training.step import TrainStep, batch_norm_statistics
@@ -196,20 +196,18 @@ def test_after_a_rollback_the_step_goes_on_from_the_checkpoint(training: Trainin
 def test_infinity_in_the_moving_statistics_is_taken_out_and_told(training: Training,
                                                                   caplog: pytest.LogCaptureFixture) -> None:
     """A forward pass that overflows leaves it there, although its step is left out; later steps do not take it out."""
-    guard = guard_of(training, "stop")
-    statistics = MovingStatistics(batch_norm_statistics(training.step))
+    guard = guard_of(training, "overflow")
     training.take(batch(), guard)
-    statistics.repair("step 0 of epoch 0")
+    guard.repair_statistics("step 0")
     good = training.values(statistics=True)
-    overflow = guard_of(training, "overflow")
-    assert training.take(batch(np.inf), overflow) == 1
-    training.take(batch(), overflow)
+    assert training.take(batch(np.inf), guard) == 1
+    training.take(batch(), guard)
     assert not all(np.isfinite(value).all() for value in training.values(statistics=True))
     assert caplog.messages == []
-    statistics.repair("step 2 of epoch 0")
+    guard.repair_statistics("step 2")
     for value, wanted in zip(training.values(statistics=True), good, strict=True):
         np.testing.assert_array_equal(value, wanted)
-    assert caplog.messages == ["the moving statistics of batch norm were not finite at step 2 of epoch 0: a forward pass "
-                               "overflowed. They are set back to those of step 0 of epoch 0"]
+    assert caplog.messages == ["batch norm's moving statistics were not finite at step 2: a forward pass overflowed. "
+                               "They are set back to those of step 0"]
     training.take(batch(), guard)
     assert all(np.isfinite(value).all() for value in training.values(statistics=True))
