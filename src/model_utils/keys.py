@@ -251,6 +251,9 @@ class Keys:
 
     # What a run writes does not affect its result.
     run_eval: bool = key(True, OUTPUT, "Score the validation images after every epoch.", affects_result=False)
+    best_metric: str = key("top1", OUTPUT, "What tells which epoch is the best: top1, balanced_accuracy (every class "
+                                           "counts the same), macro_f1 or val_loss.",
+                           affects_result=False, choices=("top1", "balanced_accuracy", "macro_f1", "val_loss"))
     log_steps: int = key(100, OUTPUT, "A line in the log at least every so many steps.", affects_result=False, min=1)
     save_checkpoint: bool = key(True, OUTPUT, "Keep checkpoints.", affects_result=False)
     save_checkpoint_path: str = key("./checkpoint", OUTPUT, "Folder of the checkpoints.", affects_result=False)
@@ -286,8 +289,9 @@ class Keys:
 
     images: str = key("", PREDICTION, "An image, a folder, or a text file that lists images.",
                       commands=(INFER,), aliases=("pictures",))
-    predictions: str = key("./predictions", PREDICTION, "Folder for predictions.csv, .json and .png.",
-                           commands=(INFER,))
+    predictions: str = key("./predictions", PREDICTION, "Folder for predictions.csv, .json and .png of infer.py, and "
+                                                        "for metrics.json and scored.csv of eval.py.",
+                           commands=(EVAL, INFER))
     top_k: int = key(5, PREDICTION, "How many of the most likely classes to name.", commands=(INFER,), min=1)
 
     enable_modelarts: bool = key(False, MODELARTS, "This is a job on ModelArts: fetch the data first, upload the "
