@@ -12,15 +12,8 @@ import numpy as np
 from mindspore import Tensor
 
 from src.checkpoint.pretrained import open_pretrained
-from src.deployment.exporter import (
-    ENDINGS,
-    ExportOptions,
-    deployable,
-    describe,
-    export,
-    random_images,
-    write_description,
-)
+from src.deployment.exporter import ExportOptions, deployable, describe, export, random_images, write_description
+from src.deployment.formats import ENDINGS
 from src.deployment.runtime import load_exported, onnx_runtime_is_there
 from src.distributed.device import setup_device
 from src.errors import UserError, run_command
@@ -54,7 +47,7 @@ def main(config: Config) -> None:
     # ---- write
     ending = ENDINGS[config.file_format]
     path = Path(config.file_name.removesuffix(ending) + ending)
-    export(network, options, path)
+    export(network, options, path, checkpoint.classes)
     print(f"{path}: {config.file_format}, {config.image_size}x{config.image_size} pixels, batches of "
           f"{options.batch_size or 'any size'}, {expected.shape[1]} "
           f"{'probabilities' if options.softmax else 'logits'}")

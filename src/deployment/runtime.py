@@ -8,8 +8,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
-from src.deployment.description import ANY_SIZE, Description, description_path, read_description
-from src.deployment.exporter import ENDINGS
+from src.deployment.description import ANY_SIZE, Description, description_path, read_description, unpack_metadata
+from src.deployment.formats import ENDINGS, PRODUCER
 from src.errors import UserError, first_line
 from src.files import file_digest
 from src.model_utils.config import Config
@@ -25,6 +25,7 @@ class Engine(Protocol):
     image_size: int | None  # None if unknown
     batch_size: int  # 0 for any size, or if unknown
     best_batch_size: int  # the fastest one; 0 if unknown
+    description: Description  # what the file says of itself
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """N x 3 x H x W float32 to N x C float32."""
@@ -120,12 +121,12 @@ def load_exported(path: Path, config: Config) -> ExportedNetwork:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    description = read_description(path) or Description()
-    if description.sha256 not in {"", file_digest(path)}:
+    beside = read_description(path)
+    if beside and beside.sha256 not in {"", file_digest(path)}:
         raise UserError(f"{path}: this file is damaged: it is not the one that {description_path(path).name} describes")
     engine: Engine = _OnnxEngine(path, config.onnx_threads) if path.suffix == ENDINGS["ONNX"] else \
         _MindirEngine(path)
-    return ExportedNetwork(engine, description, path, config.image_size)
+    return ExportedNetwork(engine, beside or engine.description, path, config.image_size)
 
 
 def onnx_runtime_is_there() -> bool:
@@ -136,6 +137,7 @@ def onnx_runtime_is_there() -> bool:
 class _MindirEngine:
     image_size: int | None = None
     batch_size = best_batch_size = 0
+    description = Description()
 
     def __init__(self, path: Path) -> None:
         self.batch_size = 0
@@ -169,6 +171,9 @@ class _OnnxEngine:
         self.batch_size = _number(images.shape, 0) or 0
         self.best_batch_size = self.batch_size or ONNX_BATCH_SIZE
         self.image_size = _number(images.shape, 2)
+        metadata = self._session.get_modelmeta()
+        ours = metadata.producer_name == PRODUCER
+        self.description = unpack_metadata(metadata.custom_metadata_map, path) if ours else Description()
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         return self._session.run(None, {self._input: images})[0]
