@@ -1,11 +1,14 @@
 """The JSON beside an exported network, which says how to use it: `mobilenetv2.onnx.json` for `mobilenetv2.onnx`."""
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from src.deployment.formats import files_of
 from src.errors import UserError
+from src.files import file_digest
 from src.json_records import make_record, read_json
 
 ANY_SIZE = "any"  # of batches
@@ -69,6 +72,14 @@ def read_description(model: Path) -> Description | None:
     if not path.is_file():
         return None
     return make_record(Description, read_json(path), f"{path}: not the description of an exported network")
+
+
+def content_digest(model: Path) -> str:
+    """SHA-256 of an exported network; of several files, that of their digests, a line each."""
+    digests = [file_digest(file) for file in files_of(model)]
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
 
 
 def pack_metadata(description: Mapping[str, Any]) -> dict[str, str]:

@@ -18,11 +18,11 @@ from mindspore import Tensor, nn, ops
 
 from src.checkpoint.file import Checkpoint
 from src.data.transforms import MEAN, STD, resize_size
-from src.deployment.description import ANY_SIZE, description_path, pack_metadata
-from src.deployment.formats import ENDINGS, INPUT, output_name
+from src.deployment.description import ANY_SIZE, content_digest, description_path, pack_metadata
+from src.deployment.formats import ENDINGS, INPUT, input_layout, output_name
 from src.deployment.onnx_graph import OnnxGraph
 from src.errors import UserError, first_line
-from src.files import atomic_write, file_digest
+from src.files import atomic_write
 from src.mobilenetV2 import MobileNetV2
 from src.model_utils.config import Config
 from src.utils import class_count, load_weights
@@ -78,7 +78,7 @@ def export(network: Deployable, options: ExportOptions, path: Path, classes: tup
     """
     with atomic_write(path) as temporary:
         if path.suffix == ENDINGS["ONNX"]:
-            temporary.write_bytes(_onnx(network, options, classes))
+            temporary.write_bytes(onnx_content(network, options, classes))
         else:
             with _plainly_named_folder(path.parent) as folder:
                 written = folder / f"network{path.suffix}"
@@ -87,7 +87,7 @@ def export(network: Deployable, options: ExportOptions, path: Path, classes: tup
         description_path(path).unlink(missing_ok=True)  # it describes the old file
 
 
-def _onnx(network: Deployable, options: ExportOptions, classes: tuple[str, ...] | None) -> bytes:
+def onnx_content(network: Deployable, options: ExportOptions, classes: tuple[str, ...] | None) -> bytes:
     """The content of an ONNX file."""
     graph = OnnxGraph(options.batch_size, options.image_size)
     x = graph.normalise(INPUT, network.mean, network.scale) if options.normalise else INPUT
@@ -124,7 +124,9 @@ def _plainly_named_folder(parent: Path) -> Iterator[Path]:
 def describe(path: Path, options: ExportOptions, classes: tuple[str, ...] | None, num_classes: int,
              metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The description of an exported file: its input, output, preprocessing and classes, with further `metadata`."""
-    return {"file": path.name, "sha256": file_digest(path), **usage(options, classes, num_classes), **metadata}
+    used = usage(options, classes, num_classes)
+    used["input"]["layout"] = input_layout(path)
+    return {"file": path.name, "sha256": content_digest(path), **used, **metadata}
 
 
 def usage(options: ExportOptions, classes: tuple[str, ...] | None, num_classes: int) -> dict[str, Any]:
