@@ -37,9 +37,14 @@ class OnnxGraph:
         self._weights: dict[str, np.ndarray] = {}
 
     def normalise(self, x: str, mean: Tensor, scale: Tensor) -> str:
-        """Write (x - mean) * scale."""
-        centred = self._node("Sub", "normalise/centred", x, self._weight("normalise.mean", mean))
-        return self._node("Mul", "normalise", centred, self._weight("normalise.scale", scale))
+        """Write (x - mean) * scale, both 1 x 3 x 1 x 1.
+
+        As a convolution of each channel by itself: converters to N x H x W x 3 know how to turn its weights.
+        """
+        weights = [self._weight("normalise.weight", scale.reshape(-1, 1, 1, 1)),
+                   self._weight("normalise.bias", -(mean * scale).reshape(-1))]
+        return self._node("Conv", "normalise", x, *weights, kernel_shape=[1, 1], strides=[1, 1], dilations=[1, 1],
+                          pads=[0, 0, 0, 0], group=3)
 
     def softmax(self, x: str) -> str:
         """Write a softmax over the classes."""

@@ -114,14 +114,14 @@ def test_script_gives_the_class_that_infer_gives(file_format: str, script: str, 
 
 @pytest.fixture
 def prepared(photos: Path, tmp_path: Path) -> Callable[[Path], None]:
-    """Scripts for environments without Pillow: their prepare.py loads what the real one made of the photo of class red."""
+    """Scripts for environments without Pillow. Their prepare.py has what the real one made of the red photo."""
     def write(model: Path) -> None:
         write_scripts(tmp_path)
-        words = [sys.executable, "-c", "import sys, numpy, prepare; "
-                 "numpy.save('images.npy', prepare.load(*sys.argv[1:])[1])", str(model), str(photos / "red" / "000.jpg")]
+        save = "import sys, numpy, prepare; numpy.save('images.npy', prepare.load(*sys.argv[1:])[1])"
+        words = [sys.executable, "-c", save, str(model), str(photos / "red" / "000.jpg")]
         subprocess.run(words, cwd=tmp_path, check=True)
-        (tmp_path / "prepare.py").write_text(
-            f"import numpy\ndef load(model, photo):\n    return {CLASSES}, numpy.load({str(tmp_path / 'images.npy')!r})\n")
+        (tmp_path / "prepare.py").write_text("import numpy\ndef load(model, photo):\n"
+                                             f"    return {CLASSES}, numpy.load('images.npy')\n")
     return write
 
 

@@ -95,8 +95,6 @@ OPERATORS: dict[str, Callable[..., object]] = {
     "BatchNormalization": batch_norm,
     "Clip": lambda name, _, x, low, high: mb.clip(x=x, alpha=low, beta=high, name=name),
     "Add": lambda name, _, x, y: mb.add(x=x, y=y, name=name),
-    "Sub": lambda name, _, x, y: mb.sub(x=x, y=y, name=name),
-    "Mul": lambda name, _, x, y: mb.mul(x=x, y=y, name=name),
     "GlobalAveragePool": lambda name, _, x: mb.reduce_mean(x=x, axes=[2, 3], keep_dims=True, name=name),
     "Flatten": lambda name, _, x: mb.squeeze(x=x, axes=[2, 3], name=name),
     "Gemm": lambda name, _, x, weight, bias: mb.linear(x=x, weight=weight, bias=bias, name=name),
@@ -112,11 +110,10 @@ def weights_of_graph(graph: onnx.GraphProto) -> int:
 
 
 def weights_of_package(model: ct.models.MLModel) -> int:
-    """Number of weights and biases of the convolutions and of the classifier."""
+    """Number of weights and biases of the convolutions and of the classifier. Equal ones are stored once."""
     found = get_weights_metadata(model, weight_threshold=0)
     floats = [value for value in found.values() if value.val.dtype == np.float32]
-    return sum(value.val.size for value in floats
-               if any(child.op_type in {"conv", "linear"} for child in value.child_ops))
+    return sum(value.val.size for value in floats for user in value.child_ops if user.op_type in {"conv", "linear"})
 
 
 if __name__ == "__main__":
