@@ -1,4 +1,4 @@
-"""Opens a trained model for evaluation or prediction: a checkpoint, a MINDIR or an ONNX file."""
+"""Opens a trained model for evaluation or prediction: a checkpoint or an exported file."""
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +83,7 @@ def open_model(config: Config) -> ModelFile:
         UserError: none is named, or it cannot be read.
     """
     if not config.pretrain_ckpt:
-        raise UserError("no model named: give --pretrain_ckpt with a checkpoint, a .mindir or an .onnx file")
+        raise UserError("no model named: give --pretrain_ckpt with a checkpoint or an exported file")
     if not is_exported(config.pretrain_ckpt):
         checkpoint = open_pretrained(config.pretrain_ckpt)
         where = checkpoint.path

@@ -126,7 +126,7 @@ class Keys:
     cpu_kernels: str = key("auto", RUN, "Fast kernels on CPU: auto uses them where they can be built, on fails where "
                                         "they cannot, off uses MindSpore's own.",
                            commands=(TRAIN, EVAL, INFER), choices=("auto", "on", "off"))
-    onnx_threads: int = key(0, RUN, "Cores that ONNX Runtime uses; 0 for all.",
+    onnx_threads: int = key(0, RUN, "Cores that ONNX Runtime, LiteRT and ncnn use; 0 for all.",
                             commands=COMMANDS, affects_result=False, min=0)
 
     # Where images are does not affect a result: their digests are compared.
@@ -192,7 +192,8 @@ class Keys:
 
     pretrain_ckpt: str = key("", START, "Checkpoint to start from (train.py), to score (eval.py), to export "
                                         "(export.py) or to predict with (infer.py), or weights of another project: see "
-                                        "docs/weights.md. eval.py and infer.py take .mindir and .onnx files, too.",
+                                        "docs/weights.md. eval.py and infer.py take .mindir, .onnx, .tflite and "
+                                        "ncnn's .param files, too.",
                              commands=COMMANDS, aliases=("checkpoint", "ckpt_file", "model"))
     freeze_layer: str = key("none", START, "none trains the whole network, backbone trains the classifier only.",
                             choices=("none", "backbone"))
@@ -229,7 +230,7 @@ class Keys:
     label_smooth: float = key(0.1, LOSS, "Label smoothing: share of the target that is spread over all classes.",
                               min=0.0, below=1.0)
     kd_teacher: str = key("", LOSS, "Distillation: a larger network to learn from besides the labels, as a checkpoint, "
-                                    ".mindir or .onnx file; empty for none.",
+                                    "exported file; empty for none.",
                           affects_result=False)  # its digest is compared
     kd_weight: float = key(0.5, LOSS, "Share of the teacher's part of the loss. The labels have the rest.",
                            min=0.0, max=1.0)
@@ -276,9 +277,9 @@ class Keys:
     profiling_steps: int = key(10, OUTPUT, "How many steps to profile. They are after the first step and before the "
                                            "epoch's evaluation.", affects_result=False, min=1)
 
-    file_format: str = key("MINDIR", EXPORTED, "Format to write. AIR, which MindSpore calls deprecated, can be written "
-                                               "on Ascend only.",
-                           commands=(EXPORT,), choices=("AIR", "MINDIR", "ONNX"))
+    file_format: str = key("MINDIR", EXPORTED, "Format to write. AIR can be written on Ascend only. COREML, "
+                                               "LITE, NCNN and TFLITE need a converter: see docs/deployment.md.",
+                           commands=(EXPORT,), choices=("AIR", "COREML", "LITE", "MINDIR", "NCNN", "ONNX", "TFLITE"))
     file_name: str = key("mobilenetv2", EXPORTED, "File to write, with or without its ending.", commands=(EXPORT,))
     export_batch_size: int = key(1, EXPORTED, "Images that the graph takes at a time; 0 for any number.",
                                  commands=(EXPORT,), min=0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, config_for, few_blocks, make_images, run_script
+from conftest import ROOT, config_for, few_blocks, make_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mindspore import Tensor, nn, ops
@@ -53,9 +53,9 @@ def teachers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     options = ExportOptions(32, 4)
     export(deployable(read_checkpoint(paths["ckpt"]), config, options), options, paths["mindir"])
     write_description(describe(paths["mindir"], options, CLASSES, 3, {}), paths["mindir"])
-    run = run_script("export.py", "--platform", "CPU", "--ckpt_file", paths["ckpt"], "--file_format", "ONNX",
-                     "--file_name", paths["onnx"], "--export_batch_size", 0, "--export_normalise", "--export_softmax")
-    assert run.returncode == 0, run.stderr
+    options = ExportOptions(32, batch_size=0, normalise=True, softmax=True)
+    export(deployable(read_checkpoint(paths["ckpt"]), config, options), options, paths["onnx"], CLASSES)
+    write_description(describe(paths["onnx"], options, CLASSES, 3, {}), paths["onnx"])
     return paths
 
 
