@@ -12,6 +12,7 @@ import numpy as np
 from mindspore import Tensor
 
 from src.checkpoint.pretrained import open_pretrained
+from src.data.transforms import NORMALISATIONS
 from src.deployment.exporter import (
     ENDINGS,
     ExportOptions,
@@ -25,6 +26,7 @@ from src.deployment.runtime import load_exported, onnx_runtime_is_there
 from src.distributed.device import setup_device
 from src.errors import UserError, run_command
 from src.model_utils.config import Config
+from src.model_utils.keys import NETWORK_KEYS
 from src.modelarts.job import local_or_modelarts
 
 TOLERANCE = 1e-4  # relative to the largest output; for rounding in ONNX Runtime
@@ -42,9 +44,9 @@ def main(config: Config) -> None:
         raise UserError(f"AIR files can be written on Ascend only, not on {config.platform}; use --file_format MINDIR, "
                         "which MindSpore Lite runs on Ascend 310 too")
     checkpoint = open_pretrained(config.pretrain_ckpt)
-    config = config.adopt(checkpoint.config, "image_size", "width_mult", where=checkpoint.path)
+    config = config.adopt(checkpoint.config, "image_size", *NETWORK_KEYS, where=checkpoint.path)
     options = ExportOptions(config.image_size, config.export_batch_size, config.export_normalise,
-                            config.export_softmax)
+                            config.export_softmax, NORMALISATIONS[config.normalisation])
     network = deployable(checkpoint, config, options)
 
     # ---- its output for a random image, to compare with

@@ -17,7 +17,7 @@ from src.checkpoint.file import file_digest, write_checkpoint
 from src.checkpoint.namings import MINDSPORE, TIMM, TORCH, TORCHVISION
 from src.checkpoint.pretrained import open_pretrained
 from src.checkpoint.record import CheckpointMetadata
-from src.data.transforms import MEAN, STD
+from src.data.transforms import IMAGENET_PIXELS
 from src.errors import UserError
 from src.mobilenetV2 import MobileNetV2
 from src.utils import load_weights
@@ -186,7 +186,8 @@ def imagenet(shared: Path) -> tuple[Arrays, Callable[[Path], np.ndarray]]:
     for path in sorted((shared / "data" / "grocery20" / "val").glob("*/*.jpg"))[::200]:
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB").resize((SIZE, SIZE)), np.float32) / 255
-        photos.append(((pixels - np.array(MEAN, np.float32)) / np.array(STD, np.float32)).transpose(2, 0, 1))
+        normalised = (pixels - IMAGENET_PIXELS.mean) / IMAGENET_PIXELS.std
+        photos.append(normalised.astype(np.float32).transpose(2, 0, 1))
 
     def logits(path: Path) -> np.ndarray:
         load_weights(network, open_pretrained(path))

@@ -12,7 +12,7 @@ from mindspore import Tensor
 import export as export_script
 from src.checkpoint.file import read_checkpoint, write_checkpoint
 from src.checkpoint.record import CheckpointMetadata
-from src.data.transforms import MEAN, STD
+from src.data.transforms import IMAGENET_PIXELS
 from src.deployment.runtime import ExportedNetwork, load_exported
 from src.errors import UserError
 from src.mobilenetV2 import MobileNetV2
@@ -114,9 +114,10 @@ def test_normalisation_and_softmax_inside_the_graph(file_format: str, checkpoint
     else:
         call_main("--ckpt_file", checkpoint, "--file_name", path, *options)
         loaded = load_exported(path, config_for())
-    assert not loaded.normalise
+    assert loaded.normalisation is None
     pixels = np.random.default_rng(3).integers(0, 256, (5, 3, SIZE, SIZE)).astype(np.float32)
-    normalised = (pixels / 255 - np.reshape(MEAN, (3, 1, 1))) / np.reshape(STD, (3, 1, 1))
+    mean, std = (np.reshape(values, (3, 1, 1)) for values in (IMAGENET_PIXELS.pixel_mean, IMAGENET_PIXELS.pixel_std))
+    normalised = (pixels - mean) / std
     logits = network(Tensor(normalised.astype(np.float32))).asnumpy()
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(loaded.run(pixels), probabilities, atol=1e-5)  # five through batches of two
