@@ -12,7 +12,6 @@ import numpy as np
 from mindspore import Tensor
 
 from src.checkpoint.pretrained import open_pretrained
-from src.data.transforms import NORMALISATIONS
 from src.deployment.exporter import (
     ENDINGS,
     ExportOptions,
@@ -28,6 +27,7 @@ from src.errors import UserError, run_command
 from src.model_utils.config import Config
 from src.model_utils.keys import NETWORK_KEYS
 from src.modelarts.job import local_or_modelarts
+from src.normalisation import NORMALISATIONS
 
 TOLERANCE = 1e-4  # relative to the largest output; for rounding in ONNX Runtime
 

@@ -27,7 +27,7 @@ from src.data.image_check import scan_checked
 from src.data.image_folder import ImageFolder
 from src.data.sources import test_source, train_source, validation_source
 from src.data.split import hold_out
-from src.data.transforms import NORMALISATIONS, Augmentation
+from src.data.transforms import Augmentation
 from src.dataset import Data, FeatureData, ImageData
 from src.distributed.collectives import any_over_ranks, average_parameters, broadcast_parameters
 from src.distributed.device import setup_device
@@ -40,6 +40,7 @@ from src.model_utils.config import Config
 from src.model_utils.keys import NETWORK_KEYS
 from src.modelarts.job import local_or_modelarts
 from src.models import CrossEntropyWithLabelSmooth, define_ema, define_net
+from src.normalisation import NORMALISATIONS
 from src.training.checkpointer import Checkpointer
 from src.training.distillation import DistillationDataset, DistillationLoss, Teacher
 from src.training.dry_run import describe_run

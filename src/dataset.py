@@ -17,15 +17,9 @@ from src.data.image_cache import LEAST_SHORTER_SIDE, copies_folder
 from src.data.image_check import check_file
 from src.data.image_folder import ImageFolder
 from src.data.mixing import BatchAugmentation
-from src.data.transforms import (
-    IMAGENET,
-    IMAGENET_PIXELS,
-    Augmentation,
-    Normalisation,
-    eval_transforms,
-    train_transforms,
-)
+from src.data.transforms import IMAGENET, Augmentation, eval_transforms, train_transforms
 from src.errors import UserError, first_line
+from src.normalisation import IMAGENET_PIXELS, Normalisation
 
 MOST_READERS = 4  # threads that read files: they are Python's, of which one runs at a time
 IGNORE_INDEX = -1  # label of the copies that fill the last evaluation batch

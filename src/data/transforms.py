@@ -2,7 +2,7 @@
 
 Training: random resized crop, flip, colour jitter, normalise. src/data/mixing.py has the augmentation of whole batches.
 Evaluation: shorter side to `round(size / 0.875)`, centre crop, normalise. Evaluation, export and deployment share the
-numbers here.
+numbers here and in src/normalisation.py.
 """
 from dataclasses import dataclass
 
@@ -12,32 +12,9 @@ from mindspore.dataset import transforms, vision
 from src.data.auto_augment import auto_augment
 from src.errors import UserError
 from src.model_utils.config import Config
+from src.normalisation import IMAGENET_PIXELS, Normalisation
 
 CROP_PCT = 0.875  # fraction of the shorter side that the evaluation crop keeps
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """Pixels become (pixel - mean) / std: RGB, for pixels of 0 to 1."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @property
-    def pixel_mean(self) -> list[float]:
-        """For pixels of 0 to 255."""
-        return [255 * value for value in self.mean]
-
-    @property
-    def pixel_std(self) -> list[float]:
-        """For pixels of 0 to 255."""
-        return [255 * value for value in self.std]
-
-
-# By the key `normalisation`, with the names of timm's data/constants.py.
-IMAGENET_PIXELS = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of the images of ImageNet
-NORMALISATIONS = {"imagenet": IMAGENET_PIXELS,
-                  "inception": Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))}  # -1 to 1
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,13 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from src.checkpoint.file import Checkpoint
-from src.data.transforms import IMAGENET_PIXELS, Normalisation, resize_size
+from src.data.transforms import resize_size
 from src.deployment.description import ANY_SIZE, description_path
 from src.errors import UserError, first_line
 from src.files import atomic_write, file_digest
 from src.model_utils.config import Config
 from src.models import plain_network
+from src.normalisation import IMAGENET_PIXELS, Normalisation
 from src.utils import class_count, load_weights
 
 ENDINGS = {"MINDIR": ".mindir", "ONNX": ".onnx", "AIR": ".air"}

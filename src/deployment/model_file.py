@@ -8,12 +8,12 @@ from mindspore import Tensor
 
 from src.checkpoint.file import Checkpoint
 from src.checkpoint.pretrained import open_pretrained
-from src.data.transforms import NORMALISATIONS, Normalisation
 from src.deployment.runtime import ExportedNetwork, is_exported, load_exported
 from src.errors import UserError
 from src.model_utils.config import Config
 from src.model_utils.keys import NETWORK_KEYS
 from src.models import define_net
+from src.normalisation import NORMALISATIONS, Normalisation
 from src.utils import class_count, load_weights
 
 Network = Callable[[Tensor], Tensor]

@@ -16,12 +16,13 @@ from src.data.image_cache import copies_folder, encoded_image, longest_shorter_s
 from src.data.image_check import Finding, check_file, list_left_out
 from src.data.image_folder import images_below
 from src.data.images import is_image
-from src.data.transforms import IMAGENET_PIXELS, Normalisation, eval_transforms
+from src.data.transforms import eval_transforms
 from src.dataset import usable_workers
 from src.errors import UserError
 from src.files import atomic_write, read_names
 from src.log import logger
 from src.names import escape_name, unescape_name
+from src.normalisation import IMAGENET_PIXELS, Normalisation
 
 
 @dataclass(frozen=True)

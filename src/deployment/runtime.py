@@ -8,12 +8,12 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
-from src.data.transforms import IMAGENET_PIXELS, Normalisation
 from src.deployment.description import ANY_SIZE, Description, Preprocessing, description_path, read_description
 from src.deployment.exporter import ENDINGS
 from src.errors import UserError, first_line
 from src.files import file_digest
 from src.model_utils.config import Config
+from src.normalisation import IMAGENET_PIXELS, Normalisation
 
 EXPORTED_ENDINGS = (ENDINGS["MINDIR"], ENDINGS["ONNX"])
 ONNX_BATCH_SIZE = 8  # activations of larger batches do not fit into the cache of a CPU

@@ -9,12 +9,12 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from src.data.transforms import NORMALISATIONS
 from src.dataset import Batch, Data
 from src.deployment.model_file import open_model
 from src.errors import UserError
 from src.files import file_digest
 from src.model_utils.config import Config
+from src.normalisation import NORMALISATIONS
 from src.utils import check_classes
 
 

@@ -7,12 +7,13 @@ from tqdm import tqdm
 
 from src.cache_folder import cache_folder
 from src.data.image_folder import ImageFolder
-from src.data.transforms import CROP_PCT, IMAGENET_PIXELS, Normalisation
+from src.data.transforms import CROP_PCT
 from src.dataset import IGNORE_INDEX, ImageData
 from src.distributed.collectives import all_reduce, sum_counts
 from src.distributed.world import World
 from src.files import atomic_write
 from src.mobilenetV2 import MobileNetV2Backbone
+from src.normalisation import IMAGENET_PIXELS, Normalisation
 from src.utils import network_parameters
 
 EXCHANGED = 4096  # number of images whose features the ranks exchange at a time

@@ -262,7 +262,7 @@ def test_build_fails_loudly(home: str, says: str, tmp_path: Path) -> None:
 
 
 def test_aipp_normalises_with_the_numbers_of_training() -> None:
-    from src.data.transforms import IMAGENET_PIXELS
+    from src.normalisation import IMAGENET_PIXELS
     settings = dict(re.findall(r"^\s+(\w+): ([-\w.]+)$", (ROOT / "src" / "aipp.cfg").read_text(), re.MULTILINE))
     for channel, (mean, std) in enumerate(zip(IMAGENET_PIXELS.mean, IMAGENET_PIXELS.std, strict=True)):
         assert float(settings[f"min_chn_{channel}"]) == pytest.approx(255 * mean)

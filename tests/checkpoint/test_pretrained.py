@@ -17,9 +17,9 @@ from src.checkpoint.file import file_digest, write_checkpoint
 from src.checkpoint.namings import MINDSPORE, TIMM, TORCH, TORCHVISION
 from src.checkpoint.pretrained import open_pretrained
 from src.checkpoint.record import CheckpointMetadata
-from src.data.transforms import IMAGENET_PIXELS
 from src.errors import UserError
 from src.mobilenetV2 import MobileNetV2
+from src.normalisation import IMAGENET_PIXELS
 from src.utils import load_weights
 from tests.support.foreign_weights import BY_NAME, random_weights, renamed
 from tests.support.torch_files import torch_state, write_old, write_zip
@@ -224,8 +224,7 @@ def test_files_as_pytorch_and_the_ancestor_wrote_them(name: str, shared: Path,
     (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "a pointer of Git LFS"),
     (b"<!DOCTYPE html>\n<html>", "a web page"),
     ("Notizen über das Modell\n".encode() * 40, "a text, not a MindSpore checkpoint"),
-    (b"\x89HDF\r\n\x1a\n" + bytes(100), "an HDF5 file, as Keras writes"),
-    (bytes(100) + bytes.fromhex("57fb808b247547db"), "a TensorFlow checkpoint"),
+    (bytes(100) + bytes.fromhex("57fb808b247547db"), "not a TensorFlow checkpoint that can be read"),
     (gzip.compress(b"weights", mtime=0), "compressed by gzip"),
     (b"PK\x03\x04" + bytes(100), "a zip archive that was cut off"),
     (b"\x80\x02]q\x00.", "not a PyTorch file, or a damaged one"),

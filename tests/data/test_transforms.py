@@ -9,8 +9,9 @@ from mindspore.dataset import vision
 from PIL import Image
 
 from src.data.image_folder import ImageFolder
-from src.data.transforms import IMAGENET_PIXELS, eval_transforms, resize_size, train_transforms
+from src.data.transforms import eval_transforms, resize_size, train_transforms
 from src.dataset import ImageData
+from src.normalisation import IMAGENET_PIXELS
 from tests.test_dataset import batches
 
 

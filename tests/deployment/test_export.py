@@ -12,10 +12,10 @@ from mindspore import Tensor
 import export as export_script
 from src.checkpoint.file import read_checkpoint, write_checkpoint
 from src.checkpoint.record import CheckpointMetadata
-from src.data.transforms import IMAGENET_PIXELS
 from src.deployment.runtime import ExportedNetwork, load_exported
 from src.errors import UserError
 from src.mobilenetV2 import MobileNetV2
+from src.normalisation import IMAGENET_PIXELS
 from src.utils import load_weights
 
 SIZE = 32
