@@ -43,7 +43,7 @@ def main(config: Config) -> None:
     # ---- evaluate
     network = model.network(config.num_classes or len(folder.classes))
     data = ImageData(folder, config.image_size, config.batch_size, training=False, num_workers=config.num_workers,
-                     rank=world.rank, rank_size=world.rank_size, normalise=model.normalise)
+                     rank=world.rank, rank_size=world.rank_size, normalisation=model.normalisation)
     result = evaluate(network, data, world)
     if not world.is_main_process:
         return

@@ -28,7 +28,9 @@ from src.deployment.runtime import load_exported
 from src.distributed.device import setup_device
 from src.errors import UserError, run_command
 from src.model_utils.config import Config
+from src.model_utils.keys import NETWORK_KEYS
 from src.modelarts.job import local_or_modelarts
+from src.normalisation import NORMALISATIONS
 
 TOLERANCE = 1e-4  # relative to the largest output; for rounding in ONNX Runtime
 
@@ -50,9 +52,9 @@ def main(config: Config) -> None:
     if config.file_format in CONVERTERS:
         require_converter(config.file_format, config.export_batch_size, path)
     checkpoint = open_pretrained(config.pretrain_ckpt)
-    config = config.adopt(checkpoint.config, "image_size", "width_mult", where=checkpoint.path)
+    config = config.adopt(checkpoint.config, "image_size", *NETWORK_KEYS, where=checkpoint.path)
     options = ExportOptions(config.image_size, config.export_batch_size, config.export_normalise,
-                            config.export_softmax)
+                            config.export_softmax, NORMALISATIONS[config.normalisation])
     network = deployable(checkpoint, config, options)
 
     # ---- its output for a random image, to compare with

@@ -35,9 +35,12 @@ from src.distributed.world import World
 from src.errors import UserError, run_command
 from src.evaluation import evaluate
 from src.lr_generator import run_lr
+from src.mobilenetV2 import MobileNetV2Backbone
 from src.model_utils.config import Config
+from src.model_utils.keys import NETWORK_KEYS
 from src.modelarts.job import local_or_modelarts
 from src.models import CrossEntropyWithLabelSmooth, define_ema, define_net
+from src.normalisation import NORMALISATIONS
 from src.training.checkpointer import Checkpointer
 from src.training.distillation import DistillationDataset, DistillationLoss, Teacher
 from src.training.dry_run import describe_run
@@ -67,7 +70,7 @@ def main(config: Config) -> None:
     # ---- network: new weights, or those of a checkpoint
     frozen = config.freeze_layer == "backbone"
     pretrained = load_pretrained(config)
-    config = config.adopt(pretrained.config, "width_mult", where=pretrained.path) if pretrained else config
+    config = config.adopt(pretrained.config, *NETWORK_KEYS, where=pretrained.path) if pretrained else config
     teacher = Teacher(config, classes) if config.kd_teacher else None
     if config.dry_run:
         if world.is_main_process:
@@ -174,16 +177,18 @@ def load_pretrained(config: Config) -> Checkpoint | None:
     return None
 
 
-def data_source(config: Config, augmentation: Augmentation, world: World, folder: ImageFolder, backbone: nn.Cell,
-                training: bool) -> Data:
+def data_source(config: Config, augmentation: Augmentation, world: World, folder: ImageFolder,
+                backbone: MobileNetV2Backbone, training: bool) -> Data:
     """Batches of a folder: of images, or of their features if the backbone is frozen."""
+    normalisation = NORMALISATIONS[config.normalisation]
     if config.freeze_layer == "backbone":
-        features = pooled_features(backbone, folder, config.image_size, config.batch_size, config.num_workers, world)
+        features = pooled_features(backbone, folder, config.image_size, config.batch_size, config.num_workers, world,
+                                   normalisation)
         return FeatureData(features, folder.labels, config.batch_size, training=training, seed=config.seed,
                            rank=world.rank, rank_size=world.rank_size)
     return ImageData(folder, config.image_size, config.batch_size, training=training, seed=config.seed,
                      augmentation=augmentation, num_workers=config.num_workers, rank=world.rank,
-                     rank_size=world.rank_size, cache=dataset_cache(config))
+                     rank_size=world.rank_size, cache=dataset_cache(config), normalisation=normalisation)
 
 
 def load_images(config: Config, world: World) -> tuple[ImageFolder, ImageFolder | None, ImageFolder | None]:

@@ -19,6 +19,7 @@ from src.data.image_folder import ImageFolder
 from src.data.mixing import BatchAugmentation
 from src.data.transforms import IMAGENET, Augmentation, eval_transforms, train_transforms
 from src.errors import UserError, first_line
+from src.normalisation import IMAGENET_PIXELS, Normalisation
 
 MOST_READERS = 4  # threads that read files: they are Python's, of which one runs at a time
 IGNORE_INDEX = -1  # label of the copies that fill the last evaluation batch
@@ -63,16 +64,17 @@ class ImageData:
 
     Training drops the images that do not fill a batch, others in each epoch. Evaluation drops nothing: it fills the
     last batch with copies labelled `IGNORE_INDEX`, so that all batches have one shape and no image counts twice.
-    Without `normalise` it gives pixels of 0 to 255.
+    Evaluation without a normalisation gives pixels of 0 to 255.
     """
 
     def __init__(self, folder: ImageFolder, image_size: int, batch_size: int, *, training: bool, seed: int = 0,
                  augmentation: Augmentation = IMAGENET, num_workers: int = 1, rank: int = 0,
-                 rank_size: int = 1, cache: ds.DatasetCache | None = None, normalise: bool = True) -> None:
+                 rank_size: int = 1, cache: ds.DatasetCache | None = None,
+                 normalisation: Normalisation | None = IMAGENET_PIXELS) -> None:
         self.images, self.batch_size, self.steps_per_epoch = shard(len(folder), batch_size, training, rank, rank_size)
         self.training, self._augmentation = training, augmentation
-        self._transforms = train_transforms(image_size, augmentation) if training \
-            else eval_transforms(image_size, normalise)
+        self._transforms = train_transforms(image_size, augmentation, normalisation or IMAGENET_PIXELS) if training \
+            else eval_transforms(image_size, normalisation)
         self._folder, self._workers = folder, usable_workers(num_workers)
         self._seed, self._rank, self._rank_size, self._cache = seed, rank, rank_size, cache
 

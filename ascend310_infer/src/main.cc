@@ -79,7 +79,8 @@ void run(Options options) {
   }
   const auto device_id = static_cast<uint32_t>(std::stoul(options["device_id"]));
   ModelRunner model(options["model"], {options["device"], device_id, options["aipp"]});
-  const auto preprocess = make_preprocess(options["preprocess"], model, device_id);
+  const auto preprocess =
+      make_preprocess(options["preprocess"], model, read_normalisation(options["model"]), device_id);
   const auto files = list_files(data, preprocess->endings());
 
   const auto batch_size = static_cast<size_t>(model.batch_size());

@@ -1,6 +1,7 @@
 """The JSON beside an exported network, which says how to use it: `mobilenetv2.onnx.json` for `mobilenetv2.onnx`."""
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from src.files import file_digest
 from src.json_records import make_record, read_json
 
 ANY_SIZE = "any"  # of batches
+CHANNELS = 3
 LARGEST_BATCH, LARGEST_SIDE = 2 ** 16, 2 ** 13  # images, pixels: larger values mean that the file is damaged
 
 
@@ -40,10 +42,17 @@ class Preprocessing:
 
     centre_crop: int | None = None  # pixels; None: unknown
     normalise: str = ""
+    mean: tuple[float, ...] | None = None  # for pixels of 0 to 255; None: as for ImageNet
+    std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.centre_crop is not None and not 1 <= self.centre_crop <= LARGEST_SIDE:
             raise ValueError(f"centre_crop must be 1 to {LARGEST_SIDE}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and (len(values) != CHANNELS or not all(map(math.isfinite, values))):
+                raise ValueError(f"{name} must be {CHANNELS} numbers")
+        if self.std is not None and not all(value > 0 for value in self.std):
+            raise ValueError("std must be more than 0")
 
 
 @dataclass(frozen=True)
@@ -98,10 +107,11 @@ def unpack_metadata(texts: Mapping[str, str], where: object) -> Description:
     """
     fault = f"{where}: its metadata are not those of a network that this project exported"
     try:
-        numbers = {key: json.loads(texts[key]) for key in ("centre_crop", "classes") if key in texts}
+        numbers = {key: json.loads(texts[key]) for key in ("centre_crop", "mean", "std", "classes") if key in texts}
     except (ValueError, RecursionError) as error:
         raise UserError(f"{fault} ({error})") from error
     found = {"output": {"meaning": texts.get("output", Output.meaning)},
-             "preprocessing": {"centre_crop": numbers.get("centre_crop"), "normalise": texts.get("normalise", "")},
+             "preprocessing": {"normalise": texts.get("normalise", ""),
+                               **{key: numbers.get(key) for key in ("centre_crop", "mean", "std")}},
              "classes": numbers.get("classes")}
     return make_record(Description, found, fault)

@@ -17,14 +17,15 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from src.checkpoint.file import Checkpoint
-from src.data.transforms import MEAN, STD, resize_size
+from src.data.transforms import resize_size
 from src.deployment.description import ANY_SIZE, content_digest, description_path, pack_metadata
 from src.deployment.formats import ENDINGS, INPUT, input_layout, output_name
 from src.deployment.onnx_graph import OnnxGraph
 from src.errors import UserError, first_line
 from src.files import atomic_write
-from src.mobilenetV2 import MobileNetV2
 from src.model_utils.config import Config
+from src.models import plain_network
+from src.normalisation import IMAGENET_PIXELS, Normalisation
 from src.utils import class_count, load_weights
 
 DYNAMIC_TRIAL = 3  # batch size for the check of a file with dynamic batch size
@@ -38,6 +39,7 @@ class ExportOptions:
     batch_size: int = 1  # 0: any
     normalise: bool = False  # True: the graph takes RGB pixels of 0 to 255 and normalises them
     softmax: bool = False  # True: the output is probabilities, not logits
+    normalisation: Normalisation = IMAGENET_PIXELS  # in the graph, or before it
 
 
 class Deployable(nn.Cell):
@@ -47,8 +49,9 @@ class Deployable(nn.Cell):
         super().__init__()
         self.network = network
         self.normalise, self.softmax = options.normalise, options.softmax
-        self.mean = Tensor(255 * np.array(MEAN, np.float32).reshape(1, 3, 1, 1))
-        self.scale = Tensor(1 / (255 * np.array(STD, np.float32)).reshape(1, 3, 1, 1))
+        mean, std = options.normalisation.mean, options.normalisation.std
+        self.mean = Tensor(255 * np.array(mean, np.float32).reshape(1, 3, 1, 1))
+        self.scale = Tensor(1 / (255 * np.array(std, np.float32)).reshape(1, 3, 1, 1))
 
     def construct(self, images: Tensor) -> Tensor:
         if self.normalise:
@@ -63,7 +66,7 @@ def deployable(checkpoint: Checkpoint, config: Config, options: ExportOptions) -
     Raises:
         UserError: the checkpoint does not fit the network of the configuration.
     """
-    network = MobileNetV2(class_count(checkpoint) or max(1, config.num_classes), config.width_mult)
+    network = plain_network(config, class_count(checkpoint) or max(1, config.num_classes))
     load_weights(network, checkpoint)
     return Deployable(network, options).set_train(False)
 
@@ -141,8 +144,8 @@ def usage(options: ExportOptions, classes: tuple[str, ...] | None, num_classes: 
             "interpolation": "bilinear",
             "centre_crop": options.image_size,
             "pixels": [0, 255],
-            "mean": [255 * value for value in MEAN],
-            "std": [255 * value for value in STD],
+            "mean": options.normalisation.pixel_mean,
+            "std": options.normalisation.pixel_std,
             "normalise": "inside the graph" if options.normalise else "before the graph",
         },
         "classes": list(classes) if classes else None,

@@ -22,6 +22,7 @@ from src.errors import UserError
 from src.files import atomic_write, read_names
 from src.log import logger
 from src.names import escape_name, unescape_name
+from src.normalisation import IMAGENET_PIXELS, Normalisation
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class ImageStream:
     image_size: int
     batch_size: int
     num_workers: int
-    normalise: bool = True
+    normalisation: Normalisation | None = IMAGENET_PIXELS
     faults: dict[int, str] = field(default_factory=dict)
     findings: dict[int, Finding] = field(default_factory=dict)
 
@@ -108,7 +109,7 @@ class ImageStream:
         encoded = _Encoded(self.paths, self.image_size, self.faults, self.findings)
         pipeline = ds.GeneratorDataset(encoded, ["image", "position"], shuffle=False, num_parallel_workers=workers,
                                        python_multiprocessing=False)
-        pipeline = pipeline.map(eval_transforms(self.image_size, self.normalise), "image",
+        pipeline = pipeline.map(eval_transforms(self.image_size, self.normalisation), "image",
                                 num_parallel_workers=workers)
         return pipeline.batch(self.batch_size, num_parallel_workers=1)
 

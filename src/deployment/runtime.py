@@ -4,11 +4,19 @@ from pathlib import Path
 import numpy as np
 from mindspore import Tensor
 
-from src.deployment.description import ANY_SIZE, Description, content_digest, description_path, read_description
+from src.deployment.description import (
+    ANY_SIZE,
+    Description,
+    Preprocessing,
+    content_digest,
+    description_path,
+    read_description,
+)
 from src.deployment.engines import ENGINES, Engine
 from src.deployment.formats import files_of
 from src.errors import UserError, first_line
 from src.model_utils.config import Config
+from src.normalisation import IMAGENET_PIXELS, Normalisation
 
 TINY = np.finfo(np.float32).tiny
 
@@ -35,7 +43,7 @@ class ExportedNetwork:
             self.batch_size = 0 if described == ANY_SIZE else engine.batch_size  # 0: any
         self._side = description.preprocessing.centre_crop or engine.image_size
         self.image_size: int = self._side or image_size
-        self.normalise = description.preprocessing.normalise != "inside the graph"
+        self.normalisation = _normalisation(description.preprocessing)
         self.softmax = description.output.meaning == "probabilities"
         self.classes = description.classes or None
         self.best_batch_size = self.batch_size or engine.best_batch_size
@@ -88,6 +96,16 @@ class ExportedNetwork:
                                 "images")
             scores.append(found[:len(batch)])
         return scores[0] if len(scores) == 1 else np.concatenate(scores)
+
+
+def _normalisation(preprocessing: Preprocessing) -> Normalisation | None:
+    """How images are normalised before the graph; None if the graph does that."""
+    if preprocessing.normalise == "inside the graph":
+        return None
+    if preprocessing.mean is None or preprocessing.std is None:
+        return IMAGENET_PIXELS
+    mean, std = (tuple(value / 255 for value in values) for values in (preprocessing.mean, preprocessing.std))
+    return Normalisation(mean, std)
 
 
 def is_exported(path: str) -> bool:

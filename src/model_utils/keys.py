@@ -105,6 +105,10 @@ PREDICTION = "prediction"
 MODELARTS = "on ModelArts (docs/modelarts.md)"
 
 
+# The keys that are properties of a network: those of a checkpoint are taken over with it.
+NETWORK_KEYS = ("width_mult", "padding", "bn_eps", "normalisation")
+
+
 @dataclass(frozen=True)
 class Keys:
     """The values of all keys. See `Key` for what is declared of each."""
@@ -187,6 +191,16 @@ class Keys:
                                             "1 for none.", aliases=("repeated_augmentation",), min=1)
 
     width_mult: float = key(1.0, NETWORK, "The paper's width multiplier.", commands=COMMANDS, min=0.35, max=1.4)
+    padding: str = key("symmetric", NETWORK, "Zeros around images of even sides before a convolution of stride 2: "
+                                             "symmetric has them on all sides, as in PyTorch's networks, same only "
+                                             "behind and below, as in TensorFlow's.",
+                       commands=COMMANDS, choices=("symmetric", "same"))
+    bn_eps: float = key(1e-5, NETWORK, "What batch normalisation adds to the variance; 0.001 in TensorFlow's networks.",
+                        commands=COMMANDS, min=1e-12, max=1.0)
+    normalisation: str = key("imagenet", NETWORK, "Values of the network's input: imagenet subtracts the mean colour "
+                                                  "of ImageNet and divides by its deviation, inception makes -1 to 1, "
+                                                  "as for TensorFlow's networks.",
+                             commands=COMMANDS, choices=("imagenet", "inception"))
     dropout: float = key(0.0, NETWORK, "Share of the pooled features that are set to zero in training.",
                          min=0.0, below=1.0)
 

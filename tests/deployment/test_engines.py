@@ -50,7 +50,7 @@ def test_computes_what_the_onnx_file_does(ending: str) -> None:
     needs_runtime(ending)
     loaded = load_exported(FIXTURES / f"tiny{ending}", config_for("--onnx_threads", 1))
     reference = load_exported(FIXTURES / "tiny.onnx", config_for())
-    assert (loaded.classes, loaded.image_size, loaded.normalise) == (CLASSES, 32, True)
+    assert (loaded.classes, loaded.image_size, loaded.normalisation is None) == (CLASSES, 32, False)
     for size in (1, 5, 2):
         np.testing.assert_allclose(loaded.run(batch(size)), reference.run(batch(size)), atol=2e-5)
 

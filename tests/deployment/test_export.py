@@ -14,11 +14,11 @@ from onnx import numpy_helper
 import export as export_script
 from src.checkpoint.file import read_checkpoint, write_checkpoint
 from src.checkpoint.record import CheckpointMetadata
-from src.data.transforms import MEAN, STD
 from src.deployment.exporter import Deployable, ExportOptions, export, random_images
 from src.deployment.runtime import load_exported
 from src.errors import UserError
 from src.mobilenetV2 import ConvBN, MobileNetV2, MobileNetV2Head
+from src.normalisation import IMAGENET_PIXELS
 from src.utils import load_weights
 
 SIZE = 32
@@ -111,8 +111,8 @@ def test_onnx_is_checked_named_and_says_how_to_use_it(onnx: Path, checkpoint: Pa
     assert weights == {"relu6.min": 0, "relu6.max": 6}
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(metadata["classes"]) == list(CLASSES)
-    np.testing.assert_allclose(json.loads(metadata["mean"]), 255 * np.array(MEAN))
-    np.testing.assert_allclose(json.loads(metadata["std"]), 255 * np.array(STD))
+    np.testing.assert_allclose(json.loads(metadata["mean"]), IMAGENET_PIXELS.pixel_mean)
+    np.testing.assert_allclose(json.loads(metadata["std"]), IMAGENET_PIXELS.pixel_std)
     assert (metadata["centre_crop"], metadata["resize_shorter_side"]) == (str(SIZE), "37")
 
 
@@ -122,7 +122,7 @@ def test_an_onnx_file_without_its_json_says_the_same(checkpoint: Path, tmp_path:
               "--export_softmax")
     path.with_name("m.onnx.json").unlink()
     loaded = load_exported(path, config_for())
-    assert (loaded.classes, loaded.normalise, loaded.softmax) == (CLASSES, False, True)
+    assert (loaded.classes, loaded.normalisation, loaded.softmax) == (CLASSES, None, True)
 
 
 @pytest.mark.parametrize(("pads", "eps"), [({"pad_mode": "same", "padding": 0}, 1e-3),
@@ -155,9 +155,10 @@ def test_normalisation_and_softmax_inside_the_graph(file_format: str, checkpoint
     options = ("--export_batch_size", 2, "--export_normalise", "--export_softmax")
     call_main("--ckpt_file", checkpoint, "--file_format", file_format, "--file_name", path, *options)
     loaded = load_exported(path, config_for())
-    assert not loaded.normalise
+    assert loaded.normalisation is None
     pixels = np.random.default_rng(3).integers(0, 256, (5, 3, SIZE, SIZE)).astype(np.float32)
-    normalised = (pixels / 255 - np.reshape(MEAN, (3, 1, 1))) / np.reshape(STD, (3, 1, 1))
+    mean, std = (np.reshape(values, (3, 1, 1)) for values in (IMAGENET_PIXELS.pixel_mean, IMAGENET_PIXELS.pixel_std))
+    normalised = (pixels - mean) / std
     logits = network(Tensor(normalised.astype(np.float32))).asnumpy()
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(loaded.run(pixels), probabilities, atol=1e-5)  # five through batches of two
