@@ -208,7 +208,7 @@ def load_images(config: Config, world: World) -> tuple[ImageFolder, ImageFolder 
     if config.run_eval and config.val_share and not eval_folder:
         print(f"{train_folder.root}: no validation images; {config.val_share:.0%} of each class are held out to "
               f"validate on, chosen by names and seed {config.seed}")
-        train_folder, eval_folder = hold_out(train_folder, config.val_share, config.seed)
+        train_folder, eval_folder = hold_out(train_folder, config.val_share, config.seed, world)
     return train_folder, eval_folder, test_folder
 
 

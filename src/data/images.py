@@ -184,7 +184,7 @@ def has_cut_header(content: np.ndarray) -> bool:
     Args:
         content: the bytes of a file of any kind, uint8.
     """
-    data = memoryview(content)
+    data = content.data
     if data[:2] != JPEG_START:
         return False
     position = 2
