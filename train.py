@@ -35,6 +35,7 @@ from src.distributed.world import World
 from src.errors import UserError, run_command
 from src.evaluation import evaluate
 from src.lr_generator import run_lr
+from src.metrics import EvalResult
 from src.model_utils.config import Config
 from src.modelarts.job import local_or_modelarts
 from src.models import CrossEntropyWithLabelSmooth, define_ema, define_net
@@ -111,7 +112,6 @@ def main(config: Config) -> None:
     reporter = Reporter(run, network, eval_folder, timing, world)
     checkpointer = Checkpointer(run, train_step, network, ema, timing, world)
     state = checkpointer.restore()
-    was_finished = state.step == run.total_steps
     reporter.start(state)
 
     # ---- the loop
@@ -152,14 +152,18 @@ def main(config: Config) -> None:
             if result and world.is_main_process:
                 bar.write(f"result: {result} ckpt={saved or 'none'}")
 
-    # ---- the end, or a stop before it
-    reporter.finalize(is_saved=checkpointer.is_saved(state))
-    checkpointer.finalize()
-    if state.step < run.total_steps:
-        sys.exit(stop.exit_status)
-    if test_folder and not was_finished:
+    # ---- the test images, once: a finished run that has its report has scored them
+    is_finished, test_result = state.step == run.total_steps, None
+    if test_folder and is_finished and any_over_ranks(reporter.is_due, world):
         test_data = data_source(config, augmentation, world, test_folder, network.backbone, training=False)
-        score_test(config, eval_parameters(network, ema), eval_net, test_data, world)
+        with timing.measure(EVALUATION):
+            test_result = score_test(config, eval_parameters(network, ema), eval_net, test_data, world)
+
+    # ---- the end, or a stop before it
+    reporter.finalize(checkpointer.is_saved(state), test_result)
+    checkpointer.finalize()
+    if not is_finished:
+        sys.exit(stop.exit_status)
 
 
 def load_pretrained(config: Config) -> Checkpoint | None:
@@ -213,7 +217,7 @@ def load_images(config: Config, world: World) -> tuple[ImageFolder, ImageFolder 
 
 
 def score_test(config: Config, parameters: Mapping[str, Parameter], eval_net: nn.Cell, data: Data,
-               world: World) -> None:
+               world: World) -> EvalResult:
     """Score the best weights of the run on the test images; the last ones if no checkpoint has the best.
 
     Args:
@@ -231,6 +235,7 @@ def score_test(config: Config, parameters: Mapping[str, Parameter], eval_net: nn
     result = evaluate(eval_net, data, world)
     if world.is_main_process:
         print(f"test result: {result} of the {BEST if has_best else LAST} weights")
+    return result
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The report of a training run."""
 from src.data.image_folder import ImageFolder
 from src.distributed.world import World
+from src.metrics import EvalResult
 from src.reports.best_evaluation import BestEvaluation
 from src.reports.evaluation_report import data_name, dated, origin
 from src.reports.report import Evaluated, Report
@@ -10,7 +11,8 @@ from src.training.timing import DATA, STEPS, Timing
 
 
 def training_report(run: Run, state: TrainingState, best: BestEvaluation | None, eval_folder: ImageFolder | None,
-                    timing: Timing, network: object, world: World, is_saved: bool) -> Report:
+                    timing: Timing, network: object, world: World, is_saved: bool,
+                    test_result: EvalResult | None = None) -> Report:
     """The report of a run at its present step. `is_saved`: whether there is a checkpoint of this step."""
     config, done = run.config, state.step
     status = f"Finished after {done} steps" if done == run.total_steps else \
@@ -21,6 +23,9 @@ def training_report(run: Run, state: TrainingState, best: BestEvaluation | None,
         facts |= {"top-1, best epoch": f"{best.top1:.2%}",
                   "top-5, the same epoch": f"{state.history[best.epoch - 1]['top5']:.2%}",
                   "validation images": f"{best.confusion.sum():,}", "best epoch": str(best.epoch)}
+    if test_result:
+        facts |= {"top-1, test": f"{test_result.top1:.2%}", "top-5, test": f"{test_result.top5:.2%}",
+                  "test images": f"{test_result.images:,}"}
     facts |= {"epochs": f"{len(state.history)} of {config.epoch_size}", "classes": f"{len(run.classes):,}",
               "image size": f"{config.image_size} pixels"}
     seconds = timing.seconds[STEPS] + timing.seconds[DATA]
