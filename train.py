@@ -35,6 +35,7 @@ from src.distributed.world import World
 from src.errors import UserError, run_command
 from src.evaluation import evaluate
 from src.lr_generator import run_lr
+from src.metrics import EvalResult
 from src.mobilenetV2 import MobileNetV2Backbone
 from src.model_utils.config import Config
 from src.model_utils.keys import NETWORK_KEYS
@@ -88,8 +89,6 @@ def main(config: Config) -> None:
     train_data = data_source(config, augmentation, world, train_folder, network.backbone, training=True)
     eval_data = data_source(config, augmentation, world, eval_folder, network.backbone,
                             training=False) if eval_folder else None
-    if train_data.batch_size < config.batch_size:
-        print(f"batch_size is {train_data.batch_size}, not {config.batch_size}: there are no more training images")
 
     # ---- schedule, loss, optimizer
     steps = count_steps(train_data.steps_per_epoch, config)
@@ -110,7 +109,6 @@ def main(config: Config) -> None:
     reporter = Reporter(run, network, eval_folder, timing, world)
     checkpointer = Checkpointer(run, train_step, network, ema, timing, world)
     state = checkpointer.restore()
-    was_finished = state.step == run.total_steps
     reporter.start(state)
 
     # ---- the loop
@@ -153,14 +151,18 @@ def main(config: Config) -> None:
             if result and world.is_main_process:
                 bar.write(f"result: {result} ckpt={saved or 'none'}")
 
-    # ---- the end, or a stop before it
-    reporter.finalize(is_saved=checkpointer.is_saved(state))
-    checkpointer.finalize()
-    if state.step < run.total_steps:
-        sys.exit(stop.exit_status)
-    if test_folder and not was_finished:
+    # ---- the test images, once: a finished run that has its report has scored them
+    is_finished, test_result = state.step == run.total_steps, None
+    if test_folder and is_finished and any_over_ranks(reporter.is_due, world):
         test_data = data_source(config, augmentation, world, test_folder, network.backbone, training=False)
-        score_test(config, eval_parameters(network, ema), eval_net, test_data, world)
+        with timing.measure(EVALUATION):
+            test_result = score_test(config, eval_parameters(network, ema), eval_net, test_data, world)
+
+    # ---- the end, or a stop before it
+    reporter.finalize(checkpointer.is_saved(state), test_result)
+    checkpointer.finalize()
+    if not is_finished:
+        sys.exit(stop.exit_status)
 
 
 def load_pretrained(config: Config) -> Checkpoint | None:
@@ -184,11 +186,15 @@ def data_source(config: Config, augmentation: Augmentation, world: World, folder
     if config.freeze_layer == "backbone":
         features = pooled_features(backbone, folder, config.image_size, config.batch_size, config.num_workers, world,
                                    normalisation)
-        return FeatureData(features, folder.labels, config.batch_size, training=training, seed=config.seed,
-                           rank=world.rank, rank_size=world.rank_size)
-    return ImageData(folder, config.image_size, config.batch_size, training=training, seed=config.seed,
-                     augmentation=augmentation, num_workers=config.num_workers, rank=world.rank,
-                     rank_size=world.rank_size, cache=dataset_cache(config), normalisation=normalisation)
+        data: Data = FeatureData(features, folder.labels, config.batch_size, training=training, seed=config.seed,
+                                 rank=world.rank, rank_size=world.rank_size)
+    else:
+        data = ImageData(folder, config.image_size, config.batch_size, training=training, seed=config.seed,
+                         augmentation=augmentation, num_workers=config.num_workers, rank=world.rank,
+                         rank_size=world.rank_size, cache=dataset_cache(config), normalisation=normalisation)
+    if training and data.batch_size < config.batch_size:
+        print(f"batch_size is {data.batch_size}, not {config.batch_size}: there are no more training images")
+    return data
 
 
 def load_images(config: Config, world: World) -> tuple[ImageFolder, ImageFolder | None, ImageFolder | None]:
@@ -211,7 +217,7 @@ def load_images(config: Config, world: World) -> tuple[ImageFolder, ImageFolder 
     if config.run_eval and config.val_share and not eval_folder:
         print(f"{train_folder.root}: no validation images; {config.val_share:.0%} of each class are held out to "
               f"validate on, chosen by names and seed {config.seed}")
-        train_folder, eval_folder = hold_out(train_folder, config.val_share, config.seed)
+        train_folder, eval_folder = hold_out(train_folder, config.val_share, config.seed, world)
     print(f"{len(train_folder)} training images of {len(train_folder.classes)} classes in {train_folder.root}; "
           + (f"{len(eval_folder)} to validate on in {eval_folder.root}" if eval_folder else
              f"no validation{' (--val_share 0.2 would hold images out)' if config.run_eval else ''}")
@@ -220,7 +226,7 @@ def load_images(config: Config, world: World) -> tuple[ImageFolder, ImageFolder 
 
 
 def score_test(config: Config, parameters: Mapping[str, Parameter], eval_net: nn.Cell, data: Data,
-               world: World) -> None:
+               world: World) -> EvalResult:
     """Score the best weights of the run on the test images; the last ones if no checkpoint has the best.
 
     Args:
@@ -238,6 +244,7 @@ def score_test(config: Config, parameters: Mapping[str, Parameter], eval_net: nn
     result = evaluate(eval_net, data, world)
     if world.is_main_process:
         print(f"test result: {result} of the {BEST if has_best else LAST} weights")
+    return result
 
 
 if __name__ == "__main__":

@@ -225,6 +225,16 @@ def test_held_out_images_and_a_test_at_the_end(images: Images, tmp_path: Path, s
     shutil.copytree(tmp_path / "out", tmp_path / "again")
     call_main(*arguments[:-1], tmp_path / "again")
     assert "test result" not in capsys.readouterr().out  # it was scored when the run ended
+    shutil.copytree(tmp_path / "out", tmp_path / "killed")
+    (tmp_path / "killed" / "report.html").unlink()  # as if the run had been killed before it was written
+    call_main(*arguments[:-1], tmp_path / "killed")
+    again = re.findall(r"^test result: .*", capsys.readouterr().out, re.MULTILINE)
+    assert again == re.findall(r"^test result: .*", out, re.MULTILINE)
+    top1 = float(re.findall(r"'acc': ([\d.]+)", again[0])[0])
+    for folder in "out", "killed":
+        page = (tmp_path / folder / "report.html").read_text(encoding="utf-8")
+        assert f"<dt>top-1, test</dt><dd>{top1:.2%}</dd>" in page
+        assert "<dt>test images</dt><dd>3</dd>" in page
     eval_argv = ["eval.py", *SMALL, "--dataset_path", root / "test", "--pretrain_ckpt", tmp_path / "out" / "best.ckpt"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", list(map(str, eval_argv)))

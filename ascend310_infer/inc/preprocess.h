@@ -4,18 +4,18 @@
 #include <filesystem>
 #include <memory>
 #include <string>
-#include <vector>
 
+#include "files.h"
 #include "model_runner.h"
 #include "normalisation.h"
 
 class Preprocess {
  public:
   virtual ~Preprocess() = default;
-  // Fills a slot of the model's batch with a image. Throws, with the file's name, if that is not possible.
+  // Fills a slot of the model's batch with an image. Throws, with the file's name, if that is not possible.
   virtual void fill(const std::filesystem::path &file, unsigned char *slot) = 0;
-  // Endings of the files that it reads, in lower case.
-  virtual std::vector<std::string> endings() const { return {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}; }
+  // The files of a folder that it reads. Throws as `list_images`.
+  virtual Images list(const std::filesystem::path &root) const { return list_images(root); }
 };
 
 // kind: CPU (decode, resize, crop and normalise here), DVPP (decode, resize and crop by Ascend's hardware, normalise by

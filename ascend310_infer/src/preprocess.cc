@@ -22,7 +22,7 @@ class RawPreprocess : public Preprocess {
     std::memcpy(slot, content.data(), size_);
   }
 
-  std::vector<std::string> endings() const override { return {".bin"}; }
+  Images list(const std::filesystem::path &root) const override { return {list_files(root, ".bin"), {}}; }
 
  private:
   size_t size_;

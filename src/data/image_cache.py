@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from src.cache_folder import cache_folder
-from src.data.images import LOSSY_FORMATS, open_image, to_rgb
+from src.data.images import LOSSY_FORMATS, has_cut_header, open_image, to_rgb
 from src.errors import UserError
 from src.files import atomic_write
 
@@ -71,10 +71,13 @@ def encoded_image(path: Path, copy: str) -> np.ndarray:
 
     Raises:
         OSError: the image cannot be read.
-        UserError: a copy was missing and cannot be written.
+        UserError: a copy was missing and cannot be written, or the image is so short that MindSpore would crash.
     """
     if not copy:
-        return np.fromfile(path, np.uint8)
+        content = np.fromfile(path, np.uint8)
+        if has_cut_header(content):
+            raise UserError(f"{path}: ends before its pixels begin")
+        return content
     try:
         return np.fromfile(copy, np.uint8)
     except FileNotFoundError:

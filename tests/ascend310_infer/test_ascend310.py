@@ -3,6 +3,7 @@
 run_tests.sh fetches that MindSpore Lite and sets LITE_HOME. The model is the one that data/make_tiny_model.py makes.
 """
 import ast
+import itertools
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from PIL import Image
 
 from src.deployment.prediction import ImageStream, list_images
 from src.normalisation import IMAGENET_PIXELS
+from tests.support.odd_images import encoded, exif, not_images, odd_images, oriented, photo
 
 TINY = ROOT / "tests" / "fixtures" / "tiny.mindir"
 SIZE, BATCH_SIZE = 32, 4
@@ -168,6 +170,68 @@ def test_logits_are_those_of_the_network(lite: Path, build_folder: Path, results
     assert run.returncode == 0, run.stderr
     again = read(tmp_path / "again", sorted((results / "inputs").rglob("*.bin")), results / "inputs")
     np.testing.assert_array_equal(again, logits)
+
+
+# ---- every kind of image
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The JPEG files among all kinds, by content, and one photo in the eight orientations of EXIF and of XMP."""
+    root = tmp_path_factory.mktemp("kinds")
+    for name, image in odd_images().items():
+        if image.content.startswith(b"\xff\xd8"):
+            (root / name).write_bytes(image.content)
+    for n in range(1, 9):
+        stored, big_endian = oriented(photo(), n), exif(n)
+        big_endian.endian = ">"
+        xmp = f'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="{n}"/>'
+        ways: dict[str, dict[str, object]] = {"exif": {"exif": exif(n)}, "big_endian": {"exif": big_endian},
+                                              "xmp": {"xmp": xmp.encode()}}
+        for way, options in ways.items():
+            (root / f"{way}_{n}.jpg").write_bytes(encoded(stored, "JPEG", quality=98, subsampling=0, **options))
+    (root / "notes.txt").write_text("no image")
+    (root / "__MACOSX").mkdir()
+    (root / "__MACOSX" / "exif_1.jpg").write_text("no image")
+    (root / "again").symlink_to(root)
+    return root
+
+
+def test_every_kind_of_jpeg_is_upright_and_as_evaluation_shows_it(lite: Path, build_folder: Path, decodes: None,
+                                                                  kinds: Path, tmp_path: Path) -> None:
+    run = infer310(lite, build_folder, "--model", TINY, "--data", kinds, "--output", tmp_path / "logits", "--inputs",
+                   tmp_path / "inputs")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("left out: 1 no image (notes.txt)\n")
+    paths = list_images(str(kinds))
+    assert len(paths) >= 45
+    entered = read(tmp_path / "inputs", paths, kinds).reshape(-1, 3, SIZE, SIZE)
+    stream = ImageStream(paths, SIZE, len(paths), 1)
+    (_, expected), = stream
+    assert not stream.faults
+    # What is read from a copy has been through JPEG once more. A grey level is 0.017.
+    for path, seen, wanted, finding in zip(paths, entered, expected, map(stream.findings.get, range(len(paths))),
+                                           strict=True):
+        np.testing.assert_allclose(seen, wanted, atol=0.15 if finding.copy else 1e-5, err_msg=str(path))
+
+    logits = dict(zip([path.name for path in paths], read(tmp_path / "logits", paths, kinds), strict=True))
+    inputs = dict(zip([path.name for path in paths], entered, strict=True))
+    for n, way in itertools.product(range(1, 9), ("exif", "big_endian", "xmp")):
+        name = f"{way}_{n}.jpg"
+        np.testing.assert_allclose(inputs[name], inputs["exif_1.jpg"], atol=0.15, err_msg=name)
+        np.testing.assert_allclose(logits[name], logits["exif_1.jpg"], atol=0.05, err_msg=name)
+
+
+def test_images_that_the_program_does_not_read_are_named(lite: Path, build_folder: Path, decodes: None,
+                                                         tmp_path: Path) -> None:
+    others = {name: image.content for name, image in odd_images().items() if not image.content.startswith(b"\xff\xd8")}
+    bad = {name: content for name, content in not_images().items() if not content.startswith(b"\xff\xd8")}
+    for name, content in (others | bad).items():
+        (tmp_path / "kinds").mkdir(exist_ok=True)
+        (tmp_path / "kinds" / name).write_bytes(content)
+    run = infer310(lite, build_folder, "--model", TINY, "--data", tmp_path / "kinds", "--output", tmp_path / "out")
+    names = sorted({**others, **bad}, key=os.fsencode)
+    assert_fails(run, f"{tmp_path}/kinds/{names[0]}: is ", f" and {len(names) - 5} more; this program reads JPEG")
+    assert not (tmp_path / "out").exists()
 
 
 def script(*arguments: object, folder: Path, build_folder: Path | None = None,

@@ -11,6 +11,7 @@ from PIL import Image
 from src.cache_folder import cache_folder
 from src.data.image_check import check_files, check_images
 from src.data.image_folder import ImageFolder
+from src.data.images import has_cut_header
 from src.dataset import ImageData
 from src.errors import UserError
 from src.model_utils.config import Config
@@ -89,6 +90,25 @@ def test_what_is_left_is_read_by_mindspore(folder: Path, tmp_path: Path, monkeyp
 
 def test_ignore_looks_at_nothing(folder: Path) -> None:
     assert len(check_images(ImageFolder.scan(folder), choice("ignore"), training=True)) == len(GOOD) + len(BAD) + 1
+
+
+@pytest.mark.parametrize("length", [21, 175, 300, 600])
+def test_a_jpeg_without_its_pixels_cannot_crash_what_is_not_checked(length: int, tmp_path: Path) -> None:
+    """MindSpore's own decoder waits for ever, or divides by zero."""
+    for name, content in (("a.jpg", JPEG), ("b.jpg", JPEG[:length])):
+        (tmp_path / "class").mkdir(exist_ok=True)
+        (tmp_path / "class" / name).write_bytes(content)
+    folder = check_images(ImageFolder.scan(tmp_path), choice("ignore"), training=True)
+    with pytest.raises(UserError, match=f"{tmp_path}/class/b.jpg: .*; remove or mend it"):
+        list(ImageData(folder, 32, 2, training=True).epoch())
+
+
+def test_only_a_cut_header_is_called_so() -> None:
+    whole = JPEG.index(b"\xff\xda") + 14  # a scan of three colours
+    padded = JPEG[:2] + b"\xff\xff" + JPEG[2:]
+    assert [has_cut_header(np.frombuffer(content, np.uint8)) for content in (
+        JPEG[:2], JPEG[:whole - 1], JPEG[:whole], JPEG, padded, PNG, b"")] == [True, True, False, False, False, False,
+                                                                              False]
 
 
 def test_a_class_without_a_good_image_is_an_error(folder: Path) -> None:
