@@ -185,7 +185,8 @@ def data_source(config: Config, augmentation: Augmentation, world: World, folder
                            rank=world.rank, rank_size=world.rank_size)
     return ImageData(folder, config.image_size, config.batch_size, training=training, seed=config.seed,
                      augmentation=augmentation, num_workers=config.num_workers, rank=world.rank,
-                     rank_size=world.rank_size, cache=dataset_cache(config))
+                     rank_size=world.rank_size, cache=dataset_cache(config),
+                     epochs=config.epoch_size if training else 1, batches_per_step=config.grad_accum_steps)
 
 
 def load_images(config: Config, world: World) -> tuple[ImageFolder, ImageFolder | None, ImageFolder | None]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from src.data.class_order import class_order
-from src.data.image_cache import encoded_image
+from src.data.image_cache import blank_image, encoded_image
 from src.data.images import IMAGE_ENDINGS, is_image
 from src.errors import UserError
 from src.names import escape_name
@@ -94,6 +94,14 @@ class ImageFolder:
             OSError: the image cannot be read.
         """
         return encoded_image(self.root / self.files[position], self.copies[position] if self.copies else "")
+
+    def blank(self, position: int) -> np.ndarray:
+        """The bytes of a blank image of the same size as that of `encoded`.
+
+        Raises:
+            Exception: the image's header cannot be read; Pillow raises many types of error.
+        """
+        return blank_image(self.root / self.files[position], self.copies[position] if self.copies else "")
 
     def class_of(self, position: int) -> str:
         """Name of the class of the image at a position."""
