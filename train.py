@@ -186,6 +186,7 @@ def data_source(config: Config, augmentation: Augmentation, world: World, folder
     return ImageData(folder, config.image_size, config.batch_size, training=training, seed=config.seed,
                      augmentation=augmentation, num_workers=config.num_workers, rank=world.rank,
                      rank_size=world.rank_size, cache=dataset_cache(config),
+                     normalise=not (training and augmentation.gives_pixels(config.platform)),
                      epochs=config.epoch_size if training else 1, batches_per_step=config.grad_accum_steps)
 
 

@@ -66,7 +66,7 @@ class ImageData:
 
     Training drops the images that do not fill a batch, others in each epoch. Evaluation drops nothing: it fills the
     last batch with copies labelled `IGNORE_INDEX`, so that all batches have one shape and no image counts twice.
-    Without `normalise` it gives pixels of 0 to 255.
+    Without `normalise` it gives pixels of 0 to 255: uint8 in training, where no batch may be mixed then, else float32.
 
     MindSpore's random operators take their seed when a pipeline is built, so each epoch has a pipeline of its own. The
     next one begins to work during the last batches of the present one, so that training does not wait for it.
@@ -82,7 +82,7 @@ class ImageData:
                  batches_per_step: int = 1) -> None:
         self.images, self.batch_size, self.steps_per_epoch = shard(len(folder), batch_size, training, rank, rank_size)
         self.training, self._augmentation = training, augmentation
-        self._transforms = train_transforms(image_size, augmentation) if training \
+        self._transforms = train_transforms(image_size, augmentation, normalise) if training \
             else eval_transforms(image_size, normalise)
         self._folder, self._workers = folder, usable_workers(num_workers)
         self._seed, self._rank, self._rank_size = seed, rank, rank_size
@@ -92,7 +92,7 @@ class ImageData:
         self._begun: dict[int, Iterator[Batch]] = {}  # by epoch: at most one
 
     def epoch(self, epoch: int = 0, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch: N x 3 x size x size float32 images and N int32 labels.
+        """The batches of an epoch: N x 3 x size x size images and N int32 labels.
 
         For mixed images N x classes float32 targets replace the labels. Images before `first_step` are not read, except
         from the cache server: blank ones of their size let the random operators draw the same numbers.

@@ -9,15 +9,13 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from src.data.transforms import MEAN, STD
 from src.dataset import Batch, Data
 from src.deployment.model_file import open_model
 from src.errors import UserError
 from src.files import file_digest
 from src.model_utils.config import Config
+from src.training.normalise import PIXEL_MEAN, PIXEL_STD
 from src.utils import check_classes
-
-PIXEL_MEAN, PIXEL_STD = (255 * np.array(values, np.float32).reshape(1, 3, 1, 1) for values in (MEAN, STD))
 
 
 class DistillationLoss(nn.Cell):
@@ -86,9 +84,13 @@ class Teacher:
                                 f"the images, and it knows {logits.shape[1]}")
 
     def __call__(self, images: Tensor) -> Tensor:
-        """N x C logits of N x 3 x H x W normalised images."""
-        if not self._model.normalise:  # the graph of the file takes pixels and normalises them itself
-            images = Tensor(images.asnumpy() * PIXEL_STD + PIXEL_MEAN)
+        """N x C logits of N x 3 x H x W images: normalised, or pixels as uint8."""
+        is_pixels = images.dtype == ms.uint8
+        if is_pixels and self._model.normalise:
+            images = Tensor((images.asnumpy() - PIXEL_MEAN) / PIXEL_STD)
+        elif not self._model.normalise:  # the graph of the file takes float pixels and normalises them itself
+            values = images.asnumpy()
+            images = Tensor(values.astype(np.float32) if is_pixels else values * PIXEL_STD + PIXEL_MEAN)
         return self._network(images)
 
 

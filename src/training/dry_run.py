@@ -5,6 +5,7 @@ from mindspore import nn
 
 from src.checkpoint.names import BEST, LAST, stem
 from src.data.image_folder import ImageFolder
+from src.data.transforms import Augmentation
 from src.dataset import shard
 from src.distributed.world import World
 from src.lr_generator import run_lr
@@ -36,6 +37,7 @@ def describe_run(config: Config, world: World, train_folder: ImageFolder, eval_f
         "validation": f"{len(eval_folder)} in {eval_folder.root}" if eval_folder else "none",
         "batch": f"{batch_size} x {world.rank_size}{f' x {accumulated}' * (accumulated > 1)} = {step_images} of "
                  + (f"{config.multi_scale_min} to " if config.multi_scale_max else "") + f"{largest_size} pixels",
+        "feed": _feed(config, batch_size, largest_size),
         "steps": f"{steps} per epoch, {config.epoch_size} epochs, {len(lr)} in all",
         "network": f"MobileNetV2 {config.width_mult}, {_count(network):,} parameters, "
                    f"{multiply_adds(network, config.image_size) / 1e6:,.1f} million multiply-adds an image",
@@ -49,6 +51,15 @@ def describe_run(config: Config, world: World, train_folder: ImageFolder, eval_f
         "checkpoints": checkpoints,
     }
     return "\n".join(f"{key:14} {value}" for key, value in rows.items())
+
+
+def _feed(config: Config, batch_size: int, image_size: int) -> str:
+    """The bytes of images that go to the device for each batch."""
+    if config.freeze_layer == "backbone":
+        return "features in memory"
+    is_uint8 = Augmentation.of(config).gives_pixels(config.platform)
+    size = batch_size * 3 * image_size ** 2 * (1 if is_uint8 else FLOAT32)
+    return f"{size / 1e6:,.1f} MB a batch, {'uint8 pixels' if is_uint8 else 'float32, normalised'}"
 
 
 def multiply_adds(network: MobileNetV2, image_size: int) -> int:

@@ -158,6 +158,16 @@ def test_the_teacher_sees_the_mixed_images_and_keeps_their_shares(photos: Path, 
         assert ((shares.asnumpy() > 0.01) & (shares.asnumpy() < 0.99)).any()
 
 
+def test_a_teacher_takes_pixels_or_normalised_images(photos: Path, teachers: dict[str, Path]) -> None:
+    folder = ImageFolder.scan(photos / "train")
+    (pixels, _), (images, _) = (next(iter(ImageData(folder, 32, 6, training=True, normalise=normalise).epoch(0)))
+                                for normalise in (False, True))
+    for path in teachers.values():
+        teacher = Teacher(student("--kd_teacher", path), CLASSES)
+        teacher.prepare(6)
+        np.testing.assert_allclose(teacher(pixels).asnumpy(), teacher(images).asnumpy(), rtol=1e-3, atol=1e-3)
+
+
 def refusal(config: Any, classes: tuple[str, ...] = CLASSES) -> str:  # noqa: ANN401 - a Config
     with pytest.raises(UserError) as error:
         Teacher(config, classes).prepare(batch_size=2)

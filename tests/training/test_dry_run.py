@@ -1,11 +1,13 @@
 """`train.py --dry_run True` says what would be done and does nothing."""
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from src.data.image_folder import ImageFolder
 from src.distributed.world import World
 from src.mobilenetV2 import MobileNetV2
+from src.model_utils.config import get_config
 from src.training.dry_run import describe_run, multiply_adds
 from tests.conftest import config_for, run_script
 
@@ -47,6 +49,17 @@ def test_accumulated_batches_enlarge_them_too(photos: Path) -> None:
     assert told["batch"] == "4 x 2 x 2 = 16 of 224 pixels"
     assert told["learning rate"].split()[0] == "0.4"
     assert told["steps"].startswith("1 per epoch")  # of 2 batches
+
+
+@pytest.mark.parametrize(("options", "feed"), [
+    ("--platform Ascend", "38.5 MB a batch, uint8 pixels"),
+    ("--platform Ascend --mixup_alpha 0.2", "154.1 MB a batch, float32, normalised"),
+    ("--platform CPU", "154.1 MB a batch, float32, normalised"),
+    ("--platform CPU --freeze_layer backbone --pretrain_ckpt imagenet", "features in memory")])
+def test_the_bytes_that_go_to_the_device(options: str, feed: str) -> None:
+    folder = ImageFolder(Path("photos"), ("cat",), ("cat/000.jpg",) * 256, np.zeros(256, np.int32))
+    config = get_config(["--batch_size", "256", *options.split()])
+    assert table(describe_run(config, World(), folder, None))["feed"] == feed
 
 
 def test_multi_scale_training_needs_the_memory_of_its_largest_size(photos: Path) -> None:
