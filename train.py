@@ -189,9 +189,12 @@ def data_source(config: Config, augmentation: Augmentation, world: World, folder
         data: Data = FeatureData(features, folder.labels, config.batch_size, training=training, seed=config.seed,
                                  rank=world.rank, rank_size=world.rank_size)
     else:
+        is_normalised = not (training and augmentation.gives_pixels(config.platform))
         data = ImageData(folder, config.image_size, config.batch_size, training=training, seed=config.seed,
                          augmentation=augmentation, num_workers=config.num_workers, rank=world.rank,
-                         rank_size=world.rank_size, cache=dataset_cache(config), normalisation=normalisation)
+                         rank_size=world.rank_size, cache=dataset_cache(config),
+                         normalisation=normalisation if is_normalised else None,
+                         epochs=config.epoch_size if training else 1, batches_per_step=config.grad_accum_steps)
     if training and data.batch_size < config.batch_size:
         print(f"batch_size is {data.batch_size}, not {config.batch_size}: there are no more training images")
     return data

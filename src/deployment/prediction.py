@@ -12,8 +12,9 @@ import numpy as np
 from mindspore.dataset.core.config import ErrorSamplesMode
 from PIL import Image
 
+from src.data.check_memory import Finding
 from src.data.image_cache import copies_folder, encoded_image, longest_shorter_side
-from src.data.image_check import Finding, check_file, list_left_out
+from src.data.image_check import check_file, list_left_out
 from src.data.image_folder import images_below
 from src.data.images import is_image
 from src.data.transforms import eval_transforms

@@ -14,7 +14,7 @@ from src.deployment.model_file import open_model
 from src.errors import UserError
 from src.files import file_digest
 from src.model_utils.config import Config
-from src.normalisation import NORMALISATIONS
+from src.normalisation import NORMALISATIONS, per_channel
 from src.utils import check_classes
 
 
@@ -85,17 +85,14 @@ class Teacher:
                                 f"the images, and it knows {logits.shape[1]}")
 
     def __call__(self, images: Tensor) -> Tensor:
-        """N x C logits of N x 3 x H x W images, normalised for the student."""
-        own = self._model.normalisation
-        if own != self._students:
-            pixels = images.asnumpy() * _per_channel(self._students.pixel_std) \
-                + _per_channel(self._students.pixel_mean)
-            images = Tensor((pixels - _per_channel(own.pixel_mean)) / _per_channel(own.pixel_std) if own else pixels)
+        """N x C logits of N x 3 x H x W images: normalised for the student, or pixels as uint8."""
+        own, is_pixels = self._model.normalisation, images.dtype == ms.uint8
+        if is_pixels or own != self._students:
+            pixels = images.asnumpy().astype(np.float32)
+            if not is_pixels:
+                pixels = pixels * per_channel(self._students.pixel_std) + per_channel(self._students.pixel_mean)
+            images = Tensor((pixels - per_channel(own.pixel_mean)) / per_channel(own.pixel_std) if own else pixels)
         return self._network(images)
-
-
-def _per_channel(values: list[float]) -> np.ndarray:
-    return np.array(values, np.float32).reshape(1, 3, 1, 1)
 
 
 class DistillationDataset:

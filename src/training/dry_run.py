@@ -6,6 +6,7 @@ from mindspore import nn
 
 from src.checkpoint.names import BEST, LAST, stem
 from src.data.image_folder import ImageFolder
+from src.data.transforms import Augmentation
 from src.dataset import shard
 from src.distributed.world import World
 from src.lr_generator import run_lr
@@ -49,6 +50,7 @@ def describe_run(config: Config, world: World, train_folder: ImageFolder, eval_f
         "validation": f"{len(eval_folder)} in {eval_folder.root}" if eval_folder else "none",
         "batch": f"{batch_size} x {world.rank_size}{f' x {accumulated}' * (accumulated > 1)} = {step_images} of "
                  + (f"{config.multi_scale_min} to " if config.multi_scale_max else "") + f"{largest_size} pixels",
+        "feed": _feed(config, batch_size, largest_size),
         "steps": f"{steps} per epoch, {config.epoch_size} epochs, {len(lr)} in all",
         "network": f"MobileNetV2 {config.width_mult}, {_count(network):,} parameters, "
                    f"{multiply_adds(network, config.image_size) / 1e6:,.1f} million multiply-adds an image",
@@ -56,7 +58,6 @@ def describe_run(config: Config, world: World, train_folder: ImageFolder, eval_f
                    f"from {config.pretrain_ckpt or 'new weights'}",
         "teacher": f"{config.kd_teacher}, {config.kd_weight:g} of the loss, at temperature {config.kd_temperature:g}"
                    if config.kd_teacher else "none",
-        "feed": _feed(config, frozen, batch_size, largest_size, network.backbone.out_channels),
         "learning rate": f"{lr[0]:.6g} at first, {lr.max():.6g} at most, {lr[-1]:.6g} at last",
         "memory": f"about {memory / 2 ** 20:,.0f} MB for weights, "
                   "gradients, momenta and what the backward pass needs, on each rank",
@@ -79,11 +80,14 @@ def _precision(config: Config) -> str:
             f"loss scale {config.loss_scale:g}{adaptive}")
 
 
-def _feed(config: Config, frozen: bool, batch_size: int, image_size: int, features: int) -> str:
-    """What goes to the device for each batch."""
-    floats = batch_size * (features if frozen else 3 * image_size ** 2)
-    return (f"{floats * FLOAT32 / 1e6:,.1f} MB of float32 {'features' if frozen else 'images'} a batch, "
-            f"{floats * FLOAT32 * config.grad_accum_steps / 1e6:,.1f} MB a step, to each rank")
+def _feed(config: Config, batch_size: int, image_size: int) -> str:
+    """The bytes of images that go to the device for each batch."""
+    if config.freeze_layer == "backbone":
+        return "features in memory"
+    is_uint8 = Augmentation.of(config).gives_pixels(config.platform)
+    size = batch_size * 3 * image_size ** 2 * (1 if is_uint8 else FLOAT32) / 1e6
+    return (f"{size:,.1f} MB a batch, {size * config.grad_accum_steps:,.1f} MB a step to each rank, "
+            f"{'uint8 pixels' if is_uint8 else 'float32, normalised'}")
 
 
 def multiply_adds(network: MobileNetV2, image_size: int) -> int:

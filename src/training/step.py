@@ -9,8 +9,10 @@ from src.distributed.world import ALONE, World
 from src.errors import UserError
 from src.model_utils.config import Config
 from src.models import EMA_PREFIX
+from src.normalisation import NORMALISATIONS
 from src.training.ema import ema_and_weights, one_minus_decay
 from src.training.loss_scale import adapt_loss_scale
+from src.training.normalise import Normalise
 from src.training.overflow import ClearOverflow
 from src.utils import network_parameters
 
@@ -23,7 +25,7 @@ class TrainStep(nn.Cell):
     A step whose gradients are not finite (float16 overflow) changes no weight, but counts for the learning rate.
 
     Args:
-        network: inputs to logits.
+        network: inputs to logits. Inputs of uint8 are images to normalise before.
         loss_fn: logits and labels to a scalar loss.
         optimizer: over the parameters to train, made by `build_optimizer` for the same configuration.
         config: `grad_accum_steps`, `amp_level`, `loss_scale`, `loss_scale_window` and `ema_decay` count here.
@@ -40,6 +42,7 @@ class TrainStep(nn.Cell):
                  ema: nn.Cell | None = None, world: World = ALONE) -> None:
         super().__init__(auto_prefix=False)
         self.network = network if config.amp_level == "O0" else amp.auto_mixed_precision(network, config.amp_level)
+        self.normalise = Normalise(NORMALISATIONS[config.normalisation])
         self.loss_fn, self.optimizer = loss_fn, optimizer
         self.one = Tensor([1], ms.int32)
         self.is_scaled = config.amp_level != "O0"  # float32 needs no loss scale
@@ -71,7 +74,7 @@ class TrainStep(nn.Cell):
         Float16 gets the full scale: the division by batches and ranks, which would take bits from small gradients,
         follows in float32.
         """
-        loss = self.loss_fn(self.network(inputs), labels)
+        loss = self.loss_fn(self.network(self.normalise(inputs)), labels)
         return loss * self.loss_scale if self.is_scaled else loss * (1 / self.summands)
 
     def _all_finite_on_all_ranks(self, gradients: tuple) -> Tensor:

@@ -21,6 +21,7 @@ from src.dataset import Batch, ImageData
 from src.deployment.exporter import ExportOptions, deployable, describe, export, write_description
 from src.errors import UserError
 from src.models import CrossEntropyWithLabelSmooth, define_net
+from src.normalisation import IMAGENET_PIXELS
 from src.training.distillation import DistillationDataset, DistillationLoss, Teacher
 from src.training.optimizer import build_optimizer
 from src.training.resume import Run
@@ -156,6 +157,16 @@ def test_the_teacher_sees_the_mixed_images_and_keeps_their_shares(photos: Path, 
         np.testing.assert_array_equal(targets.asnumpy()[:, :3], shares.asnumpy())
         np.testing.assert_array_equal(targets.asnumpy()[:, 3:], teacher(images).asnumpy())
         assert ((shares.asnumpy() > 0.01) & (shares.asnumpy() < 0.99)).any()
+
+
+def test_a_teacher_takes_pixels_or_normalised_images(photos: Path, teachers: dict[str, Path]) -> None:
+    folder = ImageFolder.scan(photos / "train")
+    (pixels, _), (images, _) = (next(iter(ImageData(folder, 32, 6, training=True, normalisation=given).epoch(0)))
+                                for given in (None, IMAGENET_PIXELS))
+    for path in teachers.values():
+        teacher = Teacher(student("--kd_teacher", path), CLASSES)
+        teacher.prepare(6)
+        np.testing.assert_allclose(teacher(pixels).asnumpy(), teacher(images).asnumpy(), rtol=1e-3, atol=1e-3)
 
 
 def refusal(config: Any, classes: tuple[str, ...] = CLASSES) -> str:  # noqa: ANN401 - a Config

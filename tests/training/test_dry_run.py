@@ -1,6 +1,7 @@
 """`train.py --dry_run True` says what would be done and does nothing."""
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from src.data.image_folder import ImageFolder
@@ -27,7 +28,7 @@ def test_nothing_changes_on_disk(photos: Path, tmp_path: Path) -> None:
     assert told["platform"] == "CPU, 1 rank"
     assert told["precision"] == "O0, float32 throughout"
     assert told["compiler"] == "cpu_kernels auto"
-    assert told["feed"] == "4.8 MB of float32 images a batch, 4.8 MB a step, to each rank"
+    assert told["feed"] == "4.8 MB a batch, 4.8 MB a step to each rank, float32, normalised"
     assert told["steps"] == "2 per epoch, 15 epochs, 30 in all"
     assert told["validation"].startswith("9 in ")
     assert told["network"].startswith("MobileNetV2 1.0, 2,227,715 parameters, 299.")
@@ -51,6 +52,18 @@ def test_accumulated_batches_enlarge_them_too(photos: Path) -> None:
     assert told["batch"] == "4 x 2 x 2 = 16 of 224 pixels"
     assert told["learning rate"].split()[0] == "0.4"
     assert told["steps"].startswith("1 per epoch")  # of 2 batches
+
+
+@pytest.mark.parametrize(("options", "feed"), [
+    ("--platform Ascend", "38.5 MB a batch, 38.5 MB a step to each rank, uint8 pixels"),
+    ("--platform Ascend --mixup_alpha 0.2 --grad_accum_steps 1",
+     "154.1 MB a batch, 154.1 MB a step to each rank, float32, normalised"),
+    ("--platform CPU", "154.1 MB a batch, 154.1 MB a step to each rank, float32, normalised"),
+    ("--platform CPU --freeze_layer backbone --pretrain_ckpt imagenet", "features in memory")])
+def test_the_bytes_that_go_to_the_device(options: str, feed: str) -> None:
+    folder = ImageFolder(Path("photos"), ("cat",), ("cat/000.jpg",) * 256, np.zeros(256, np.int32))
+    config = get_config(["--batch_size", "256", *options.split()])
+    assert table(describe_run(config, World(), folder, None))["feed"] == feed
 
 
 def test_multi_scale_training_needs_the_memory_of_its_largest_size(photos: Path) -> None:
@@ -85,4 +98,4 @@ def test_what_ascend_is_told(photos: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert told["compiler"] == "jit_level O1"
     assert "ASCEND_RT_VISIBLE_DEVICES=0,1, " in told["environment"]
     assert "HCCL_CONNECT_TIMEOUT=3600" in told["environment"]
-    assert told["feed"] == "2.4 MB of float32 images a batch, 4.8 MB a step, to each rank"
+    assert told["feed"] == "0.6 MB a batch, 1.2 MB a step to each rank, uint8 pixels"
