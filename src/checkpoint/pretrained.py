@@ -2,7 +2,6 @@
 
 The kind of a file is told from its content; its name and ending do not matter.
 """
-import codecs
 import dataclasses
 import zipfile
 from pathlib import Path
@@ -24,6 +23,7 @@ from src.checkpoint.tensor_bundle import INDEX_ENDING, index_path, read_tensor_b
 from src.checkpoint.tensorflow_names import slim_networks
 from src.checkpoint.torch_file import read_torch_file
 from src.errors import UserError, first_line
+from src.file_kinds import BEGINNING, LITE, MINDIR, NCNN, ONNX, TFLITE, file_kind, is_text
 from src.files import file_digest
 from src.log import logger
 
@@ -37,7 +37,7 @@ OTHER_FILES = {  # how they begin, and what is said of them
 }
 SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2",
                "I8": "i1", "U8": "u1", "BOOL": "?"}
-BEGINNING = 512  # bytes that tell the kind of a file
+EXPORTED = {MINDIR, ONNX, TFLITE, NCNN, LITE}
 
 
 def open_pretrained(name: str | Path, keep_background: bool = False) -> Checkpoint:
@@ -122,17 +122,12 @@ def _kind(path: Path) -> str:
     for signature, meaning in OTHER_FILES.items():
         if beginning.startswith(signature):
             raise UserError(f"{path}: {meaning}")
-    if beginning and _is_text(beginning):
+    if (kind := file_kind(path)) in EXPORTED:
+        raise UserError(f"{path}: {kind}, not a checkpoint; eval.py and infer.py take exported networks by their "
+                        "endings .mindir, .onnx, .tflite and .param")
+    if beginning and is_text(beginning):
         raise UserError(f"{path}: a text, not a MindSpore checkpoint or another file of weights")
     return "checkpoint"
-
-
-def _is_text(beginning: bytes) -> bool:
-    try:
-        text = codecs.getincrementaldecoder("utf-8")().decode(beginning)  # the last letter may be cut
-    except UnicodeDecodeError:
-        return False
-    return all(letter.isprintable() or letter in "\t\r\n" for letter in text)
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ from mindspore import Tensor, nn
 from src.deployment.description import Description, unpack_metadata
 from src.deployment.formats import ENDINGS, INPUT, PRODUCER
 from src.errors import UserError, first_line
+from src.file_kinds import MINDIR, NCNN, NCNN_BEGINNING, ONNX, TFLITE, file_kind
 
 ONNX_BATCH_SIZE = 8  # activations of larger batches do not fit into the cache of a CPU
 RUNTIMES = "pip install -r requirements-runtimes.txt"
@@ -41,7 +42,7 @@ class MindirEngine:
         try:
             self._cell = nn.GraphCell(ms.load(str(path)))
         except Exception as error:  # MindSpore raises what its parsers raise
-            raise UserError(f"{path}: not a MINDIR file, or a damaged one ({first_line(error)})") from error
+            raise _unreadable(path, MINDIR, error) from error
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         return self._cell(Tensor(images)).asnumpy()
@@ -60,7 +61,7 @@ class OnnxEngine:
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime has a class of its own for each fault
-            raise UserError(f"{path}: not an ONNX file, or a damaged one ({first_line(error)})") from error
+            raise _unreadable(path, ONNX, error) from error
         if len(inputs := self._session.get_inputs()) != 1:
             raise UserError(f"{path}: is no classifier of images: it has {len(inputs)} inputs, not one")
         images = inputs[0]
@@ -88,7 +89,7 @@ class TfliteEngine:
             self._interpreter.allocate_tensors()
             inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         except (ValueError, RuntimeError) as error:
-            raise UserError(f"{path}: not a TFLite file, or a damaged one ({first_line(error)})") from error
+            raise _unreadable(path, TFLITE, error) from error
         shape: tuple[int, ...] = tuple(map(int, inputs[0]["shape_signature"])) if len(inputs) == 1 else ()
         if len(outputs) != 1 or len(shape) != 4 or shape[3] != 3:
             raise UserError(f"{path}: is no classifier of images: its input is not N x H x W x 3, or not the only one")
@@ -122,8 +123,10 @@ class NcnnEngine:
             self._net.opt.num_threads = threads
         # By default ncnn computes in float16 where the processor can.
         self._net.opt.use_fp16_packed = self._net.opt.use_fp16_storage = self._net.opt.use_fp16_arithmetic = False
-        if self._net.load_param(str(path)) or self._net.load_model(str(path.with_suffix(".bin"))):
-            raise UserError(f"{path}: not a file of ncnn, or a damaged one")
+        with path.open("rb") as file:
+            known = file.read(len(NCNN_BEGINNING)) == NCNN_BEGINNING  # else ncnn would print a line of its own
+        if not known or self._net.load_param(str(path)) or self._net.load_model(str(path.with_suffix(".bin"))):
+            raise _unreadable(path, NCNN)
         if len(outputs := self._net.output_names()) != 1 or self._net.input_names() != [INPUT]:
             raise UserError(f"{path}: is no network that this project exported: its only input would be {INPUT!r}")
         self._output = outputs[0]
@@ -156,6 +159,15 @@ def _runtime(module: str, title: str, advice: str, path: Path) -> ModuleType:
     if not is_installed(module.partition(".")[0]):
         raise UserError(f"{path}: needs {title}, which is not installed: {advice}")
     return importlib.import_module(module)
+
+
+def _unreadable(path: Path, wanted: str, error: Exception | None = None) -> UserError:
+    """The error for a file that its runtime cannot read, with what it is instead, if that is known."""
+    kind = file_kind(path)
+    if kind and kind != wanted:
+        return UserError(f"{path}: not {wanted}, but {kind}")
+    reason = f" ({first_line(error)})" if error else ""
+    return UserError(f"{path}: not {wanted}, or a damaged one{reason}")
 
 
 def _number(shape: Sequence[int | str | None], axis: int) -> int | None:

@@ -186,7 +186,7 @@ def test_teachers_that_will_not_do(teachers: dict[str, Path], tmp_path: Path) ->
     assert f"{TINY}: takes images of 32x32 pixels, not of 64x64; a teacher sees the student's images" in text
     text = refusal(student("--kd_teacher", TINY, "--multi_scale_min", 32, "--multi_scale_max", 64))
     assert "takes images of 32x32 pixels, not of 64x64" in text
-    nameless = shutil.copy(TINY, tmp_path)  # without its JSON
+    nameless = shutil.copy(teachers["mindir"], tmp_path)  # without its JSON
     text = refusal(student("--kd_teacher", nameless), ("a", "b"))
     assert text == f"{nameless}: as a teacher it must know the 2 classes of the images, and it knows 3"
 
