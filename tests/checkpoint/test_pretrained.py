@@ -153,6 +153,13 @@ def model_zoo_brain(path: Path, weights: Arrays, _torch: SimpleNamespace) -> Non
     write_ckpt(path, renamed(cut(weights), BY_NAME["MindSpore's model zoo"], MINDSPORE), ms.bfloat16)
 
 
+@file_of("mobilenet_v2_batch256_imagenet_20200708-3b2dc3af.pth")
+def mmpretrain(path: Path, weights: Arrays, torch: SimpleNamespace) -> None:
+    named = renamed(weights, BY_NAME["mmpretrain"], TORCH)
+    state = {("head." if name.startswith("fc.") else "backbone.") + name: value for name, value in named.items()}
+    write_zip(path, *torch_state(torch, {"meta": {"epoch": 300, "config": "model = dict()"}, "state_dict": state}))
+
+
 @pytest.mark.parametrize("kind", FILES)
 def test_every_kind_of_file(kind: str, weights: Arrays, tmp_path: Path, torch_names: SimpleNamespace,
                             capsys: pytest.CaptureFixture[str]) -> None:

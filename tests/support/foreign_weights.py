@@ -25,7 +25,9 @@ def balanced_weights(width: float = 0.35, classes: int = 4) -> dict[str, np.ndar
         if parameter.ndim > 1:
             value *= np.sqrt(2 / np.prod(parameter.shape[1:]))
         elif parameter.name.endswith(("variance", "gamma")):
-            value = 0.5 + np.abs(value)
+            value = 0.7 + 0.3 * np.abs(value)
+        else:
+            value *= 0.3
         found[parameter.name] = value.astype(np.float32)
     return found
 
