@@ -150,6 +150,7 @@ def test_a_file_of_an_earlier_version_is_imagenets() -> None:
     class Unknown:
         image_size: int | None = None
         batch_size = best_batch_size = 0
+        description = Description()
 
         def __call__(self, images: np.ndarray) -> np.ndarray:
             return images
