@@ -244,6 +244,8 @@ class Keys:
                                                "overflow; 0 keeps it.", min=0)
     boost_mode: str = key("O0", PRECISION, "O1 lets MindSpore leave out the batch norms after the expansions (its "
                                            "boost mode less_bn).", choices=("O0", "O1"))
+    qat: bool = key(False, PRECISION, "Quantisation-aware training: compute with weights rounded as export.py "
+                                      "--quantize int8 rounds them. For some epochs from a trained checkpoint.")
     on_nan: str = key("stop", PRECISION, "What to do after a loss or gradient that is not finite under float32: stop, "
                                          "skip the step, or rollback to the last checkpoint.",
                       affects_result=False, choices=("stop", "skip", "rollback"))
