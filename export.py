@@ -2,6 +2,9 @@
 
     python export.py --platform CPU --ckpt_file checkpoint/best.ckpt --file_format MINDIR --file_name mobilenetv2
     python export.py --platform CPU --ckpt_file checkpoint/best.ckpt --file_format ONNX --export_batch_size 0
+    python export.py --platform CPU --ckpt_file checkpoint/best.ckpt --file_format TFLITE
+
+TFLITE, NCNN, COREML and LITE need a converter, which tools/install_converter.py installs.
 
 Beside mobilenetv2.mindir it writes mobilenetv2.mindir.json: classes, preprocessing, digest. Image size and width are
 those of the checkpoint, unless options set them.
