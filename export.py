@@ -4,6 +4,9 @@
     python export.py --platform CPU --ckpt_file checkpoint/best.ckpt --file_format ONNX --export_batch_size 0
     python export.py --platform CPU --ckpt_file checkpoint/best.ckpt --file_format ONNX --quantize int8 \
         --calibration photos/
+    python export.py --platform CPU --ckpt_file checkpoint/best.ckpt --file_format TFLITE
+
+TFLITE, NCNN, COREML and LITE need a converter, which tools/install_converter.py installs.
 
 Beside mobilenetv2.mindir it writes mobilenetv2.mindir.json: classes, preprocessing, digest. Image size and width are
 those of the checkpoint, unless options set them.
