@@ -145,9 +145,9 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stored, big_endian = oriented(photo(), n), exif(n)
         big_endian.endian = ">"
         xmp = f'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="{n}"/>'
-        for way, options in {"exif": {"exif": exif(n)}, "big_endian": {"exif": big_endian},
-                             "xmp": {"xmp": xmp.encode()}}.items():
-            (root / f"{way}_{n}.jpg").write_bytes(encoded(stored, "JPEG", quality=98, subsampling=0, **options))
+        for way, (option, data) in {"exif": ("exif", exif(n)), "big_endian": ("exif", big_endian),
+                                    "xmp": ("xmp", xmp.encode())}.items():
+            (root / f"{way}_{n}.jpg").write_bytes(encoded(stored, "JPEG", quality=98, subsampling=0, **{option: data}))
     (root / "notes.txt").write_text("no image")
     (root / "__MACOSX").mkdir()
     (root / "__MACOSX" / "exif_1.jpg").write_text("no image")
@@ -253,7 +253,7 @@ def test_names_alike_do_not_collide(lite: Path, build_folder: Path, decodes: Non
         "a.b/000.jpg.bin", "a/000.JPEG.bin", "a/000.jpg.bin", "a/000.x.jpg.bin", "c/a/000.jpg.bin"]
 
 
-@pytest.mark.parametrize("bad", ["text", "empty", "cut", "png", "unreadable"])
+@pytest.mark.parametrize("bad", ["text", "empty", "cut", "large", "png", "unreadable"])
 def test_a_bad_picture_ends_the_program_with_its_name(bad: str, lite: Path, build_folder: Path, decodes: None,
                                                       tmp_path: Path) -> None:
     root = make_images(tmp_path / "pictures", {"a": 6})
@@ -264,6 +264,8 @@ def test_a_bad_picture_ends_the_program_with_its_name(bad: str, lite: Path, buil
         culprit.write_bytes(b"")
     elif bad == "cut":
         culprit.write_bytes(culprit.read_bytes()[:600])
+    elif bad == "large":
+        culprit.write_bytes(not_images()["too_large.jpg"])
     elif bad == "png":
         Image.new("RGB", (40, 40)).save(culprit, "PNG")
     else:
