@@ -12,20 +12,25 @@ import numpy as np
 from mindspore import Tensor
 
 from src.checkpoint.pretrained import open_pretrained
+from src.deployment.conversion import CONVERTERS, convert, require_converter
+from src.deployment.engines import is_installed
 from src.deployment.exporter import (
-    ENDINGS,
     ExportOptions,
     deployable,
     describe,
     export,
+    onnx_content,
     random_images,
     write_description,
 )
-from src.deployment.runtime import load_exported, onnx_runtime_is_there
+from src.deployment.formats import ENDINGS, output_name
+from src.deployment.runtime import load_exported
 from src.distributed.device import setup_device
 from src.errors import UserError, run_command
 from src.model_utils.config import Config
+from src.model_utils.keys import NETWORK_KEYS
 from src.modelarts.job import local_or_modelarts
+from src.normalisation import NORMALISATIONS
 
 TOLERANCE = 1e-4  # relative to the largest output; for rounding in ONNX Runtime
 
@@ -35,47 +40,71 @@ def main(config: Config) -> None:
     """Export as the command line says."""
     setup_device(config)
 
+    ending = ENDINGS[config.file_format]
+    path = Path(config.file_name.removesuffix(ending) + ending)
+
     # ---- the checkpoint
     if not config.pretrain_ckpt:
         raise UserError("no checkpoint named: give --ckpt_file CHECKPOINT")
     if config.file_format == "AIR" and config.platform != "Ascend":
         raise UserError(f"AIR files can be written on Ascend only, not on {config.platform}; use --file_format MINDIR, "
                         "which MindSpore Lite runs on Ascend 310 too")
+    if config.file_format in CONVERTERS:
+        require_converter(config.file_format, config.export_batch_size, path)
     checkpoint = open_pretrained(config.pretrain_ckpt)
-    config = config.adopt(checkpoint.config, "image_size", "width_mult", where=checkpoint.path)
+    config = config.adopt(checkpoint.config, "image_size", *NETWORK_KEYS, where=checkpoint.path)
     options = ExportOptions(config.image_size, config.export_batch_size, config.export_normalise,
-                            config.export_softmax)
+                            config.export_softmax, NORMALISATIONS[config.normalisation])
     network = deployable(checkpoint, config, options)
 
     # ---- its output for a random image, to compare with
     images = random_images(options)
     expected = network(Tensor(images)).asnumpy()
 
-    # ---- write
-    ending = ENDINGS[config.file_format]
-    path = Path(config.file_name.removesuffix(ending) + ending)
-    export(network, options, path)
-    print(f"{path}: {config.file_format}, {config.image_size}x{config.image_size} pixels, batches of "
-          f"{options.batch_size or 'any size'}, {expected.shape[1]} "
-          f"{'probabilities' if options.softmax else 'logits'}")
-
-    # ---- verify: load it back
-    if config.file_format == "AIR":
-        print("not verified: MindSpore does not load AIR files")
-    elif config.file_format == "ONNX" and not onnx_runtime_is_there():
-        print("not verified: ONNX Runtime is not installed; pip install onnxruntime")
+    # ---- write, and verify: let a runtime compute the same
+    written = (f"{path}: {config.file_format}, {config.image_size}x{config.image_size} pixels, batches of "
+               f"{options.batch_size or 'any size'}, {expected.shape[1]} {output_name(options.softmax)}")
+    if config.file_format in CONVERTERS:
+        onnx = onnx_content(network, options, checkpoint.classes)
+        with convert(config.file_format, onnx, images, options.softmax) as converted:
+            if converted.scores is not None and not agree(converted.scores, expected):
+                raise UserError(f"{path}: would not compute what the checkpoint does; not written")
+            verdict = f"not verified: {converted.remark}" if converted.scores is None else \
+                describe_difference(converted.scores, expected)
+            converted.move_to(path)
+        print(written)
     else:
-        difference = float(np.abs(load_exported(path, config).run(images) - expected).max())
-        print(f"verified: loaded back, it differs from the checkpoint by {difference:.3g} on a random image")
-        if not difference <= TOLERANCE * max(1.0, np.abs(expected).max()):
-            path.unlink()
-            raise UserError(f"{path}: would not compute what the checkpoint does; removed")
+        export(network, options, path, checkpoint.classes)
+        print(written)
+        if config.file_format == "AIR":
+            verdict = "not verified: MindSpore does not load AIR files"
+        elif config.file_format == "ONNX" and not is_installed("onnxruntime"):
+            verdict = "not verified: ONNX Runtime is not installed; pip install onnxruntime"
+        else:
+            scores = load_exported(path, config).run(images)
+            if not agree(scores, expected):
+                path.unlink()
+                raise UserError(f"{path}: would not compute what the checkpoint does; removed")
+            verdict = describe_difference(scores, expected)
+    print(verdict)
 
     # ---- how to use it
     training = checkpoint.training
     metadata = {"checkpoint": Path(config.pretrain_ckpt).name, "epoch": training.epoch if training else None,
                 "width_mult": config.width_mult}
     write_description(describe(path, options, checkpoint.classes, expected.shape[1], metadata), path)
+
+
+def agree(scores: np.ndarray, expected: np.ndarray) -> bool:
+    """Whether two outputs, N x C, differ by rounding alone."""
+    return bool(np.abs(scores - expected).max() <= TOLERANCE * max(1.0, np.abs(expected).max()))
+
+
+def describe_difference(scores: np.ndarray, expected: np.ndarray) -> str:
+    """The line for an output that agrees."""
+    difference = np.abs(scores - expected).max()
+    top1 = "equal" if np.array_equal(scores.argmax(axis=1), expected.argmax(axis=1)) else "different"
+    return f"verified: loaded back, it differs from the checkpoint by {difference:.3g} on a random image, top-1 {top1}"
 
 
 if __name__ == "__main__":

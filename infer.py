@@ -43,7 +43,7 @@ def main(config: Config) -> None:
     batch_size = min(config.batch_size, len(paths))
     predict = model.predictor(batch_size, config.num_classes)
     workers = decoding_workers(config.num_workers, config.onnx_threads)
-    stream = ImageStream(paths, config.image_size, batch_size, workers, model.normalise)
+    stream = ImageStream(paths, config.image_size, batch_size, workers, model.normalisation)
 
     # ---- classify, while the next images are decoded
     found: dict[int, Prediction] = {}

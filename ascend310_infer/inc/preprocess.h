@@ -7,6 +7,7 @@
 
 #include "files.h"
 #include "model_runner.h"
+#include "normalisation.h"
 
 class Preprocess {
  public:
@@ -20,9 +21,10 @@ class Preprocess {
 // kind: CPU (decode, resize, crop and normalise here), DVPP (decode, resize and crop by Ascend's hardware, normalise by
 // AIPP) or RAW (files that hold the slot's bytes). Throws if this program was built without it or the model is not for
 // it.
-std::unique_ptr<Preprocess> make_preprocess(const std::string &kind, const ModelRunner &model, uint32_t device_id);
+std::unique_ptr<Preprocess> make_preprocess(const std::string &kind, const ModelRunner &model,
+                                            const Normalisation &normalisation, uint32_t device_id);
 
-std::unique_ptr<Preprocess> make_cpu_preprocess(const ModelRunner &model);
+std::unique_ptr<Preprocess> make_cpu_preprocess(const ModelRunner &model, const Normalisation &normalisation);
 std::unique_ptr<Preprocess> make_dvpp_preprocess(const ModelRunner &model, uint32_t device_id);
 
 // The shorter side before the centre crop, as src/data/transforms.py has it.

@@ -14,8 +14,6 @@
 #include "resize.h"
 
 namespace {
-constexpr float MEAN[] = {255 * 0.485F, 255 * 0.456F, 255 * 0.406F};  // those of src/data/transforms.py
-constexpr float STD[] = {255 * 0.229F, 255 * 0.224F, 255 * 0.225F};
 constexpr uint64_t LARGEST = 1'000'000'000;  // pixels, as src/data/images.py has it
 
 // libjpeg's way to report a fault is a function that must not return.
@@ -85,8 +83,10 @@ bool decode_jpeg(const std::vector<unsigned char> &content, Image *image, ErrorH
 
 class CpuPreprocess : public Preprocess {
  public:
-  explicit CpuPreprocess(const ModelRunner &model)
-      : size_(static_cast<int>(model.image_size())), channels_first_(model.channels_first()) {}
+  CpuPreprocess(const ModelRunner &model, const Normalisation &normalisation)
+      : size_(static_cast<int>(model.image_size())),
+        channels_first_(model.channels_first()),
+        normalisation_(normalisation) {}
 
   void fill(const std::filesystem::path &file, unsigned char *slot) override {
     const auto content = read_file(file);
@@ -103,7 +103,7 @@ class CpuPreprocess : public Preprocess {
         const size_t pixel = 3 * (static_cast<size_t>(top + y) * image.width + static_cast<size_t>(left + x));
         for (int c = 0; c < 3; ++c) {
           const int place = channels_first_ ? (c * size_ + y) * size_ + x : (y * size_ + x) * 3 + c;
-          out[place] = (static_cast<float>(image.rgb[pixel + c]) - MEAN[c]) / STD[c];
+          out[place] = (static_cast<float>(image.rgb[pixel + c]) - normalisation_.mean[c]) / normalisation_.std[c];
         }
       }
     }
@@ -120,10 +120,11 @@ class CpuPreprocess : public Preprocess {
 
   int size_;
   bool channels_first_;
+  Normalisation normalisation_;
 };
 }  // namespace
 
-std::unique_ptr<Preprocess> make_cpu_preprocess(const ModelRunner &model) {
+std::unique_ptr<Preprocess> make_cpu_preprocess(const ModelRunner &model, const Normalisation &normalisation) {
   if (!model.takes_float32()) throw std::runtime_error("preprocessing CPU: the model does not take float32");
-  return std::make_unique<CpuPreprocess>(model);
+  return std::make_unique<CpuPreprocess>(model, normalisation);
 }

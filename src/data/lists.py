@@ -1,9 +1,11 @@
 """Lists of images with labels: CSV, text files of `path label`, and manifests of ModelArts."""
 import csv
 import dataclasses
+import functools
 import json
 import os
 import re
+import sys
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.errors import UserError, list_some
-from src.files import read_names
+from src.files import read_names, size_and_time
 from src.names import escape_name, unescape_name
 
 TRAIN, VAL, TEST = "train", "val", "test"
@@ -25,7 +27,7 @@ NO_LABEL, SEVERAL_LABELS, NOT_TO_LEARN = "without a label", "with several labels
 LISTED = 5  # bad lines that a message names
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A line of a list."""
 
@@ -52,6 +54,8 @@ class ImageList:
 def read_list(path: Path, group_column: str = "") -> ImageList:
     """Read a list: a manifest if its lines are JSON, a table if they have commas, semicolons or tabs, else a text.
 
+    All parts of a run come from one list, so what was read is kept until the file changes.
+
     Paths are relative to the list's folder, or to the one above, or to a folder of the list's name in one of them:
     where the first image is. Labels that are all whole numbers get leading zeros, so that the order of the names is
     that of the numbers.
@@ -63,6 +67,11 @@ def read_list(path: Path, group_column: str = "") -> ImageList:
     Raises:
         UserError: the list cannot be read, has lines of another form or no such column, or names no image.
     """
+    return _read_list(path, group_column, size_and_time(os.fspath(path)))
+
+
+@functools.lru_cache(maxsize=2)  # one to train on and one to validate on
+def _read_list(path: Path, group_column: str, _version: tuple[int, int]) -> ImageList:
     lines = [(number, line) for number, line in enumerate(read_names(path), 1) if line.strip()]
     if not lines:
         raise UserError(f"{path}: this list names no image")
@@ -88,7 +97,8 @@ def read_list(path: Path, group_column: str = "") -> ImageList:
     root, skipped = _locate(path, entries[0].file)
     width = max(len(entry.label) for entry in entries) if all(entry.label.isdecimal() for entry in entries) else 0
     return ImageList(root.resolve(), [dataclasses.replace(
-        entry, file=_local(entry.file, skipped), label=entry.label.zfill(width)) for entry in entries], left_out)
+        entry, file=_local(entry.file, skipped), label=sys.intern(entry.label.zfill(width))) for entry in entries],
+        left_out)
 
 
 Row = tuple[int, str, str, str, str]  # number of the line, file, label, part, group
@@ -103,7 +113,7 @@ def _entries(rows: Iterator[Row], left_out: dict[str, list[str]], bad: list[str]
         elif not label:
             left_out[NO_LABEL].append(file)
         else:
-            yield Entry(file, unicodedata.normalize("NFC", label), PARTS[part.lower()], group)
+            yield Entry(file, sys.intern(unicodedata.normalize("NFC", label)), PARTS[part.lower()], group)
 
 
 def _manifest_rows(lines: Sequence[tuple[int, str]], left_out: dict[str, list[str]], bad: list[str]) -> Iterator[Row]:

@@ -54,7 +54,7 @@ class Reporter:
         if not self._world.is_main_process:
             return
         self._best = BestEvaluation.load(self._folder / best_evaluation.FILE, state.run_id, state.history,
-                                         len(self._run.classes))
+                                         len(self._run.classes), state.best_metric)
         if self._run.config.tensorboard and not was_finished:
             self._events = EventFile(self._folder / "tensorboard", state.step)
         self.is_due = not (was_finished and is_report_of(self._folder / REPORT, self._mark()) and all(

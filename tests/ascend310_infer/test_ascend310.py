@@ -4,6 +4,7 @@ run_tests.sh fetches that MindSpore Lite and sets LITE_HOME. The model is the on
 """
 import ast
 import itertools
+import json
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from conftest import ROOT, Images, make_images, run_script
 from PIL import Image
 
 from src.deployment.prediction import ImageStream, list_images
+from src.normalisation import IMAGENET_PIXELS
 from tests.support.odd_images import encoded, exif, not_images, odd_images, oriented, photo
 
 TINY = ROOT / "tests" / "fixtures" / "tiny.mindir"
@@ -112,6 +114,44 @@ def test_pictures_enter_as_evaluation_shows_them(results: Path, photographs: Pat
     np.testing.assert_allclose(entered, expected, atol=1e-5)  # a grey level is 0.017
 
 
+@pytest.mark.parametrize(("preprocessing", "mean", "std"), [
+    ({"mean": [127.5] * 3, "std": [127.5] * 3}, [127.5] * 3, [127.5] * 3),
+    ({"std": [1, 2.5, 4e1], "mean": [0, -3, 1]}, [0, -3, 1], [1, 2.5, 40]),
+    ({"normalise": "inside the graph", "mean": [9] * 3, "std": [9] * 3}, [0] * 3, [1] * 3),
+    ({}, IMAGENET_PIXELS.pixel_mean, IMAGENET_PIXELS.pixel_std),
+])
+def test_pictures_are_normalised_as_the_json_says(preprocessing: dict, mean: list[float], std: list[float], lite: Path,
+                                                  build_folder: Path, decodes: None, photographs: Path,
+                                                  tmp_path: Path) -> None:
+    model = shutil.copy(TINY, tmp_path / "m.mindir")
+    description = {"preprocessing": preprocessing, "classes": ["mean", 'a "std": [7]', "std"]}
+    (tmp_path / "m.mindir.json").write_text(json.dumps(description, indent=1))
+    run = infer310(lite, build_folder, "--model", model, "--data", photographs, "--output", tmp_path / "logits",
+                   "--inputs", tmp_path / "inputs")
+    assert run.returncode == 0, run.stderr
+    paths = list_images(str(photographs))
+    entered = read(tmp_path / "inputs", paths, photographs).reshape(-1, 3, SIZE, SIZE)
+    pixels = np.concatenate([images for _, images in ImageStream(paths, SIZE, 3, 1, normalisation=None)])
+    expected = (pixels - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
+    np.testing.assert_allclose(entered, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("std", [[1, 2], [1, 2, 0], [1, 2, "3"], 5, [1, 2, 3, 4]])
+def test_a_json_without_three_numbers(std: object, lite: Path, build_folder: Path, photographs: Path,
+                                      tmp_path: Path) -> None:
+    model = shutil.copy(TINY, tmp_path / "m.mindir")
+    (tmp_path / "m.mindir.json").write_text(json.dumps({"preprocessing": {"mean": [1, 2, 3], "std": std}}))
+    assert_fails(infer310(lite, build_folder, "--model", model, "--data", photographs, "--output", tmp_path / "out"),
+                 "m.mindir.json: has no three numbers as std; export the model anew")
+
+
+def test_aipp_is_for_imagenets_numbers_alone(lite: Path, build_folder: Path, photographs: Path, tmp_path: Path) -> None:
+    model = shutil.copy(TINY, tmp_path / "m.mindir")
+    (tmp_path / "m.mindir.json").write_text(json.dumps({"preprocessing": {"mean": [127.5] * 3, "std": [127.5] * 3}}))
+    assert_fails(infer310(lite, build_folder, "--model", model, "--data", photographs, "--output", tmp_path / "out",
+                          "--preprocess", "DVPP"), "src/aipp.cfg normalises with the numbers of ImageNet", "take CPU")
+
+
 def test_logits_are_those_of_the_network(lite: Path, build_folder: Path, results: Path, photographs: Path,
                                          tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements.txt names")
@@ -145,9 +185,10 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stored, big_endian = oriented(photo(), n), exif(n)
         big_endian.endian = ">"
         xmp = f'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="{n}"/>'
-        for way, (option, data) in {"exif": ("exif", exif(n)), "big_endian": ("exif", big_endian),
-                                    "xmp": ("xmp", xmp.encode())}.items():
-            (root / f"{way}_{n}.jpg").write_bytes(encoded(stored, "JPEG", quality=98, subsampling=0, **{option: data}))
+        ways: dict[str, dict[str, object]] = {"exif": {"exif": exif(n)}, "big_endian": {"exif": big_endian},
+                                              "xmp": {"xmp": xmp.encode()}}
+        for way, options in ways.items():
+            (root / f"{way}_{n}.jpg").write_bytes(encoded(stored, "JPEG", quality=98, subsampling=0, **options))
     (root / "notes.txt").write_text("no image")
     (root / "__MACOSX").mkdir()
     (root / "__MACOSX" / "exif_1.jpg").write_text("no image")
@@ -327,9 +368,8 @@ def test_build_fails_loudly(home: str, says: str, tmp_path: Path) -> None:
 
 
 def test_aipp_normalises_with_the_numbers_of_training() -> None:
-    from src.data.transforms import MEAN, STD
     settings = dict(re.findall(r"^\s+(\w+): ([-\w.]+)$", (ROOT / "src" / "aipp.cfg").read_text(), re.MULTILINE))
-    for channel, (mean, std) in enumerate(zip(MEAN, STD, strict=True)):
+    for channel, (mean, std) in enumerate(zip(IMAGENET_PIXELS.mean, IMAGENET_PIXELS.std, strict=True)):
         assert float(settings[f"min_chn_{channel}"]) == pytest.approx(255 * mean)
         assert float(settings[f"var_reci_chn_{channel}"]) == pytest.approx(1 / (255 * std), rel=1e-6)
         assert settings[f"mean_chn_{channel}"] == "0"

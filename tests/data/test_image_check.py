@@ -121,10 +121,37 @@ def test_findings_are_remembered_until_a_file_changes(folder: Path) -> None:
     faults(folder)
     memory = max(cache_folder("pictures").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
     told = json.loads(memory.read_text())
-    told["sound/a.jpg"][1] = "remembered"
+    told["mixed/half.jpg"][1] = "remembered"
     memory.write_text(json.dumps(told))
-    assert faults(folder)["sound/a.jpg"] == "remembered"
-    os.utime(folder / "sound" / "a.jpg", ns=(1, 1))
+    assert faults(folder)["mixed/half.jpg"] == "remembered"
+    (folder / "mixed" / "half.jpg").write_bytes(JPEG)
+    assert "mixed/half.jpg" not in faults(folder)
+
+
+def test_a_good_image_is_looked_at_again_only_when_it_has_changed(folder: Path) -> None:
+    path = folder / "sound" / "a.jpg"
+    faults(folder)
+    status = path.stat()
+    path.write_bytes(bytes(len(JPEG)))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert "sound/a.jpg" not in faults(folder)
+    os.utime(path, ns=(1, 1))
+    assert "sound/a.jpg" in faults(folder)
+
+
+def test_what_an_earlier_version_remembered_counts(folder: Path) -> None:
+    """It had a line for each file in the JSON file."""
+    faults(folder)
+    path = folder / "sound" / "a.jpg"
+    for memory in cache_folder("pictures").glob("*.npy"):
+        memory.unlink()
+    for memory in cache_folder("pictures").glob("*.json"):
+        told = json.loads(memory.read_text())
+        told["sound/a.jpg"] = [f"{path.stat().st_size} {path.stat().st_mtime_ns}", "", "", ""]
+        memory.write_text(json.dumps(told))
+    status = path.stat()
+    path.write_bytes(bytes(len(JPEG)))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert "sound/a.jpg" not in faults(folder)
 
 
@@ -132,6 +159,8 @@ def test_a_damaged_memory_costs_only_time(folder: Path) -> None:
     faults(folder)
     for memory in cache_folder("pictures").glob("*.json"):
         memory.write_text('{"sound/a.jpg": 3}')
+    for memory in cache_folder("pictures").glob("*.npy"):
+        memory.write_bytes(memory.read_bytes()[:-3])
     assert len(faults(folder)) == len(BAD)
 
 

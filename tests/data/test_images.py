@@ -76,17 +76,17 @@ def test_evaluation_and_prediction_see_the_same_pixels(usable: ImageFolder) -> N
         image.convert("RGB").save(path, "PNG")
         return path
 
-    data = ImageData(usable, SIDE, len(usable), training=False, normalise=False)
+    data = ImageData(usable, SIDE, len(usable), training=False, normalisation=None)
     (images, _), = data.epoch()
     paths = list_images(str(usable.root))
-    stream = ImageStream(paths, SIDE, len(paths), 2, normalise=False)
+    stream = ImageStream(paths, SIDE, len(paths), 2, normalisation=None)
     (positions, predicted), = stream
     assert not stream.faults
     by_name = {paths[position].name: image for position, image in zip(positions.tolist(), predicted, strict=True)}
     expected_folder = usable.root.with_name("expected")
     expected_folder.mkdir()
     expected = ImageStream([canonical(KINDS[Path(file).name].expected, expected_folder / f"{number}.png")
-                            for number, file in enumerate(usable.files)], SIDE, len(usable), 1, normalise=False)
+                            for number, file in enumerate(usable.files)], SIDE, len(usable), 1, normalisation=None)
     (_, reference), = expected
     for file, seen, wanted in zip(usable.files, images.asnumpy(), reference, strict=True):
         np.testing.assert_array_equal(seen, by_name[Path(file).name], err_msg=file)
