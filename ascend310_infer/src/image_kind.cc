@@ -86,7 +86,7 @@ std::string image_kind(const std::vector<unsigned char> &content) {
     if (brand == "avif" || brand == "avis") return "AVIF";
     if (std::find(HEIF_BRANDS.begin(), HEIF_BRANDS.end(), brand) != HEIF_BRANDS.end()) return "HEIC";
   }
-  const bool is_pnm = data.size() >= 3 && data[0] == 'P' && data[1] >= '1' && data[1] <= '6' &&
+  const bool is_pnm = data.size() >= 3 && data[0] == 'P' && "123456f"sv.find(data[1]) != std::string_view::npos &&
                       std::isspace(static_cast<unsigned char>(data[2])) != 0;
   return is_pnm ? "PPM" : "";
 }

@@ -144,7 +144,8 @@ class Keys:
     test_dataset_path: str = key("", DATA, "Images to score once, at the end of training; empty for test/ beside "
                                            "train/.", affects_result=False)
     val_share: float = key(0.0, DATA, "Share of the training images of each class to validate on instead, where the "
-                                      "data set has no validation images; 0 for none.",
+                                      "data set has no validation images; 0 for none. Images that look alike stay on "
+                                      "one side.",
                            affects_result=False, min=0.0, below=1.0)
     num_classes: int = key(0, DATA, "Classes of the network; 0 for as many as the training folder or the model has.",
                            commands=COMMANDS, affects_result=False, min=0)

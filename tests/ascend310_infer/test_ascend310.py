@@ -294,7 +294,7 @@ def test_names_alike_do_not_collide(lite: Path, build_folder: Path, decodes: Non
         "a.b/000.jpg.bin", "a/000.JPEG.bin", "a/000.jpg.bin", "a/000.x.jpg.bin", "c/a/000.jpg.bin"]
 
 
-@pytest.mark.parametrize("bad", ["text", "empty", "cut", "png", "unreadable"])
+@pytest.mark.parametrize("bad", ["text", "empty", "cut", "large", "png", "unreadable"])
 def test_a_bad_picture_ends_the_program_with_its_name(bad: str, lite: Path, build_folder: Path, decodes: None,
                                                       tmp_path: Path) -> None:
     root = make_images(tmp_path / "pictures", {"a": 6})
@@ -305,6 +305,8 @@ def test_a_bad_picture_ends_the_program_with_its_name(bad: str, lite: Path, buil
         culprit.write_bytes(b"")
     elif bad == "cut":
         culprit.write_bytes(culprit.read_bytes()[:600])
+    elif bad == "large":
+        culprit.write_bytes(not_images()["too_large.jpg"])
     elif bad == "png":
         Image.new("RGB", (40, 40)).save(culprit, "PNG")
     else:
