@@ -114,7 +114,7 @@ def test_the_eight_orientations_are_one_image_everywhere(form: str, tolerance: f
         folder, SIDE, 1, training=True, augmentation=plain).epoch()])
     (evaluated, _), = ImageData(folder, SIDE, 8, training=False, normalisation=None).epoch()
     paths = list_images(str(tmp_path))
-    (_, predicted), = ImageStream(paths, SIDE, 8, 1, None)
+    (_, predicted), = ImageStream(paths, SIDE, 8, 1, normalisation=None)
     for images, scale in ((trained, 255 * 0.226), (evaluated.asnumpy(), 1), (predicted, 1),
                           (on_contact_sheet(paths, tmp_path / "sheet.png"), 1),
                           (in_report(folder, tmp_path / "report.html"), 1)):

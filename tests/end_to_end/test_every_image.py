@@ -106,7 +106,8 @@ def outcome(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ou
              work / "run")
         call(export.main, "--ckpt_file", work / "run/last.ckpt", "--file_format", "ONNX", "--file_name",
              work / "m.onnx", "--export_batch_size", 0)
-        call(evaluate_command.main, "--dataset_path", root / "data", "--pretrain_ckpt", work / "m.onnx")
+        call(evaluate_command.main, "--dataset_path", root / "data", "--pretrain_ckpt", work / "m.onnx",
+             "--predictions", work / "scored")
         with pytest.raises(SystemExit) as ended:
             call(infer.main, "--model", work / "m.onnx", "--images", root / "predicted", "--predictions", work / "out",
                  "--batch_size", 64, "--top_k", 2)
@@ -122,7 +123,7 @@ def test_all_of_them_are_trained_on_and_scored(outcome: Outcome, kinds: dict[str
     assert len(kinds) >= 80
     images = len(kinds) + 30
     assert f"{images} training images of 2 classes" in outcome.out
-    scored = re.search(r"^result: \{'acc': ([\d.]+), .*'images': (\d+)\}", outcome.out, re.MULTILINE)
+    scored = re.search(r"^result: \{'acc': ([\d.]+), .*'images': (\d+)[,}]", outcome.out, re.MULTILINE)
     assert scored
     assert int(scored[2]) == images
     assert float(scored[1]) > (0.9 if WEIGHTS.is_file() else 0)
