@@ -20,16 +20,19 @@ from src.errors import UserError, first_line
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 INNER_FILE = "model.weights.h5"  # in a .keras archive
 H5PY = "h5py==3.14.0"  # as tested, in requirements-dev.txt, too
-LARGEST_ARRAY = 2 ** 28  # bytes; the classifier of 21841 classes has 2^27
+LARGEST_ARRAY, LARGEST_FILE = 2 ** 28, 2 ** 30  # bytes, unpacked; a classifier of 21841 classes has 2^27
 TRAINING_STATE = ("optimizer", "optimizer_weights")
 NORM_VARIABLES = ("gamma", "beta", "moving_mean", "moving_variance")
 KERNEL_VARIABLES = ("kernel", "bias")
 
 
 def is_keras_archive(path: Path) -> bool:
-    """Whether a zip archive is one of Keras."""
-    with zipfile.ZipFile(path) as archive:
-        return INNER_FILE in archive.namelist()
+    """Whether a zip archive is one of Keras; a damaged one is not."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return INNER_FILE in archive.namelist()
+    except Exception:  # zipfile raises many types of error; whoever reads the archive says what is wrong
+        return False
 
 
 def read_keras_file(path: Path) -> dict[str, np.ndarray]:
@@ -55,7 +58,11 @@ def read_keras_file(path: Path) -> dict[str, np.ndarray]:
 
 
 def _weights(h5py: ModuleType, file: Any) -> dict[str, np.ndarray]:  # noqa: ANN401 - h5py has no types
-    arrays = dict(channels_first(_name(place), value) for place, value in _arrays(h5py, file))
+    arrays: dict[str, np.ndarray] = {}
+    for place, value in _arrays(h5py, file):
+        arrays |= [channels_first(_name(place), value)]
+        if sum(array.nbytes for array in arrays.values()) > LARGEST_FILE:
+            raise UserError(f"has more than {LARGEST_FILE} bytes of weights, more than any MobileNetV2")
     dense = [name for name in arrays if re.fullmatch(r"dense(_\d+)?\.weight", name)]
     if len(dense) == 1:  # Keras counts the layers that a process has made
         own = dense[0].rpartition(".")[0]

@@ -1,6 +1,7 @@
 """Weights of Keras, TF-slim and Hugging Face: read to the bit, and computed with TensorFlow's padding and constants."""
 import json
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -269,6 +270,14 @@ def test_a_file_of_keras_may_not_lead_elsewhere(weights: Arrays, tmp_path: Path)
             open_pretrained(tmp_path / "w.h5")
 
 
+def test_a_file_of_keras_may_not_fill_the_memory(weights: Arrays, tmp_path: Path,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_h5py("Keras")
+    monkeypatch.setattr("src.checkpoint.keras_file.LARGEST_FILE", 2 ** 20)
+    with pytest.raises(UserError, match="has more than 1048576 bytes of weights"):
+        open_pretrained(write_keras_h5(tmp_path / "w.h5", weights))
+
+
 @pytest.mark.parametrize("kind", ["Keras", "Keras 3, an archive"])
 def test_a_truncated_file_of_keras(kind: str, weights: Arrays, tmp_path: Path) -> None:
     needs_h5py(kind)
@@ -276,6 +285,19 @@ def test_a_truncated_file_of_keras(kind: str, weights: Arrays, tmp_path: Path) -
     path.write_bytes(path.read_bytes()[:20000])
     with pytest.raises(UserError, match="cut off|a damaged one"):
         open_pretrained(path)
+
+
+def test_an_archive_with_any_damaged_byte(tmp_path: Path) -> None:
+    """Of its directory, which tells what kind of an archive it is."""
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model.weights.h5", b"not HDF5")
+    whole = path.read_bytes()
+    for at in range(whole.index(b"PK\x01\x02"), len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1:])
+        with pytest.raises(UserError) as error:
+            open_pretrained(path)
+        assert "\n" not in str(error.value)
 
 
 def test_keras_needs_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
