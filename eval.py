@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint, a MINDIR or an ONNX file on a folder of images, each exactly once.
+"""Evaluate a checkpoint or an exported file (MINDIR, ONNX, TFLite, ncnn) on a folder of images, each exactly once.
 
     python eval.py --platform CPU --dataset_path pictures --pretrain_ckpt checkpoint/best.ckpt
     python eval.py --platform CPU --dataset_path pictures --pretrain_ckpt mobilenetv2.onnx --report report.html

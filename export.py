@@ -2,11 +2,18 @@
 
     python export.py --platform CPU --ckpt_file checkpoint/best.ckpt --file_format MINDIR --file_name mobilenetv2
     python export.py --platform CPU --ckpt_file checkpoint/best.ckpt --file_format ONNX --export_batch_size 0
+    python export.py --platform CPU --ckpt_file checkpoint/best.ckpt --file_format ONNX --quantize int8 \
+        --calibration photos/
+    python export.py --platform CPU --ckpt_file checkpoint/best.ckpt --file_format TFLITE
+
+TFLITE, NCNN, COREML and LITE need a converter, which tools/install_converter.py installs.
 
 Beside mobilenetv2.mindir it writes mobilenetv2.mindir.json: classes, preprocessing, digest. Image size and width are
 those of the checkpoint, unless options set them.
 """
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mindspore import Tensor
@@ -27,6 +34,7 @@ from src.deployment.formats import ENDINGS, output_name
 from src.deployment.runtime import load_exported
 from src.distributed.device import setup_device
 from src.errors import UserError, run_command
+from src.int8_export import export_int8
 from src.model_utils.config import Config
 from src.model_utils.keys import NETWORK_KEYS
 from src.modelarts.job import local_or_modelarts
@@ -49,6 +57,9 @@ def main(config: Config) -> None:
     if config.file_format == "AIR" and config.platform != "Ascend":
         raise UserError(f"AIR files can be written on Ascend only, not on {config.platform}; use --file_format MINDIR, "
                         "which MindSpore Lite runs on Ascend 310 too")
+    quantized = config.quantize == "int8"
+    if quantized and config.file_format != "ONNX":
+        raise UserError(f"--quantize int8 writes ONNX files, not {config.file_format}: add --file_format ONNX")
     if config.file_format in CONVERTERS:
         require_converter(config.file_format, config.export_batch_size, path)
     checkpoint = open_pretrained(config.pretrain_ckpt)
@@ -62,6 +73,7 @@ def main(config: Config) -> None:
     expected = network(Tensor(images)).asnumpy()
 
     # ---- write, and verify: let a runtime compute the same
+    quantization: dict[str, Any] | None = None
     written = (f"{path}: {config.file_format}, {config.image_size}x{config.image_size} pixels, batches of "
                f"{options.batch_size or 'any size'}, {expected.shape[1]} {output_name(options.softmax)}")
     if config.file_format in CONVERTERS:
@@ -72,27 +84,42 @@ def main(config: Config) -> None:
             verdict = f"not verified: {converted.remark}" if converted.scores is None else \
                 describe_difference(converted.scores, expected)
             converted.move_to(path)
-        print(written)
+    elif quantized:
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / path.name
+            export(network, options, source, checkpoint.classes)
+            verdict = f"its float form {verify(source, images, expected, config)}"
+            table, calibrated_on = export_int8(source, path, checkpoint.classes, options, config)
+        verdict += f"\n{table}"
+        quantization = {"type": "int8", "calibration_images": calibrated_on}
     else:
         export(network, options, path, checkpoint.classes)
-        print(written)
-        if config.file_format == "AIR":
-            verdict = "not verified: MindSpore does not load AIR files"
-        elif config.file_format == "ONNX" and not is_installed("onnxruntime"):
-            verdict = "not verified: ONNX Runtime is not installed; pip install onnxruntime"
-        else:
-            scores = load_exported(path, config).run(images)
-            if not agree(scores, expected):
-                path.unlink()
-                raise UserError(f"{path}: would not compute what the checkpoint does; removed")
-            verdict = describe_difference(scores, expected)
+        verdict = verify(path, images, expected, config)
+    print(written)
     print(verdict)
 
     # ---- how to use it
     training = checkpoint.training
     metadata = {"checkpoint": Path(config.pretrain_ckpt).name, "epoch": training.epoch if training else None,
-                "width_mult": config.width_mult}
+                "width_mult": config.width_mult, "quantization": quantization}
     write_description(describe(path, options, checkpoint.classes, expected.shape[1], metadata), path)
+
+
+def verify(path: Path, images: np.ndarray, expected: np.ndarray, config: Config) -> str:
+    """Load a file back, and compare its output for `images` with the expected one; returns a line about it.
+
+    Raises:
+        UserError: it is another output; the file is removed then.
+    """
+    if config.file_format == "AIR":
+        return "not verified: MindSpore does not load AIR files"
+    if config.file_format == "ONNX" and not is_installed("onnxruntime"):
+        return "not verified: ONNX Runtime is not installed; pip install onnxruntime"
+    scores = load_exported(path, config).run(images)
+    if not agree(scores, expected):
+        path.unlink()
+        raise UserError(f"{path}: would not compute what the checkpoint does; removed")
+    return describe_difference(scores, expected)
 
 
 def agree(scores: np.ndarray, expected: np.ndarray) -> bool:

@@ -1,4 +1,4 @@
-"""Classify images with a checkpoint, a MINDIR or an ONNX file; ONNX is by far the fastest on CPU.
+"""Classify images with a checkpoint or an exported file: MINDIR, ONNX, TFLite or ncnn. ONNX is the fastest on CPU.
 
     python infer.py --platform CPU --model mobilenetv2.onnx --images holiday/ --predictions out
 

@@ -167,6 +167,9 @@ def main(config: Config) -> None:
 
 def load_pretrained(config: Config) -> Checkpoint | None:
     """The checkpoint that training starts from, if one is named."""
+    if config.qat and config.freeze_layer == "backbone":
+        raise UserError("--qat True trains the weights of all layers, but --freeze_layer backbone keeps those of the "
+                        "backbone; leave one of them out")
     if config.pretrain_ckpt:
         checkpoint = open_pretrained(config.pretrain_ckpt)
         if config.boost_mode == "O1" and checkpoint.config.get("boost_mode") != "O1":

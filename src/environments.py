@@ -53,7 +53,7 @@ def make_environment(environment: Environment, folder: Path, say: Callable[[str]
         environment: what it has.
         folder: of environments, which are kept there.
         say: is told of an installation.
-        interpreter: the Python to make it with; empty for this one, or one on PATH if it needs another version.
+        interpreter: the Python to make it with; empty for this one, or for one on PATH if it needs another version.
 
     Raises:
         UserError: the environment cannot be made.
@@ -76,7 +76,8 @@ def _interpreter(version: str, named: str) -> str:
     if not version:
         return named or sys.executable
     advice = f"CPython {version} is needed here: --python names one, as --python /usr/bin/python{version}"
-    found = named or shutil.which(f"python{version}")
+    own = ".".join(map(str, sys.version_info[:2])) == version
+    found = named or (sys.executable if own else shutil.which(f"python{version}"))
     if not found:
         raise UserError(f"python{version} is not on PATH; {advice}")
     try:

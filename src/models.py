@@ -5,6 +5,7 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 
 from src.cpu_kernels import accelerate
+from src.fake_quantization import make_quantization_aware
 from src.log import logger
 from src.mobilenetV2 import MobileNetV2
 from src.model_utils.config import Config
@@ -25,7 +26,7 @@ def define_net(config: Config, num_classes: int, rank: int = 0) -> MobileNetV2:
     network = plain_network(config, num_classes)
     if config.platform == "CPU" and config.dropout > 0:
         network.head.dropout = ResumableDropout(config.dropout, seed=config.seed * 1009 + rank)
-    if message := _make_fast(network, config):
+    if message := _prepare(network, config):
         logger.info(message)
     return network
 
@@ -42,12 +43,17 @@ def define_ema(config: Config, network: MobileNetV2) -> MobileNetV2 | None:
     for parameter in ema.get_parameters():
         parameter.set_data(values[parameter.name].value())
     ema.update_parameters_name(EMA_PREFIX)
-    _make_fast(ema, config)
+    _prepare(ema, config)
     return ema
 
 
-def _make_fast(network: MobileNetV2, config: Config) -> str:
-    """Switch on the CPU kernels or the boost mode; returns a message for the user, or an empty one."""
+def _prepare(network: MobileNetV2, config: Config) -> str:
+    """Switch on fake quantisation, the CPU kernels or the boost mode; returns a message for the user, or an empty one.
+
+    The kernels come last: they look at the cells that they replace.
+    """
+    if config.qat:
+        make_quantization_aware(network)
     if config.boost_mode == "O1":
         _boost(network)
     if config.platform != "CPU":

@@ -21,8 +21,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Install what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file_format", choices=CONVERTERS, help="format to write with export.py --file_format")
-    parser.add_argument("--python", default="", help="Python to make the environment with (default: this one; for LITE "
-                                                     "python3.7 on PATH)")
+    parser.add_argument("--python", default="", help="Python to make the environment with (default: this one, or one "
+                                                     "on PATH where another version is needed: 3.7 for LITE, 3.11 for "
+                                                     "TFLITE)")
     options = parser.parse_args(argv)
     converter = CONVERTERS[options.file_format]
     try:

@@ -10,6 +10,7 @@ from mindspore import Tensor, nn, ops
 from src.cpu_kernels.builder import build, load
 from src.cpu_kernels.compiler import KernelsUnavailable, find_compiler
 from src.cpu_kernels.threads import thread_count
+from src.fake_quantization import FakeQuantizedConv2d, fake_quantize
 from src.mobilenetV2 import SAME, ConvBN, InvertedResidual, MobileNetV2, MobileNetV2Backbone
 
 # As in native/layer.h: what a layer is, and the shortcut of a layer that has none.
@@ -170,6 +171,8 @@ class _Accelerated(nn.Cell):
         convs, norms = [cell.conv for cell in plan.cells], [cell.bn for cell in plan.cells]
         self.backbone_weights = (*(conv.weight for conv in convs), *(bn.gamma for bn in norms),
                                  *(bn.beta for bn in norms))
+        self.layers = len(convs)
+        self.is_quantization_aware = all(isinstance(conv, FakeQuantizedConv2d) for conv in convs)
         self.backbone_statistics = (*(bn.moving_mean for bn in norms), *(bn.moving_variance for bn in norms))
 
     @nn.Cell.compile_phase.setter
@@ -185,9 +188,12 @@ class _Accelerated(nn.Cell):
 
     def run_backbone(self, x: Tensor) -> Tensor:
         """The features, by the kernels."""
+        weights = self.backbone_weights
+        if self.is_quantization_aware:
+            weights = (*[fake_quantize(weight) for weight in weights[:self.layers]], *weights[self.layers:])
         if self.training:
-            return self.training_operators(x, self.backbone_weights, self.backbone_statistics)[0]
-        return self.evaluation_operators(x, self.backbone_weights, self.backbone_statistics)
+            return self.training_operators(x, weights, self.backbone_statistics)[0]
+        return self.evaluation_operators(x, weights, self.backbone_statistics)
 
 
 class AcceleratedConvBN(_Accelerated, ConvBN):

@@ -38,7 +38,7 @@ class Converter:
 
 
 CONVERTERS = {
-    "TFLITE": Converter("onnx2tf", FOLDER / "to_tflite.py", Environment(FOLDER / "tflite.txt"), "2.6 GB"),
+    "TFLITE": Converter("onnx2tf", FOLDER / "to_tflite.py", Environment(FOLDER / "tflite.txt", "3.11"), "2.6 GB"),
     "NCNN": Converter("pnnx", FOLDER / "to_ncnn.py", Environment(FOLDER / "ncnn.txt", dependencies=False), "200 MB",
                       one_image=True),
     "COREML": Converter("coremltools", FOLDER / "to_coreml.py", Environment(FOLDER / "coreml.txt"), "300 MB"),

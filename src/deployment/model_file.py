@@ -60,8 +60,8 @@ class ModelFile:
         if isinstance(self.content, ExportedNetwork):
             self.content.expect_classes(num_classes)
             return self.content
-        # Boost mode is for training. The plain network computes the same.
-        config = self.config.replace({"boost_mode": "O0"})
+        # Boost mode and fake quantisation are for training. The plain network has the same weights.
+        config = self.config.replace({"boost_mode": "O0", "qat": False})
         network = define_net(config, num_classes or class_count(self.content) or 1)
         load_weights(network, self.content)
         return network.set_train(False)

@@ -121,8 +121,9 @@ class Keys:
     recipe: str = key("plain", RUN, "Named settings for training, at the end of default_config.yaml. What you set "
                                     "yourself is stronger.",
                       choices=("plain", "best"), affects_result=False)  # the keys that it sets are compared
-    seed: int = key(1, RUN, "Seed of the initial weights, the data order, the augmentation and the dropout.",
-                    min=0, max=2 ** 32 - 1)
+    seed: int = key(1, RUN, "Seed of the initial weights, the data order, the augmentation and the dropout; in "
+                            "export.py of the choice of calibration images.",
+                    commands=(TRAIN, EXPORT), min=0, max=2 ** 32 - 1)
     dry_run: bool = key(False, RUN, "Print what a run would do, and do nothing.", affects_result=False)
     jit_level: str = key("O1", RUN, "How far MindSpore's compiler goes on Ascend and GPU: O1 fuses small operators, O0 "
                                     "does not, O2 is the older GE backend of Ascend.",
@@ -137,7 +138,7 @@ class Keys:
     dataset_path: str = key("", DATA, "A folder with train/ and val/, a folder with one folder of images per class, a "
                                       "list of images with labels (CSV, text, ModelArts manifest), or a zip or tar "
                                       "file of a folder.",
-                            commands=(TRAIN, EVAL), affects_result=False)
+                            commands=(TRAIN, EVAL, EXPORT), affects_result=False)
     eval_dataset_path: str = key("", DATA, "Images to validate on during training; empty for val/ beside train/.",
                                  affects_result=False)
     test_dataset_path: str = key("", DATA, "Images to score once, at the end of training; empty for test/ beside "
@@ -150,17 +151,19 @@ class Keys:
                            commands=COMMANDS, affects_result=False, min=0)
     image_size: int = key(224, DATA, "Height and width of the network's input in pixels.",
                           commands=COMMANDS, aliases=("image_height", "image_width"), min=32, max=8192, multiple_of=32)
-    batch_size: int = key(256, DATA, "Images in a batch, on each rank.", commands=(TRAIN, EVAL, INFER), min=1)
+    batch_size: int = key(256, DATA, "Images in a batch, on each rank.", commands=COMMANDS, min=1)
     num_workers: int = key(32, DATA, "Threads that decode and augment images, at most as many as there are cores.",
-                           commands=(TRAIN, EVAL, INFER), affects_result=False, min=1)  # but `Run.remarks` tells
+                           commands=COMMANDS, affects_result=False, min=1)  # but `Run.remarks` tells
     bad_images: str = key("error", DATA, "Images that cannot be read: error stops, skip leaves them out, replace takes "
                                          "another image of the class, ignore does not check.",
-                          commands=(TRAIN, EVAL), affects_result=False, choices=("error", "skip", "replace", "ignore"))
+                          commands=(TRAIN, EVAL, EXPORT), affects_result=False,
+                          choices=("error", "skip", "replace", "ignore"))
     left_out_file: str = key("", DATA, "Text file for the names of all files that are bad or left out, with the "
-                                       "reasons; empty for none.", commands=(TRAIN, EVAL), affects_result=False)
+                                       "reasons; empty for none.",
+                             commands=(TRAIN, EVAL, EXPORT), affects_result=False)
     image_cache_gb: float = key(20.0, DATA, "Most that rewritten copies of images may take on the disk, in GB. "
                                             "docs/data.md says which images need a copy.",
-                                commands=(TRAIN, EVAL, INFER), affects_result=False, min=0.0)
+                                commands=COMMANDS, affects_result=False, min=0.0)
     enable_cache: bool = key(False, DATA, "Keep the encoded images in a dataset-cache server, which "
                                           "run_train_nfs_cache.sh starts.", affects_result=False)
     cache_session_id: int = key(0, DATA, "Session of that server, as dataset-cache -g prints it.",
@@ -261,6 +264,8 @@ class Keys:
                                                "overflow; 0 keeps it.", min=0)
     boost_mode: str = key("O0", PRECISION, "O1 lets MindSpore leave out the batch norms after the expansions (its "
                                            "boost mode less_bn).", choices=("O0", "O1"))
+    qat: bool = key(False, PRECISION, "Quantisation-aware training: compute with weights rounded as export.py "
+                                      "--quantize int8 rounds them. For some epochs from a trained checkpoint.")
     on_nan: str = key("stop", PRECISION, "What to do after a loss or gradient that is not finite under float32: stop, "
                                          "skip the step, or rollback to the last checkpoint.",
                       affects_result=False, choices=("stop", "skip", "rollback"))
@@ -302,6 +307,12 @@ class Keys:
                                                   "to 255.", commands=(EXPORT,))
     export_softmax: bool = key(False, EXPORTED, "Put a softmax into the graph, which then gives probabilities.",
                                commands=(EXPORT,))
+    quantize: str = key("none", EXPORTED, "int8 writes a network of eight-bit numbers, a quarter of the size. It "
+                                          "needs file_format ONNX and calibration.",
+                        commands=(EXPORT,), choices=("none", "int8"))
+    calibration: str = key("", EXPORTED, "Images to measure the ranges of an int8 network's numbers on: a folder, or a "
+                                         "text file that lists images. Labels are not needed.", commands=(EXPORT,))
+    calibration_images: int = key(200, EXPORTED, "How many of them to take, chosen by seed.", commands=(EXPORT,), min=1)
 
     images: str = key("", PREDICTION, "An image, a folder, or a text file that lists images.",
                       commands=(INFER,), aliases=("pictures",))
