@@ -25,6 +25,7 @@ from safetensors.numpy import save_file
 from src.checkpoint.file import read_checkpoint, write_checkpoint
 from src.checkpoint.pretrained import open_pretrained
 from src.checkpoint.record import CheckpointMetadata
+from src.checkpoint.tensor_bundle import read_tensor_bundle
 from src.checkpoint.torch_file import read_torch_file
 from src.data.formats.cifar import prepare_cifar
 from src.data.formats.imagenet import RECORD, TRAIN, VAL, prepare_imagenet
@@ -46,6 +47,7 @@ from src.training.profiler import summary
 from src.utils import load_parameters
 from tests.data.formats.test_cifar import archive, binary10, python10
 from tests.data.formats.test_imagenet import CLASSES, LABELS, tar, train_images, val_images, write_devkit
+from tests.support.tensorflow_files import write_bundle
 from tests.support.torch_files import write_zip
 
 TINY = ROOT / "tests" / "fixtures" / "tiny.onnx"
@@ -116,6 +118,13 @@ def torch_file() -> Kind:
     """What training leaves beside the weights; reading tensors is tried in test_torch_file.py."""
     values = {"epoch": 3, "args": Namespace(lr=0.1), "names": ["a", "b"], "nested": {"when": Path("here")}}
     return Kind("w.pth", made_by(lambda path: write_zip(path, values, [])), open_pretrained)
+
+
+def tensor_bundle() -> Kind:
+    with tempfile.TemporaryDirectory() as folder:
+        index = write_bundle(Path(folder) / "net", WEIGHTS)
+        data = Path(folder) / "net.data-00000-of-00001"
+        return Kind(index.name, index.read_bytes(), read_tensor_bundle, others={data.name: data.read_bytes()})
 
 
 def onnx() -> Kind:
@@ -242,6 +251,7 @@ KINDS: dict[str, Callable[[], Kind]] = {
     "checkpoint": checkpoint,
     "safetensors": safetensors,
     "PyTorch": torch_file,
+    "index of TensorFlow": tensor_bundle,
     "MINDIR": mindir,
     "ONNX": onnx,
     "MindRecord": lambda: mindrecord("a.mindrecord"),

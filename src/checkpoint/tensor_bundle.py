@@ -65,7 +65,7 @@ def read_tensor_bundle(path: Path) -> dict[str, np.ndarray]:
     except OSError as error:
         raise UserError(f"{error.filename or path}: cannot read this part of a TensorFlow checkpoint: "
                         f"{error.strerror}; the .index and .data files must be in one folder") from error
-    except (_DamagedError, ValueError, IndexError) as error:
+    except Exception as error:  # a damaged index raises many types of error
         raise UserError(f"{path}: not a TensorFlow checkpoint that can be read, or a damaged one "
                         f"({first_line(error)})") from error
 

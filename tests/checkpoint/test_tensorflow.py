@@ -5,6 +5,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -156,6 +157,23 @@ def test_a_damaged_checkpoint_is_told_in_one_line(tmp_path: Path) -> None:
             else:
                 assert path == index
         path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("value", [0, 0x0A, 0x7F, 0xFF])
+def test_an_index_made_to_harm_is_told_in_one_line(value: int, tmp_path: Path,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its checksums can be right, whatever it says."""
+    monkeypatch.setattr("src.checkpoint.tensor_bundle.masked_crc32c", lambda content: mock.ANY)
+    index = write_bundle(tmp_path / "net", {f"n{i}": np.arange(4, dtype=np.float32) for i in range(3)})
+    whole, told = index.read_bytes(), 0
+    for at in range(len(whole)):
+        index.write_bytes(whole[:at] + bytes([value]) + whole[at + 1:])
+        try:
+            read_tensor_bundle(index)
+        except UserError as error:
+            assert "\n" not in str(error)  # noqa: PT017 - some bytes may change
+            told += 1
+    assert told > 20
 
 
 @pytest.mark.parametrize(("faults", "text"), [
