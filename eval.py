@@ -1,9 +1,10 @@
-"""Evaluate a checkpoint, a MINDIR or an ONNX file on a folder of images, each exactly once.
+"""Evaluate a checkpoint or an exported file (MINDIR, ONNX, TFLite, ncnn) on a folder of images, each exactly once.
 
     python eval.py --platform CPU --dataset_path pictures --pretrain_ckpt checkpoint/best.ckpt
     python eval.py --platform CPU --dataset_path pictures --pretrain_ckpt mobilenetv2.onnx --report report.html
 
-Image size and width are those of the file, unless options set them.
+Image size and width are those of the file, unless options set them. `metrics.json` and `scored.csv`, a row for each
+image, go to --predictions.
 """
 import os
 from pathlib import Path
@@ -21,6 +22,7 @@ from src.errors import run_command
 from src.evaluation import evaluate
 from src.model_utils.config import Config
 from src.modelarts.job import local_or_modelarts
+from src.reports.evaluation_files import write_metrics, write_scored
 from src.reports.evaluation_report import evaluation_report, report_path
 from src.reports.figures import write_confusion
 from src.reports.report import write_report
@@ -41,10 +43,14 @@ def main(config: Config) -> None:
     # ---- evaluate
     network = model.network(config.num_classes or len(folder.classes))
     data = ImageData(folder, config.image_size, config.batch_size, training=False, num_workers=config.num_workers,
-                     rank=world.rank, rank_size=world.rank_size, normalise=model.normalise)
+                     rank=world.rank, rank_size=world.rank_size, normalisation=model.normalisation)
     result = evaluate(network, data, world)
     if not world.is_main_process:
         return
+    out = Path(config.predictions)
+    write_metrics(result, folder, model, out / "metrics.json")
+    write_scored(result, folder, out / "scored.csv")
+    print(f"metrics: {out / 'metrics.json'}; each image: {out / 'scored.csv'}")
     print(f"result: {result} ckpt={config.pretrain_ckpt}")
     if config.confusion_matrix:
         write_confusion(result.confusion, folder.classes, Path(config.confusion_matrix))

@@ -4,13 +4,14 @@
     python export.py --platform CPU --ckpt_file checkpoint/best.ckpt --file_format ONNX --export_batch_size 0
     python export.py --platform CPU --ckpt_file checkpoint/best.ckpt --file_format ONNX --quantize int8 \
         --calibration photos/
+    python export.py --platform CPU --ckpt_file checkpoint/best.ckpt --file_format TFLITE
+
+TFLITE, NCNN, COREML and LITE need a converter, which tools/install_converter.py installs.
 
 Beside mobilenetv2.mindir it writes mobilenetv2.mindir.json: classes, preprocessing, digest. Image size and width are
 those of the checkpoint, unless options set them.
 """
-import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +19,26 @@ import numpy as np
 from mindspore import Tensor
 
 from src.checkpoint.pretrained import open_pretrained
-from src.data.image_check import scan_checked
-from src.data.sources import eval_source
-from src.dataset import IGNORE_INDEX, ImageData
-from src.deployment.calibration_images import CalibrationImages, load_calibration_images
-from src.deployment.description import description_path
+from src.deployment.conversion import CONVERTERS, convert, require_converter
+from src.deployment.engines import is_installed
 from src.deployment.exporter import (
-    ENDINGS,
-    Deployable,
     ExportOptions,
     deployable,
     describe,
     export,
+    onnx_content,
     random_images,
     write_description,
 )
-from src.deployment.runtime import load_exported, onnx_runtime_is_there
+from src.deployment.formats import ENDINGS, output_name
+from src.deployment.runtime import load_exported
 from src.distributed.device import setup_device
-from src.distributed.world import ALONE
 from src.errors import UserError, run_command
+from src.int8_export import export_int8
 from src.model_utils.config import Config
+from src.model_utils.keys import NETWORK_KEYS
 from src.modelarts.job import local_or_modelarts
-from src.quantization.int8 import check_packages, quantize_file
-from src.reports.int8_comparison import compare, describe_comparison
-from src.utils import check_classes
+from src.normalisation import NORMALISATIONS
 
 TOLERANCE = 1e-4  # relative to the largest output; for rounding in ONNX Runtime
 
@@ -50,6 +47,9 @@ TOLERANCE = 1e-4  # relative to the largest output; for rounding in ONNX Runtime
 def main(config: Config) -> None:
     """Export as the command line says."""
     setup_device(config)
+
+    ending = ENDINGS[config.file_format]
+    path = Path(config.file_name.removesuffix(ending) + ending)
 
     # ---- the checkpoint
     if not config.pretrain_ckpt:
@@ -60,88 +60,78 @@ def main(config: Config) -> None:
     quantized = config.quantize == "int8"
     if quantized and config.file_format != "ONNX":
         raise UserError(f"--quantize int8 writes ONNX files, not {config.file_format}: add --file_format ONNX")
-    if quantized:
-        check_packages()
+    if config.file_format in CONVERTERS:
+        require_converter(config.file_format, config.export_batch_size, path)
     checkpoint = open_pretrained(config.pretrain_ckpt)
-    config = config.adopt(checkpoint.config, "image_size", "width_mult", where=checkpoint.path)
+    config = config.adopt(checkpoint.config, "image_size", *NETWORK_KEYS, where=checkpoint.path)
     options = ExportOptions(config.image_size, config.export_batch_size, config.export_normalise,
-                            config.export_softmax)
+                            config.export_softmax, NORMALISATIONS[config.normalisation])
     network = deployable(checkpoint, config, options)
 
     # ---- its output for a random image, to compare with
     images = random_images(options)
     expected = network(Tensor(images)).asnumpy()
 
-    # ---- write and verify: load it back
-    ending = ENDINGS[config.file_format]
-    path = Path(config.file_name.removesuffix(ending) + ending)
-    print(f"{path}: {config.file_format}, {config.image_size}x{config.image_size} pixels, batches of "
-          f"{options.batch_size or 'any size'}, {expected.shape[1]} "
-          f"{'probabilities' if options.softmax else 'logits'}")
-    made: dict[str, Any] = {}
-    if quantized:
-        calibration = load_calibration_images(config, checkpoint.classes, not options.normalise)
-        labelled = labelled_images(config, checkpoint.classes, not options.normalise) if config.dataset_path else None
-        made["quantization"] = {"type": "int8", "calibration_images": len(calibration.images)}
+    # ---- write, and verify: let a runtime compute the same
+    quantization: dict[str, Any] | None = None
+    written = (f"{path}: {config.file_format}, {config.image_size}x{config.image_size} pixels, batches of "
+               f"{options.batch_size or 'any size'}, {expected.shape[1]} {output_name(options.softmax)}")
+    if config.file_format in CONVERTERS:
+        onnx = onnx_content(network, options, checkpoint.classes)
+        with convert(config.file_format, onnx, images, options.softmax) as converted:
+            if converted.scores is not None and not agree(converted.scores, expected):
+                raise UserError(f"{path}: would not compute what the checkpoint does; not written")
+            verdict = f"not verified: {converted.remark}" if converted.scores is None else \
+                describe_difference(converted.scores, expected)
+            converted.move_to(path)
+    elif quantized:
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / path.name
-            export_verified(network, options, source, images, expected, config)
-            quantize_file(source, calibration.images, path)
-            description_path(path).unlink(missing_ok=True)  # it describes an older file
-            print(compare_with_float(path, source, calibration, labelled, config))
+            export(network, options, source, checkpoint.classes)
+            verdict = f"its float form {verify(source, images, expected, config)}"
+            table, calibrated_on = export_int8(source, path, checkpoint.classes, options, config)
+        verdict += f"\n{table}"
+        quantization = {"type": "int8", "calibration_images": calibrated_on}
     else:
-        export_verified(network, options, path, images, expected, config)
+        export(network, options, path, checkpoint.classes)
+        verdict = verify(path, images, expected, config)
+    print(written)
+    print(verdict)
 
     # ---- how to use it
     training = checkpoint.training
     metadata = {"checkpoint": Path(config.pretrain_ckpt).name, "epoch": training.epoch if training else None,
-                "width_mult": config.width_mult, **made}
+                "width_mult": config.width_mult, "quantization": quantization}
     write_description(describe(path, options, checkpoint.classes, expected.shape[1], metadata), path)
 
 
-def export_verified(network: Deployable, options: ExportOptions, path: Path, images: np.ndarray, expected: np.ndarray,
-                    config: Config) -> None:
-    """Write a file, load it back, and compare its output for `images` with the expected one.
+def verify(path: Path, images: np.ndarray, expected: np.ndarray, config: Config) -> str:
+    """Load a file back, and compare its output for `images` with the expected one; returns a line about it.
 
     Raises:
-        UserError: it cannot be written, or has another output; it is removed then.
+        UserError: it is another output; the file is removed then.
     """
-    export(network, options, path)
     if config.file_format == "AIR":
-        print("not verified: MindSpore does not load AIR files")
-    elif config.file_format == "ONNX" and not onnx_runtime_is_there():
-        print("not verified: ONNX Runtime is not installed; pip install onnxruntime")
-    else:
-        difference = float(np.abs(load_exported(path, config).run(images) - expected).max())
-        print(f"verified: loaded back, it differs from the checkpoint by {difference:.3g} on a random image")
-        if not difference <= TOLERANCE * max(1.0, np.abs(expected).max()):
-            path.unlink()
-            raise UserError(f"{path}: would not compute what the checkpoint does; removed")
+        return "not verified: MindSpore does not load AIR files"
+    if config.file_format == "ONNX" and not is_installed("onnxruntime"):
+        return "not verified: ONNX Runtime is not installed; pip install onnxruntime"
+    scores = load_exported(path, config).run(images)
+    if not agree(scores, expected):
+        path.unlink()
+        raise UserError(f"{path}: would not compute what the checkpoint does; removed")
+    return describe_difference(scores, expected)
 
 
-def labelled_images(config: Config, classes: tuple[str, ...] | None, normalise: bool) -> ImageData:
-    """The images of `dataset_path`, to score both networks on."""
-    folder = scan_checked(eval_source(config.dataset_path), config, ALONE, training=False)
-    check_classes(classes, folder.classes, folder.root)
-    return ImageData(folder, config.image_size, config.batch_size, training=False, num_workers=config.num_workers,
-                     normalise=normalise)
+def agree(scores: np.ndarray, expected: np.ndarray) -> bool:
+    """Whether two outputs, N x C, differ by rounding alone."""
+    return bool(np.abs(scores - expected).max() <= TOLERANCE * max(1.0, np.abs(expected).max()))
 
 
-def compare_with_float(path: Path, source: Path, calibration: CalibrationImages, labelled: ImageData | None,
-                       config: Config) -> str:
-    """A table that compares an int8 file with its float `source`, on `labelled` or on the calibration images."""
-    networks = load_exported(source, config), load_exported(path, config)
-    where = config.dataset_path or f"{config.calibration}, on which the ranges were measured"
-    comparison = compare(networks, arrays(labelled) if labelled else [(calibration.images, calibration.labels)])
-    threads = config.onnx_threads or len(os.sched_getaffinity(0))
-    return describe_comparison(comparison, networks, (source, path), calibration.images, where, threads)
-
-
-def arrays(data: ImageData) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The images and labels of an epoch, without the copies that fill the last batch."""
-    for images, labels in data.epoch():
-        real = labels.asnumpy() != IGNORE_INDEX
-        yield images.asnumpy()[real], labels.asnumpy()[real]
+def describe_difference(scores: np.ndarray, expected: np.ndarray) -> str:
+    """The line for an output that agrees."""
+    difference = np.abs(scores - expected).max()
+    top1 = "equal" if np.array_equal(scores.argmax(axis=1), expected.argmax(axis=1)) else "different"
+    return f"verified: loaded back, it differs from the checkpoint by {difference:.3g} on a random image, top-1 {top1}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Classify images with a checkpoint, a MINDIR or an ONNX file; ONNX is by far the fastest on CPU.
+"""Classify images with a checkpoint or an exported file: MINDIR, ONNX, TFLite or ncnn. ONNX is the fastest on CPU.
 
     python infer.py --platform CPU --model mobilenetv2.onnx --images holiday/ --predictions out
 
@@ -43,7 +43,7 @@ def main(config: Config) -> None:
     batch_size = min(config.batch_size, len(paths))
     predict = model.predictor(batch_size, config.num_classes)
     workers = decoding_workers(config.num_workers, config.onnx_threads)
-    stream = ImageStream(paths, config.image_size, batch_size, workers, model.normalise)
+    stream = ImageStream(paths, config.image_size, batch_size, workers, model.normalisation)
 
     # ---- classify, while the next images are decoded
     found: dict[int, Prediction] = {}

@@ -10,6 +10,7 @@ from mindspore import nn
 from src.checkpoint.pretrained import open_pretrained
 from src.mobilenetV2 import MobileNetV2
 from src.model_utils.config import get_config
+from src.model_utils.keys import NETWORK_KEYS
 from src.utils import class_count, load_weights
 
 NAMES = ("mobilenetv2", "mobilenet_v2")
@@ -52,11 +53,11 @@ def mobilenetv2(num_classes: int | None = None, include_top: bool = True, width_
         UserError: the checkpoint cannot be read, or is not of this network.
     """
     checkpoint = open_pretrained(pretrain_ckpt) if pretrain_ckpt else None
+    config = get_config([])
     if checkpoint:
-        trained = get_config([]).adopt(checkpoint.config, "width_mult", where=checkpoint.path)
-        width_mult = width_mult or trained.width_mult
+        config = config.adopt(checkpoint.config, *NETWORK_KEYS, where=checkpoint.path)
         num_classes = num_classes or class_count(checkpoint)
-    network = MobileNetV2(num_classes or 1000, width_mult or 1.0, dropout)
+    network = MobileNetV2(num_classes or 1000, width_mult or config.width_mult, dropout, config.padding, config.bn_eps)
     if checkpoint:
         load_weights(network, checkpoint, filter_head=filter_head or not include_top)
     return network if include_top else network.backbone

@@ -35,9 +35,13 @@ from src.distributed.world import World
 from src.errors import UserError, run_command
 from src.evaluation import evaluate
 from src.lr_generator import run_lr
+from src.metrics import EvalResult
+from src.mobilenetV2 import MobileNetV2Backbone
 from src.model_utils.config import Config
+from src.model_utils.keys import NETWORK_KEYS
 from src.modelarts.job import local_or_modelarts
 from src.models import CrossEntropyWithLabelSmooth, define_ema, define_net
+from src.normalisation import NORMALISATIONS
 from src.training.checkpointer import Checkpointer
 from src.training.distillation import DistillationDataset, DistillationLoss, Teacher
 from src.training.dry_run import describe_run
@@ -63,15 +67,11 @@ def main(config: Config) -> None:
     # ---- images
     train_folder, eval_folder, test_folder = load_images(config, world)
     classes = train_folder.classes
-    print(f"{len(train_folder)} training images of {len(classes)} classes in {train_folder.root}; "
-          + (f"{len(eval_folder)} to validate on in {eval_folder.root}" if eval_folder else
-             f"no validation{' (--val_share 0.2 would hold images out)' if config.run_eval else ''}")
-          + (f"; {len(test_folder)} to test on in {test_folder.root}" if test_folder else ""))
 
     # ---- network: new weights, or those of a checkpoint
     frozen = config.freeze_layer == "backbone"
     pretrained = load_pretrained(config)
-    config = config.adopt(pretrained.config, "width_mult", where=pretrained.path) if pretrained else config
+    config = config.adopt(pretrained.config, *NETWORK_KEYS, where=pretrained.path) if pretrained else config
     teacher = Teacher(config, classes) if config.kd_teacher else None
     if config.dry_run:
         if world.is_main_process:
@@ -89,8 +89,6 @@ def main(config: Config) -> None:
     train_data = data_source(config, augmentation, world, train_folder, network.backbone, training=True)
     eval_data = data_source(config, augmentation, world, eval_folder, network.backbone,
                             training=False) if eval_folder else None
-    if train_data.batch_size < config.batch_size:
-        print(f"batch_size is {train_data.batch_size}, not {config.batch_size}: there are no more training images")
 
     # ---- schedule, loss, optimizer
     steps = count_steps(train_data.steps_per_epoch, config)
@@ -111,7 +109,6 @@ def main(config: Config) -> None:
     reporter = Reporter(run, network, eval_folder, timing, world)
     checkpointer = Checkpointer(run, train_step, network, ema, timing, world)
     state = checkpointer.restore()
-    was_finished = state.step == run.total_steps
     reporter.start(state)
 
     # ---- the loop
@@ -135,6 +132,7 @@ def main(config: Config) -> None:
                     break
                 stopping = monitor.is_fetched and any_over_ranks(stop.is_wanted, world)
                 if stopping or checkpointer.is_due(state):
+                    guard.repair_statistics(f"step {step} of epoch {epoch}")
                     checkpointer.save(state)
                 if stopping:
                     break
@@ -142,6 +140,7 @@ def main(config: Config) -> None:
                 break
 
             mean_loss = monitor.epoch_end()
+            guard.repair_statistics(f"the end of epoch {epoch}")
             average_parameters(batch_norm_statistics(train_step), world)
             with timing.measure(EVALUATION):
                 result = evaluate(eval_net, eval_data, world) if eval_data else None
@@ -152,14 +151,18 @@ def main(config: Config) -> None:
             if result and world.is_main_process:
                 bar.write(f"result: {result} ckpt={saved or 'none'}")
 
-    # ---- the end, or a stop before it
-    reporter.finalize(is_saved=checkpointer.is_saved(state))
-    checkpointer.finalize()
-    if state.step < run.total_steps:
-        sys.exit(stop.exit_status)
-    if test_folder and not was_finished:
+    # ---- the test images, once: a finished run that has its report has scored them
+    is_finished, test_result = state.step == run.total_steps, None
+    if test_folder and is_finished and any_over_ranks(reporter.is_due, world):
         test_data = data_source(config, augmentation, world, test_folder, network.backbone, training=False)
-        score_test(config, eval_parameters(network, ema), eval_net, test_data, world)
+        with timing.measure(EVALUATION):
+            test_result = score_test(config, eval_parameters(network, ema), eval_net, test_data, world)
+
+    # ---- the end, or a stop before it
+    reporter.finalize(checkpointer.is_saved(state), test_result)
+    checkpointer.finalize()
+    if not is_finished:
+        sys.exit(stop.exit_status)
 
 
 def load_pretrained(config: Config) -> Checkpoint | None:
@@ -179,23 +182,32 @@ def load_pretrained(config: Config) -> Checkpoint | None:
     return None
 
 
-def data_source(config: Config, augmentation: Augmentation, world: World, folder: ImageFolder, backbone: nn.Cell,
-                training: bool) -> Data:
+def data_source(config: Config, augmentation: Augmentation, world: World, folder: ImageFolder,
+                backbone: MobileNetV2Backbone, training: bool) -> Data:
     """Batches of a folder: of images, or of their features if the backbone is frozen."""
+    normalisation = NORMALISATIONS[config.normalisation]
     if config.freeze_layer == "backbone":
-        features = pooled_features(backbone, folder, config.image_size, config.batch_size, config.num_workers, world)
-        return FeatureData(features, folder.labels, config.batch_size, training=training, seed=config.seed,
-                           rank=world.rank, rank_size=world.rank_size)
-    return ImageData(folder, config.image_size, config.batch_size, training=training, seed=config.seed,
-                     augmentation=augmentation, num_workers=config.num_workers, rank=world.rank,
-                     rank_size=world.rank_size, cache=dataset_cache(config))
+        features = pooled_features(backbone, folder, config.image_size, config.batch_size, config.num_workers, world,
+                                   normalisation)
+        data: Data = FeatureData(features, folder.labels, config.batch_size, training=training, seed=config.seed,
+                                 rank=world.rank, rank_size=world.rank_size)
+    else:
+        is_normalised = not (training and augmentation.gives_pixels(config.platform))
+        data = ImageData(folder, config.image_size, config.batch_size, training=training, seed=config.seed,
+                         augmentation=augmentation, num_workers=config.num_workers, rank=world.rank,
+                         rank_size=world.rank_size, cache=dataset_cache(config),
+                         normalisation=normalisation if is_normalised else None,
+                         epochs=config.epoch_size if training else 1, batches_per_step=config.grad_accum_steps)
+    if training and data.batch_size < config.batch_size:
+        print(f"batch_size is {data.batch_size}, not {config.batch_size}: there are no more training images")
+    return data
 
 
 def load_images(config: Config, world: World) -> tuple[ImageFolder, ImageFolder | None, ImageFolder | None]:
     """The images to train on, to validate on and to test on.
 
     None instead of a folder where there are no such images, or `run_eval` is off. `val_share` holds images out where
-    there are none to validate on. Checks that the classes agree.
+    there are none to validate on. Checks that the classes agree, and tells what there is.
     """
     train_folder = scan_checked(train_source(config.dataset_path), config, world, training=True)
     if config.num_classes not in {0, len(train_folder.classes)}:
@@ -211,12 +223,16 @@ def load_images(config: Config, world: World) -> tuple[ImageFolder, ImageFolder 
     if config.run_eval and config.val_share and not eval_folder:
         print(f"{train_folder.root}: no validation images; {config.val_share:.0%} of each class are held out to "
               f"validate on, chosen by names and seed {config.seed}")
-        train_folder, eval_folder = hold_out(train_folder, config.val_share, config.seed)
+        train_folder, eval_folder = hold_out(train_folder, config.val_share, config.seed, world)
+    print(f"{len(train_folder)} training images of {len(train_folder.classes)} classes in {train_folder.root}; "
+          + (f"{len(eval_folder)} to validate on in {eval_folder.root}" if eval_folder else
+             f"no validation{' (--val_share 0.2 would hold images out)' if config.run_eval else ''}")
+          + (f"; {len(test_folder)} to test on in {test_folder.root}" if test_folder else ""))
     return train_folder, eval_folder, test_folder
 
 
 def score_test(config: Config, parameters: Mapping[str, Parameter], eval_net: nn.Cell, data: Data,
-               world: World) -> None:
+               world: World) -> EvalResult:
     """Score the best weights of the run on the test images; the last ones if no checkpoint has the best.
 
     Args:
@@ -234,6 +250,7 @@ def score_test(config: Config, parameters: Mapping[str, Parameter], eval_net: nn
     result = evaluate(eval_net, data, world)
     if world.is_main_process:
         print(f"test result: {result} of the {BEST if has_best else LAST} weights")
+    return result
 
 
 if __name__ == "__main__":

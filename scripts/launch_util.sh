@@ -8,7 +8,8 @@ PORT_TRIES=5
 LOG_LINES=20                       # of the log of a failed rank that are shown
 
 ENVIRONMENT_HELP='Environment: WORKER_NUM=2 processes on CPU; MASTER_PORT=8118 (default: a free one);
-  ATLAS=A2 allows 3, 5, 6 or 7 cards, or any group of them, in a rank table.
+  ATLAS=A2 allows 3, 5, 6 or 7 cards, or any group of them, in a rank table; ATLAS=A3 also cards 8 to 15.
+  RANK_TABLE_START=legacy starts the processes from the rank table itself, not by msrun on its cards.
   Several machines: run the same command on each, with NODE_NUM=2, NODE_RANK=0 or 1, MASTER_ADDR=the address of
   machine 0 and one MASTER_PORT (default 8118). Each machine contributes as many processes.
 Options of train.py and eval.py (--key value) may follow the arguments.'
@@ -82,7 +83,7 @@ positive_number() {
 check_devices() {
     if [ -z "${1:-}" ] || [ -z "${2:-}" ]; then wrong_usage "DEVICE_NUM and DEVICES are missing"; fi
     positive_number DEVICE_NUM "$1"
-    [ "$1" -le 8 ] || wrong_usage "DEVICE_NUM must be 1 to 8, the cards of one machine, not $1"
+    [ "$1" -le 16 ] || wrong_usage "DEVICE_NUM must be 1 to 16, the cards of one machine, not $1"
     [[ $2 =~ ^(0|[1-9][0-9]?)(,(0|[1-9][0-9]?))*$ ]] || wrong_usage "DEVICES must be card numbers as in 0,1,2,3, not '$2'"
     local devices twice
     IFS=, read -ra devices <<<"$2"
@@ -115,7 +116,8 @@ check_training_arguments() {
     esac
 }
 
-# check_train_command SCRIPT_ARGUMENT...: sets PLATFORM, LOCAL_RANKS, DEVICES, RANK_TABLE and RUN_ARGUMENTS.
+# check_train_command SCRIPT_ARGUMENT...: sets PLATFORM, LOCAL_RANKS, DEVICES, FROM_RANK_TABLE (the rank table, if the
+# processes are to be started from it) and RUN_ARGUMENTS.
 check_train_command() {
     split_arguments "$@"
     set -- "${ARGUMENTS[@]}"
@@ -137,6 +139,12 @@ check_train_command() {
     esac
     check_training_arguments "$@"
     check_machines
+    FROM_RANK_TABLE=''
+    case ${RANK_TABLE_START:-msrun} in
+        msrun) ;;
+        legacy) FROM_RANK_TABLE=$RANK_TABLE ;;
+        *) wrong_usage "RANK_TABLE_START must be msrun or legacy, not '$RANK_TABLE_START'" ;;
+    esac
     check_tools
     if [ -n "$RANK_TABLE" ]; then
         "$PYTHON" "$ROOT/src/distributed/rank_table.py" "$RANK_TABLE" "$DEVICES" "$NODE_RANK" "$NODE_NUM" \
@@ -167,7 +175,7 @@ check_tools() {
     command -v python >/dev/null || [ ! -x "$ROOT/.venv/bin/python" ] || PATH=$ROOT/.venv/bin:$PATH
     PYTHON=$(command -v python || command -v python3) ||
         fail "no python on PATH; activate the environment that has MindSpore, or run bash scripts/quickstart.sh"
-    [ "$RANKS" -eq 1 ] || [ -n "$RANK_TABLE" ] || command -v msrun >/dev/null ||
+    [ "$RANKS" -eq 1 ] || [ -n "$FROM_RANK_TABLE" ] || command -v msrun >/dev/null ||
         fail "no msrun on PATH, which comes with MindSpore; activate the environment that has it"
 }
 
@@ -191,10 +199,14 @@ launch() {
         local threads=$(($(nproc) / LOCAL_RANKS))
         export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
     fi
+    if [ "$PLATFORM" = Ascend ]; then
+        # Seconds that the cards wait for one another when they connect (CANN's default 120) and in a collective (1800).
+        export HCCL_CONNECT_TIMEOUT=${HCCL_CONNECT_TIMEOUT:-3600} HCCL_EXEC_TIMEOUT=${HCCL_EXEC_TIMEOUT:-3600}
+    fi
     local command=("$PYTHON" "$2" "${RUN_ARGUMENTS[@]}")
     if [ "$RANKS" -eq 1 ]; then
         start_alone "${command[@]}"
-    elif [ -n "$RANK_TABLE" ]; then
+    elif [ -n "$FROM_RANK_TABLE" ]; then
         start_from_rank_table "${command[@]}" --distribute True
     else
         start_msrun "$2" "${RUN_ARGUMENTS[@]}" --distribute True
@@ -256,13 +268,14 @@ start_alone() {
     run_rank 0 "$LOG" "${visible[@]}" "$@" 2>/dev/null & # where bash says that a process was ended
 }
 
-# The vendor's start without msrun: https://www.mindspore.cn/tutorials/en/r2.6.0/parallel/rank_table.html
+# The vendor's older start, which makes MindSpore use its deprecated GE backend:
+# https://www.mindspore.cn/tutorials/en/r2.6.0/parallel/rank_table.html
 start_from_rank_table() {
     local devices i rank
     IFS=, read -ra devices <<<"$DEVICES"
     for i in "${!devices[@]}"; do
         rank=$((FIRST_RANK + i))
-        run_rank "$rank" "$RUN_FOLDER/rank$rank/log$rank.log" RANK_TABLE_FILE="$RANK_TABLE" RANK_ID="$rank" \
+        run_rank "$rank" "$RUN_FOLDER/rank$rank/log$rank.log" RANK_TABLE_FILE="$FROM_RANK_TABLE" RANK_ID="$rank" \
             RANK_SIZE="$RANKS" DEVICE_ID="${devices[i]}" "$@" 2>/dev/null &
     done
 }
@@ -275,15 +288,17 @@ start_msrun() {
     else
         machines=(--node_rank="$NODE_RANK")
     fi
-    local visible=()
+    local visible=() bind=()
     [ -z "$DEVICES" ] || visible=("$(visible_variable)=$DEVICES")
+    [ "$PLATFORM" != Ascend ] || bind=(--bind_core=True) # each process to cores near its card
     mkdir -p "$RUN_FOLDER/msrun"
     # rank.py gives each rank its own log and notes how it ended: msrun tells neither which rank failed first, nor how.
     # Workers that come before the scheduler listens try again after this many milliseconds; the default is 15000.
+    # MindSpore would use its deprecated GE backend if it saw a RANK_TABLE_FILE.
     RUN_MARK=$MARK RUN_LOGS=$RUN_FOLDER RUN_ENDED=$STATE/ended \
-        MS_RECEIVE_MSG_TIMEOUT=${MS_RECEIVE_MSG_TIMEOUT:-1000} env "${visible[@]}" \
+        MS_RECEIVE_MSG_TIMEOUT=${MS_RECEIVE_MSG_TIMEOUT:-1000} env -u RANK_TABLE_FILE "${visible[@]}" \
         msrun --worker_num="$RANKS" --local_worker_num="$LOCAL_RANKS" --master_addr="${MASTER_ADDR:-127.0.0.1}" \
-        --master_port="$port" --join=True --log_dir="$RUN_FOLDER/msrun" "${machines[@]}" \
+        --master_port="$port" --join=True --log_dir="$RUN_FOLDER/msrun" "${bind[@]}" "${machines[@]}" \
         "$ROOT/scripts/rank.py" "${MSRUN_COMMAND[@]}" >"$RUN_FOLDER/msrun/msrun.log" 2>&1 </dev/null &
     MSRUN=$!
 }

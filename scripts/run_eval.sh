@@ -11,7 +11,7 @@ set -- "${ARGUMENTS[@]}"
 [ $# -eq 2 ] || wrong_usage "too many arguments: ${*:3}"
 dataset=$(absolute_folder "data set" "$1")
 ckpt=$(checkpoint_or_name "$2")
-DEVICES='' RANK_TABLE='' LOCAL_RANKS=1
+DEVICES='' FROM_RANK_TABLE='' LOCAL_RANKS=1
 [ "$PLATFORM" != CPU ] || LOCAL_RANKS=${WORKER_NUM:-1}
 check_machines
 check_tools

@@ -3,28 +3,32 @@
 A data source has `steps_per_epoch`, and `epoch(n)` gives the batches of epoch n. Everything random in epoch n follows
 from (seed, n), so that a resumed run sees the same batches as a run without a stop.
 """
-import itertools
 import os
 from collections.abc import Iterator
-from typing import Protocol
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 import mindspore.dataset as ds
 import numpy as np
 from mindspore import Tensor
 
-from src.data.cache_server import cached_images
+from src.data.cache_server import cached_images, write_manifest
 from src.data.image_cache import LEAST_SHORTER_SIDE, copies_folder
 from src.data.image_check import check_file
 from src.data.image_folder import ImageFolder
 from src.data.mixing import BatchAugmentation
 from src.data.transforms import IMAGENET, Augmentation, eval_transforms, train_transforms
 from src.errors import UserError, first_line
+from src.normalisation import IMAGENET_PIXELS, Normalisation
 
 MOST_READERS = 4  # threads that read files: they are Python's, of which one runs at a time
+LOOKAHEAD = 2  # batches of an epoch that are still to be trained on when the next epoch is begun
 IGNORE_INDEX = -1  # label of the copies that fill the last evaluation batch
 MIXING_THREADS = 4  # at most: each holds a batch
 
 Batch = tuple[Tensor, Tensor]
+T = TypeVar("T")
 
 
 class Data(Protocol):
@@ -63,63 +67,87 @@ class ImageData:
 
     Training drops the images that do not fill a batch, others in each epoch. Evaluation drops nothing: it fills the
     last batch with copies labelled `IGNORE_INDEX`, so that all batches have one shape and no image counts twice.
-    Without `normalise` it gives pixels of 0 to 255.
+    Without a normalisation it gives pixels of 0 to 255: uint8 in training, where no batch may be mixed then, else
+    float32.
+
+    MindSpore's random operators take their seed when a pipeline is built, so each epoch has a pipeline of its own. The
+    next one begins to work during the last batches of the present one, so that training does not wait for it.
+
+    Args:
+        epochs: of the run. No epoch is begun beforehand after the last one.
+        batches_per_step: batches at the end of an epoch that do not fill a step are not used.
     """
 
     def __init__(self, folder: ImageFolder, image_size: int, batch_size: int, *, training: bool, seed: int = 0,
-                 augmentation: Augmentation = IMAGENET, num_workers: int = 1, rank: int = 0,
-                 rank_size: int = 1, cache: ds.DatasetCache | None = None, normalise: bool = True) -> None:
+                 augmentation: Augmentation = IMAGENET, num_workers: int = 1, rank: int = 0, rank_size: int = 1,
+                 cache: ds.DatasetCache | None = None, normalisation: Normalisation | None = IMAGENET_PIXELS,
+                 epochs: int = 1, batches_per_step: int = 1) -> None:
         self.images, self.batch_size, self.steps_per_epoch = shard(len(folder), batch_size, training, rank, rank_size)
         self.training, self._augmentation = training, augmentation
-        self._transforms = train_transforms(image_size, augmentation) if training \
-            else eval_transforms(image_size, normalise)
+        self._transforms = train_transforms(image_size, augmentation, normalisation) if training \
+            else eval_transforms(image_size, normalisation)
         self._folder, self._workers = folder, usable_workers(num_workers)
-        self._seed, self._rank, self._rank_size, self._cache = seed, rank, rank_size, cache
+        self._seed, self._rank, self._rank_size = seed, rank, rank_size
+        self._cache, self._manifest = cache, write_manifest(folder) if cache else Path()
+        self._epochs = epochs
+        self._lookahead_step = self.steps_per_epoch // batches_per_step * batches_per_step - LOOKAHEAD
+        self._begun: dict[int, Iterator[Batch]] = {}  # by epoch: at most one
 
     def epoch(self, epoch: int = 0, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch: N x 3 x size x size float32 images and N int32 labels.
+        """The batches of an epoch: N x 3 x size x size images and N int32 labels.
 
-        For mixed images N x classes float32 targets replace the labels. Batches before `first_step` are computed and
-        dropped, so that the random operators draw the same numbers afterwards.
+        For mixed images N x classes float32 targets replace the labels. Images before `first_step` are not read, except
+        from the cache server: blank ones of their size let the random operators draw the same numbers.
 
         Raises:
             UserError: an image cannot be read.
         """
-        if self.training:
-            order = training_order(len(self._folder), self._seed, epoch, self._rank, self._rank_size,
-                                   self._augmentation.aug_repeats)
-            order = order[:self.steps_per_epoch * self.batch_size]
-        else:
-            order = np.arange(self._rank, len(self._folder), self._rank_size)
-        if len(order) == 0:
+        if self.images == 0:
             return  # more ranks than images to score
-        # The operators take their seeds from here when the pipeline below is built.
-        ds.config.set_seed(int(np.random.default_rng((self._seed, epoch, self._rank)).integers(1, 2 ** 31)))
-        pipeline = self._pipeline(order, epoch)
+        begun, self._begun = self._begun, {}
         try:
-            batches = pipeline.create_tuple_iterator(num_epochs=1, do_copy=False)
-            for images, labels in itertools.islice(batches, first_step, None):
+            batches = begun[epoch] if epoch in begun and first_step == 0 else self._begin(epoch, first_step)
+            for step, (images, labels) in enumerate(batches, first_step):
+                if step >= self._lookahead_step and epoch + 1 < self._epochs and not self._begun:
+                    self._begun = {epoch + 1: fetch_first(self._begin(epoch + 1))}
                 yield (images, labels) if labels.shape[0] == self.batch_size else self._pad(images, labels)
         except RuntimeError as error:
-            raise UserError(self._message(error, order)) from error
+            raise UserError(self._message(error, self._order(epoch))) from error
 
-    def _encoded(self, order: np.ndarray) -> ds.Dataset:
-        """The images as encoded bytes, with their labels, in the given order."""
-        if self._cache:
-            return cached_images(self._folder, order, self._workers, self._cache)
-        return ds.GeneratorDataset(_EncodedImages(self._folder), ["image", "label"],
-                                   sampler=ds.SubsetSampler(order.tolist()),
-                                   num_parallel_workers=max(1, min(MOST_READERS, self._workers // 2)),
-                                   python_multiprocessing=False)
+    def _order(self, epoch: int) -> np.ndarray:
+        """Positions of this rank's images in an epoch, without those that fill no batch in training."""
+        if not self.training:
+            return np.arange(self._rank, len(self._folder), self._rank_size)
+        order = training_order(len(self._folder), self._seed, epoch, self._rank, self._rank_size,
+                               self._augmentation.aug_repeats)
+        return order[:self.steps_per_epoch * self.batch_size]
 
-    def _pipeline(self, order: np.ndarray, epoch: int) -> ds.Dataset:
-        pipeline = self._encoded(order)
+    def _begin(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch as MindSpore makes them."""
+        # The operators take their seeds from here when the iterator below is made.
+        ds.config.set_seed(int(np.random.default_rng((self._seed, epoch, self._rank)).integers(1, 2 ** 31)))
+        return self._pipeline(epoch, first_step).create_tuple_iterator(num_epochs=1, do_copy=False)
+
+    def _pipeline(self, epoch: int, first_step: int) -> ds.Dataset:
+        skipped = first_step * self.batch_size
+        pipeline = self._encoded(self._order(epoch), skipped)
         pipeline = pipeline.map(self._transforms, "image", num_parallel_workers=self._workers)
+        if skipped:
+            pipeline = pipeline.skip(skipped)
         if self.training and self._augmentation.changes_batches:
-            change = BatchAugmentation(self._augmentation, len(self._folder.classes), self._seed, epoch, self._rank)
+            change = BatchAugmentation(self._augmentation, len(self._folder.classes), self._seed, epoch, self._rank,
+                                       first_step)
             return pipeline.batch(self.batch_size, num_parallel_workers=min(self._workers, MIXING_THREADS),
                                   per_batch_map=change)
         return pipeline.batch(self.batch_size, num_parallel_workers=1)
+
+    def _encoded(self, order: np.ndarray, skipped: int) -> ds.Dataset:
+        """The images as encoded bytes, with their labels, in the given order; blank ones for the first `skipped`."""
+        if self._cache:
+            return cached_images(self._manifest, self._folder.classes, order, self._workers, self._cache)
+        return ds.GeneratorDataset(_EncodedImages(self._folder, order, skipped), ["image", "label"], shuffle=False,
+                                   num_parallel_workers=max(1, min(MOST_READERS, self._workers // 2)),
+                                   python_multiprocessing=False)
 
     def _message(self, error: RuntimeError, order: np.ndarray) -> str:
         """What went wrong: the first image of the epoch that cannot be read, else MindSpore's own message."""
@@ -137,17 +165,31 @@ class ImageData:
                 Tensor(np.pad(labels.asnumpy(), (0, missing), constant_values=IGNORE_INDEX)))
 
 
-class _EncodedImages:
-    """The encoded bytes and the label of each image of a folder, for MindSpore to index."""
+def fetch_first(items: Iterator[T]) -> Iterator[T]:
+    """The same items, of which a thread fetches the first one now. MindSpore begins to work when one is asked for."""
+    pool = ThreadPoolExecutor(1)
+    first = pool.submit(next, items)
+    pool.shutdown(wait=False)
 
-    def __init__(self, folder: ImageFolder) -> None:
-        self._folder = folder
+    def fetched() -> Iterator[T]:
+        yield first.result()
+        yield from items
+    return fetched()
+
+
+class _EncodedImages:
+    """The encoded bytes and the label of each image in an order, for MindSpore to index; blank ones at first."""
+
+    def __init__(self, folder: ImageFolder, order: np.ndarray, skipped: int) -> None:
+        self._folder, self._order, self._skipped = folder, order, skipped
 
     def __len__(self) -> int:
-        return len(self._folder)
+        return len(self._order)
 
-    def __getitem__(self, position: int) -> tuple[np.ndarray, np.ndarray]:
-        return self._folder.encoded(position), self._folder.labels[position]
+    def __getitem__(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        position = self._order[row]
+        image = self._folder.blank(position) if row < self._skipped else self._folder.encoded(position)
+        return image, self._folder.labels[position]
 
 
 class FeatureData:

@@ -1,13 +1,12 @@
 """Evaluates a network on a data source: every image exactly once, on any number of ranks."""
-
 import numpy as np
 from mindspore import nn
 from tqdm import tqdm
 
 from src.dataset import IGNORE_INDEX, Data
-from src.distributed.collectives import all_gather, all_reduce, sum_counts
+from src.distributed.collectives import all_gather
 from src.distributed.world import World
-from src.metrics import JUDGED, MISTAKE, MISTAKE_COLUMNS, MOST_MISTAKES, EvalResult, count, judge, most_confident
+from src.metrics import JUDGED, EvalResult, judge
 
 
 def evaluate(network: nn.Cell, data: Data, world: World) -> EvalResult:
@@ -28,31 +27,21 @@ def evaluate(network: nn.Cell, data: Data, world: World) -> EvalResult:
     images = np.concatenate(judged)
     if len(images) != data.images:
         raise AssertionError(f"{len(images)} images were scored of {data.images}")
-    # A rank has every `rank_size`-th image of the folder.
-    positions = world.rank + world.rank_size * np.arange(len(images))
-    return _sum_results(count(images, classes, positions), world)
+    return _gather(images, classes, world)
 
 
-def _sum_results(result: EvalResult, world: World) -> EvalResult:
-    """One result from the results of all ranks. Some ranks may have had no images."""
+def _gather(judged: np.ndarray, classes: int, world: World) -> EvalResult:
+    """One result from what all ranks judged. Some ranks may have had no images."""
     if world.rank_size == 1:
-        return result
-    own = (result.correct1, result.correct5, result.images, len(result.confusion), result.images > 0)
-    correct1, correct5, images, classes, scorers = sum_counts(np.array(own, np.int64), world)
-    confusion = result.confusion if result.images else np.zeros((classes // scorers,) * 2, np.int64)
-    loss = all_reduce(np.array([result.loss * result.images]), world)[0]
-    return EvalResult(int(correct1), int(correct5), int(images), float(loss / images), sum_counts(confusion, world),
-                 _gather_mistakes(result.mistakes, world))
-
-
-def _gather_mistakes(mistakes: np.ndarray, world: World) -> np.ndarray:
-    """The most confident mistakes of all ranks. They go as float32, which is exact for positions up to 2^24."""
-    rows = np.zeros((MOST_MISTAKES, len(MISTAKE_COLUMNS)), np.float32)  # probability 0 marks an empty row
-    for column, name in enumerate(MISTAKE_COLUMNS):
-        rows[:len(mistakes), column] = mistakes[name]
-    rows = all_gather(rows.ravel(), world).reshape(-1, len(MISTAKE_COLUMNS))
-    rows = rows[rows[:, -1] > 0]
-    gathered = np.empty(len(rows), MISTAKE)
-    for column, name in enumerate(MISTAKE_COLUMNS):
-        gathered[name] = rows[:, column]
-    return most_confident(gathered)
+        return EvalResult(judged, classes)
+    counts = all_gather(np.array([len(judged), classes]), world).astype(int)
+    columns = JUDGED.names or ()
+    rows = np.zeros((counts[:, 0].max(), len(columns)), np.float32)  # exact for classes up to 2^24
+    for column, name in enumerate(columns):
+        rows[:len(judged), column] = judged[name]
+    gathered = all_gather(rows.ravel(), world).reshape(world.rank_size, *rows.shape)
+    every = np.empty(counts[:, 0].sum(), JUDGED)
+    for rank, count in enumerate(counts[:, 0]):  # a rank has every `rank_size`-th image of the folder
+        for column, name in enumerate(columns):
+            every[name][rank::world.rank_size] = gathered[rank, :count, column]
+    return EvalResult(every, counts[:, 1].max())

@@ -117,6 +117,15 @@ def read_names(path: Path) -> list[str]:
     return [os.fsdecode(line.removesuffix(b"\r")) for line in content.split(b"\n")]
 
 
+def size_and_time(path: str) -> tuple[int, int]:
+    """Size in bytes and time of the last change in ns of a file; if it cannot be asked, -1 and the error's number."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - a path object takes longer, and there may be a million files
+    except OSError as error:
+        return -1, error.errno or 0
+    return status.st_size, status.st_mtime_ns
+
+
 def check_space(folder: Path, sizes: Iterable[int], what: str, advice: str = "choose a disk with more room") -> None:
     """Check that files of these sizes, in bytes, have room in a folder. The folder need not exist yet.
 

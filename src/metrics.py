@@ -1,27 +1,45 @@
 """Metrics of logits and labels: accuracy, loss, the confusion matrix, mistakes. It needs numpy alone."""
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-MOST_MISTAKES = 24  # mistakes that a result keeps: those with the highest probability of the wrong class
+MOST_MISTAKES = 24  # mistakes that a result shows: those with the highest probability of the wrong class
 # What is kept of each image. The logits are not: on ImageNet they are a thousand numbers.
 JUDGED = np.dtype([("label", np.int32), ("predicted", np.int32), ("probability", np.float32), ("loss", np.float32),
                    ("right1", np.bool_), ("right5", np.bool_)])
 # A misclassified image: its position in the folder, its class, the predicted class and its probability.
 MISTAKE = np.dtype([("position", np.int64), ("label", np.int32), ("predicted", np.int32), ("probability", np.float32)])
-MISTAKE_COLUMNS = ("position", "label", "predicted", "probability")
+Z_95 = 1.959963984540054  # a normal variable is within so many deviations with a probability of 95 %
 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """The result of an evaluation. `confusion[i, j]` counts the images of class i that were predicted as class j."""
+    """The result of an evaluation.
 
-    correct1: int
-    correct5: int
-    images: int
-    loss: float  # mean cross entropy
-    confusion: np.ndarray
-    mistakes: np.ndarray = field(default_factory=lambda: np.empty(0, MISTAKE))  # most confident first
+    Args:
+        judged: N `JUDGED`, one for each image in the order of the folder.
+        classes: C, which the network tells apart.
+    """
+
+    judged: np.ndarray
+    classes: int
+
+    @property
+    def images(self) -> int:
+        """N."""
+        return len(self.judged)
+
+    @property
+    def correct1(self) -> int:
+        """The images whose class has the largest logit."""
+        return int(self.judged["right1"].sum())
+
+    @property
+    def correct5(self) -> int:
+        """The images whose class is among the five largest logits."""
+        return int(self.judged["right5"].sum())
 
     @property
     def top1(self) -> float:
@@ -33,8 +51,46 @@ class EvalResult:
         """Share of the images whose class is among the five largest logits."""
         return self.correct5 / self.images
 
+    @property
+    def loss(self) -> float:
+        """Mean cross entropy."""
+        return float(self.judged["loss"].mean(dtype=np.float64))
+
+    @cached_property
+    def confusion(self) -> np.ndarray:
+        """C x C int64: `confusion[i, j]` counts the images of class i that were predicted as class j."""
+        confusion = np.zeros((self.classes, self.classes), np.int64)
+        np.add.at(confusion, (self.judged["label"], self.judged["predicted"]), 1)
+        return confusion
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """The mean of the recalls of all classes that have images: every class counts the same, however rare."""
+        return float(class_scores(self.confusion)[self.confusion.any(axis=1), RECALL].mean())
+
+    @property
+    def macro_f1(self) -> float:
+        """The mean of the F1 of all classes that have images or predictions."""
+        seen = self.confusion.any(axis=0) | self.confusion.any(axis=1)
+        return float(class_scores(self.confusion)[seen, F1].mean())
+
+    @property
+    def mistakes(self) -> np.ndarray:
+        """The `MISTAKE`s with the highest probability of the wrong class, highest first; without those of NaN."""
+        judged = self.judged
+        wrong = np.flatnonzero((judged["label"] != judged["predicted"]) & np.isfinite(judged["probability"]))
+        chosen = wrong[np.argsort(-judged["probability"][wrong], kind="stable")][:MOST_MISTAKES]
+        mistakes = np.empty(len(chosen), MISTAKE)
+        mistakes["position"] = chosen
+        for name in ("label", "predicted", "probability"):
+            mistakes[name] = judged[name][chosen]
+        return mistakes
+
     def __str__(self) -> str:
-        return str({"acc": self.top1, "top5": self.top5, "images": self.images})
+        low, high = wilson_interval(self.correct1, self.images)
+        return str({"acc": self.top1, "top5": self.top5, "images": self.images,
+                    "acc_95": (round(low, 4), round(high, 4)), "balanced_acc": round(self.balanced_accuracy, 6),
+                    "macro_f1": round(self.macro_f1, 6)})
 
 
 def top5(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -59,26 +115,26 @@ def judge(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return judged
 
 
-def count(judged: np.ndarray, classes: int, positions: np.ndarray) -> EvalResult:
-    """Count N `JUDGED` images at these positions of their folder."""
-    confusion = np.zeros((classes, classes), np.int64)
-    np.add.at(confusion, (judged["label"], judged["predicted"]), 1)
-    wrong = judged["label"] != judged["predicted"]
-    mistakes = np.empty(int(wrong.sum()), MISTAKE)
-    mistakes["position"] = positions[wrong]
-    for name in ("label", "predicted", "probability"):
-        mistakes[name] = judged[name][wrong]
-    return EvalResult(
-        correct1=int(judged["right1"].sum()),
-        correct5=int(judged["right5"].sum()),
-        images=len(judged),
-        loss=float(judged["loss"].mean()) if len(judged) else 0.0,
-        confusion=confusion,
-        mistakes=most_confident(mistakes),
-    )
+PRECISION, RECALL, F1 = range(3)  # columns of `class_scores`
 
 
-def most_confident(mistakes: np.ndarray) -> np.ndarray:
-    """The mistakes with the highest probability of the wrong class, highest first; without those of NaN."""
-    finite = mistakes[np.isfinite(mistakes["probability"])]
-    return finite[np.lexsort((finite["position"], -finite["probability"]))][:MOST_MISTAKES]
+def class_scores(confusion: np.ndarray) -> np.ndarray:
+    """C x 3: precision, recall and F1 of each class; 0 for a division by 0."""
+    right = np.diag(confusion).astype(float)
+    predicted, support = confusion.sum(axis=0), confusion.sum(axis=1)
+    scores = right / np.maximum(1, predicted), right / np.maximum(1, support), \
+        2 * right / np.maximum(1, predicted + support)
+    return np.stack(scores, axis=1)
+
+
+def wilson_interval(right: int, images: int) -> tuple[float, float]:
+    """The 95 % interval of a share, of which `right` of `images` tell: Wilson's score interval.
+
+    Brown, Cai, DasGupta, "Interval Estimation for a Binomial Proportion", equation 4,
+    https://doi.org/10.1214/ss/1009213286. Unlike the usual one it is right for few images and near 0 and 1, too.
+    """
+    square = Z_95 ** 2
+    share = right / images
+    centre = (share + square / (2 * images)) / (1 + square / images)
+    half = Z_95 / (1 + square / images) * math.sqrt(share * (1 - share) / images + square / (4 * images ** 2))
+    return max(0.0, centre - half), min(1.0, centre + half)

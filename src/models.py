@@ -15,10 +15,15 @@ HASH_MULTIPLIERS = (0x7FEB352D, 0x846CA68B - 2 ** 32)  # of "lowbias32", a 32-bi
 LOW_BITS = 0xFFFFFF  # 24 bits: what a float32 holds exactly
 
 
+def plain_network(config: Config, num_classes: int) -> MobileNetV2:
+    """The network of a configuration in stock cells, for any platform and for export."""
+    return MobileNetV2(num_classes, config.width_mult, config.dropout, config.padding, config.bn_eps)
+
+
 def define_net(config: Config, num_classes: int, rank: int = 0) -> MobileNetV2:
     """The network of a configuration, with new weights drawn from its seed, accelerated for its platform."""
     ms.set_seed(config.seed)
-    network = MobileNetV2(num_classes, config.width_mult, config.dropout)
+    network = plain_network(config, num_classes)
     if config.platform == "CPU" and config.dropout > 0:
         network.head.dropout = ResumableDropout(config.dropout, seed=config.seed * 1009 + rank)
     if message := _prepare(network, config):
@@ -33,7 +38,7 @@ def define_ema(config: Config, network: MobileNetV2) -> MobileNetV2 | None:
     """
     if config.ema_decay == 0:
         return None
-    ema = MobileNetV2(network.head.classifier.out_channels, config.width_mult, config.dropout)
+    ema = plain_network(config, network.head.classifier.out_channels)
     values = network.parameters_dict()
     for parameter in ema.get_parameters():
         parameter.set_data(values[parameter.name].value())

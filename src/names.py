@@ -12,6 +12,7 @@ import codecs
 import os
 import re
 import sys
+import unicodedata
 
 ESCAPED = "escaped"  # for `errors=` of open() and the like: characters that the encoding lacks are escaped as above
 
@@ -30,6 +31,11 @@ def escape_name(name: str | os.PathLike[str]) -> str:
 def unescape_name(text: str) -> str:
     """The name that `escape_name` made a text of."""
     return os.fsdecode(_ESCAPE.sub(lambda escape: bytes.fromhex(escape[1].decode()), _bytes(text)))
+
+
+def composed(name: str) -> str:
+    """A class's name in Unicode's form NFC. Some file systems store names in NFD, where an accent is a character."""
+    return unicodedata.normalize("NFC", name)
 
 
 def escape_line(text: str) -> str:

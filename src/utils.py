@@ -2,7 +2,6 @@
 
 Loading is strict: parameters that do not fit are an error that lists them. With `filter_head` the head may differ.
 """
-import unicodedata
 from collections.abc import Mapping
 
 from mindspore import Tensor, nn, ops
@@ -11,6 +10,7 @@ from src.checkpoint.file import Checkpoint
 from src.checkpoint.mismatch import LISTED, Mismatch
 from src.errors import UserError, list_some
 from src.models import EMA_PREFIX
+from src.names import composed
 
 HEAD_PREFIX = "head."
 
@@ -67,10 +67,10 @@ def check_classes(trained: tuple[str, ...] | None, folder: tuple[str, ...], wher
 
     Names are compared in Unicode's form NFC, which those of a folder have; earlier versions kept others.
     """
-    if trained is not None:
-        trained = tuple(unicodedata.normalize("NFC", name) for name in trained)
-    if trained is not None and trained != folder:
-        differences = [f"{kind} {list_some(sorted(names), LISTED)}" for kind, names in (
-            ("the folder lacks", set(trained) - set(folder)), ("the model does not know", set(folder) - set(trained)))
-            if names]
-        raise UserError(f"{where}: its classes are not the model's: {'; '.join(differences)}")
+    if trained is None or tuple(map(composed, trained)) == folder:
+        return
+    known = set(map(composed, trained))
+    differences = [f"{kind} {list_some(sorted(names), LISTED)}" for kind, names in (
+        ("the folder lacks", known - set(folder)), ("the model does not know", set(folder) - known)) if names]
+    raise UserError(f"{where}: its classes are not the model's: "
+                    + ("; ".join(differences) or "they are in another order; train the model anew"))

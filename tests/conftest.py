@@ -76,14 +76,15 @@ def interruptible() -> None:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A cache folder of this test run alone, for all its workers and the processes that tests start.
 
-    Only zig's own part is the user's: its C++ library takes a minute to compile, and depends on zig alone. The kernels
-    that zig builds are in this run's folder.
+    Only two parts are the user's, which are large and depend on what is installed alone: zig's C++ library, and the
+    converters for export. The kernels that zig builds are in this run's folder.
     """
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
     folder.mkdir(exist_ok=True)
-    with contextlib.suppress(FileExistsError):  # another worker was first
-        (folder / "zig").symlink_to(cache_folder("zig").absolute())
+    for part in ("zig", "converters"):
+        with contextlib.suppress(FileExistsError):  # another worker was first
+            (folder / part).symlink_to(cache_folder(part).absolute())
     os.environ["MOBILENETV2_CACHE"] = str(folder)
     yield folder
     del os.environ["MOBILENETV2_CACHE"]

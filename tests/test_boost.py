@@ -84,6 +84,6 @@ def test_what_it_cannot_start_from_or_run_on_is_told(folder: Path, tmp_path: Pat
     with pytest.raises(UserError, match="needs the batch norms that boost_mode O1 leaves out"):
         train.load_pretrained(config_for("--pretrain_ckpt", tmp_path / "plain.ckpt", *PROFILE))
     with pytest.raises(UserError, match="boost_mode O1 and amp_level O2"):
-        setup_device(get_config(["--platform", "Ascend", "--boost_mode", "O1"]))
+        setup_device(get_config(["--platform", "Ascend", "--recipe", "best", "--boost_mode", "O1"]))
     with pytest.raises(UserError, match="boost_mode O1 and cpu_kernels on"):
         setup_device(config_for("--cpu_kernels", "on", *PROFILE))

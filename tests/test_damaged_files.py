@@ -221,7 +221,7 @@ def best_evaluation() -> Kind:
     best = BestEvaluation("run", 1, 0.5, np.eye(2, dtype=np.int64), np.zeros(2, MISTAKE), ("a/0.jpg", "b"))
 
     def read(path: Path) -> None:
-        if found := BestEvaluation.load(path, "run", [row], 2):
+        if found := BestEvaluation.load(path, "run", [row], 2, "top1"):
             evaluated = Evaluated("a test", "ab", found.confusion, found.mistakes, path.parent, found.files)
             write_report(Report("", "", {}, {}, {}, "", {}, evaluated=evaluated), path.with_suffix(".html"))
 

@@ -1,4 +1,8 @@
 """Batches: every image once in evaluation, and an order that follows from seed and epoch alone."""
+import dataclasses
+import itertools
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import mindspore.dataset as ds
@@ -124,6 +128,72 @@ def test_every_rank_makes_the_same_number_of_steps(photos: Path) -> None:
     shards = [ImageData(folder, 32, 3, training=True, rank=rank, rank_size=2) for rank in range(2)]
     assert [shard.steps_per_epoch for shard in shards] == [3, 3]
     assert [len(batches(shard)) for shard in shards] == [3, 3]
+
+
+# ---- one epoch after the other
+
+@dataclass(frozen=True)
+class WatchedFolder(ImageFolder):
+    """An image folder that notes which images are read."""
+
+    reads: list[int] = field(default_factory=list)
+
+    def encoded(self, position: int) -> np.ndarray:
+        self.reads.append(position)
+        return super().encoded(position)
+
+
+@pytest.fixture
+def watched(photos: Path) -> WatchedFolder:
+    folder = ImageFolder.scan(photos / "train")
+    return WatchedFolder(**{part.name: getattr(folder, part.name) for part in dataclasses.fields(folder)})
+
+
+@pytest.mark.parametrize("batches_per_step", [1, 2, 5])
+def test_the_next_epoch_is_begun_before_this_one_ends_and_has_the_same_bits(watched: WatchedFolder,
+                                                                            batches_per_step: int) -> None:
+    data = ImageData(watched, 32, 4, training=True, seed=3, num_workers=2, epochs=3, batches_per_step=batches_per_step)
+    used = 5 // batches_per_step * batches_per_step
+    expected = [batches(ImageData(ImageFolder.scan(watched.root), 32, 4, training=True, seed=3, num_workers=2), epoch)
+                for epoch in range(3)]
+    for epoch in range(3):
+        present = data.epoch(epoch)  # held, as by the loop of a training
+        for (images, labels), (wanted_images, wanted_labels) in zip(itertools.islice(present, used),
+                                                                    expected[epoch], strict=False):
+            np.testing.assert_array_equal(images.asnumpy(), wanted_images)
+            assert labels.asnumpy().tolist() == wanted_labels.tolist()
+        while epoch < 2 and len(watched.reads) <= 20 * (epoch + 1):
+            time.sleep(0.01)  # until an image of the next epoch is read, which nobody has asked for
+    assert len(watched.reads) == 60  # no epoch after the last one is begun
+
+
+def test_an_epoch_that_was_begun_is_dropped_if_another_is_wanted(photos: Path) -> None:
+    data = ImageData(ImageFolder.scan(photos / "train"), 32, 4, training=True, seed=3, epochs=9)
+    whole = batches(data)
+    for epoch, first_step in ((0, 2), (1, 1), (0, 0)):
+        found = [images.asnumpy() for images, _ in data.epoch(epoch, first_step)]
+        expected = whole if epoch == 0 else batches(ImageData(ImageFolder.scan(photos / "train"), 32, 4, training=True,
+                                                              seed=3), 1)
+        np.testing.assert_array_equal(found, [images for images, _ in expected[first_step:]])
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png"])
+def test_a_resumed_epoch_is_the_same_without_reading_what_is_skipped(ending: str, images: Images) -> None:
+    root = images({"cat": 5, "dog": 7}, ending=ending)
+    folder = ImageFolder.scan(root)
+    data = ImageData(folder, 32, 3, training=True, seed=1, num_workers=2)
+    whole = batches(data, 4)
+    for position in training_order(12, 1, 4)[:6]:
+        path = root / folder.files[position]
+        content = path.read_bytes()
+        path.write_bytes(content[:content.index({".jpg": b"\xff\xda", ".png": b"IDAT"}[ending]) + 20])
+    rest = [(found.asnumpy(), labels.asnumpy()) for found, labels in data.epoch(4, first_step=2)]
+    assert len(rest) == 2
+    for (found, labels), (expected, expected_labels) in zip(rest, whole[2:], strict=True):
+        np.testing.assert_array_equal(found, expected)
+        assert labels.tolist() == expected_labels.tolist()
+    with pytest.raises(UserError):
+        batches(data, 4)
 
 
 # ---- what goes wrong

@@ -1,5 +1,6 @@
 """eval.py: the score of a checkpoint, every image once, on the classes that it was trained on."""
 import ast
+import csv
 import json
 import re
 import sys
@@ -14,11 +15,13 @@ from PIL import Image
 import eval as evaluation
 from src.checkpoint.file import write_checkpoint
 from src.checkpoint.record import CheckpointMetadata
+from src.data.image_folder import ImageFolder
 from src.errors import UserError
 from src.models import define_net
 from src.utils import network_parameters
 
-RESULT_LINE = re.compile(r"^result: (\{'acc': [\d.]+, 'top5': [\d.]+, 'images': \d+\}) ckpt=(.+)$", re.MULTILINE)
+RESULT_LINE = re.compile(r"^result: (\{'acc': [\d.]+, 'top5': [\d.]+, 'images': \d+, [^}]*\}) ckpt=(.+)$",
+                         re.MULTILINE)
 CLASSES = ["blue", "green", "red"]
 
 
@@ -73,6 +76,24 @@ def test_as_a_command_with_a_confusion_matrix(checkpoint: Path, photos: Path, tm
         assert image.format == "PNG"
     call_main("--dataset_path", photos / "val", "--pretrain_ckpt", checkpoint)  # stock cells, the folder itself
     assert result(capsys.readouterr().out) == result(run.stdout)
+
+
+def test_metrics_and_every_image_are_written(checkpoint: Path, photos: Path, tmp_path: Path,
+                                             capsys: pytest.CaptureFixture) -> None:
+    call_main("--dataset_path", photos, "--pretrain_ckpt", checkpoint, "--predictions", tmp_path)
+    told = result(capsys.readouterr().out)
+    found = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert (found["top1"], found["images"]) == (told["acc"], told["images"])
+    assert found["balanced_accuracy"] == pytest.approx(told["balanced_acc"], abs=1e-6)
+    assert [round(end, 4) for end in found["top1_95"]] == [*told["acc_95"]]
+    assert [row["class"] for row in found["classes"]] == ["blue", "green", "red"]
+    assert sum(row["images"] for row in found["classes"]) == np.sum(found["confusion"]) == 9
+    with (tmp_path / "scored.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == list(ImageFolder.scan(photos / "val").files)
+    assert sum(int(row["right"]) for row in rows) == round(9 * found["top1"])
+    assert all((row["class"] == row["predicted"]) == (row["right"] == "1") for row in rows)
+    assert np.mean([float(row["loss"]) for row in rows]) == pytest.approx(found["loss"], abs=1e-5)
 
 
 def test_size_and_width_are_the_checkpoints_unless_chosen(checkpoint: Path, photos: Path,

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from src.metrics import MISTAKE, MOST_MISTAKES, EvalResult, count, judge
+from src.metrics import JUDGED, MISTAKE, MOST_MISTAKES, EvalResult, judge, wilson_interval
 
 LOGITS = st.integers(1, 20).flatmap(lambda n: st.integers(1, 8).flatmap(lambda classes: st.tuples(
     arrays(np.float32, (n, classes), elements=st.sampled_from([-2.0, 0.0, 0.5, 3.0])),
@@ -27,7 +28,7 @@ def naive(logits: np.ndarray, labels: np.ndarray) -> tuple[int, int, float, np.n
 
 
 def score_of(logits: np.ndarray, labels: np.ndarray) -> EvalResult:
-    return count(judge(logits, labels), logits.shape[1], np.arange(len(labels)))
+    return EvalResult(judge(logits, labels), logits.shape[1])
 
 
 @given(LOGITS)
@@ -64,6 +65,35 @@ def test_the_surest_mistakes_are_remembered() -> None:
     np.testing.assert_allclose(mistakes["probability"], probabilities[mistakes["position"]].max(axis=1), rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+@given(LOGITS)
+def test_classes_that_count_the_same_are_scikit_learns(case: tuple[np.ndarray, np.ndarray]) -> None:
+    logits, labels = case
+    result, predicted = score_of(logits, labels), logits.argmax(axis=1)
+    assert result.balanced_accuracy == pytest.approx(balanced_accuracy_score(labels, predicted))
+    assert result.macro_f1 == pytest.approx(f1_score(labels, predicted, average="macro", zero_division=0))
+
+
+@pytest.mark.parametrize(("right", "images", "interval"), [
+    (81, 263, (0.2553, 0.3662)), (15, 148, (0.0624, 0.1605)), (0, 20, (0.0, 0.1611)), (1, 29, (0.0061, 0.1718)),
+])
+def test_the_interval_is_wilsons(right: int, images: int, interval: tuple[float, float]) -> None:
+    """Newcombe, "Two-sided confidence intervals for the single proportion", 1998, table I."""
+    assert wilson_interval(right, images) == pytest.approx(interval, abs=5e-5)
+
+
+@pytest.mark.parametrize(("images", "share"), [(20, 0.9), (100, 0.5), (400, 0.84), (1000, 0.97)])
+def test_the_interval_covers_the_truth_in_95_of_100_cases(images: int, share: float) -> None:
+    """The share of 1000 drawn sets whose interval holds the true share; that share itself spreads by 0.7 points."""
+    drawn = np.random.default_rng(5).binomial(images, share, 1000)
+    covered = np.mean([low <= share <= high for low, high in (wilson_interval(right, images) for right in drawn)])
+    assert 0.93 <= covered <= 0.97
+
+
 def test_a_result_is_printed_in_the_published_form() -> None:
-    result = EvalResult(35988, 45000, 50000, 1.0, np.zeros((2, 2)))
-    assert str(result) == "{'acc': 0.71976, 'top5': 0.9, 'images': 50000}"
+    judged = np.zeros(50000, JUDGED)
+    judged["right1"][:35988], judged["right5"][:45000] = True, True
+    judged["predicted"][35988:] = 1
+    assert str(EvalResult(judged, 2)) == (
+        "{'acc': 0.71976, 'top5': 0.9, 'images': 50000, 'acc_95': (0.7158, 0.7237), 'balanced_acc': 0.71976, "
+        "'macro_f1': 0.418524}")

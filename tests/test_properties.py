@@ -19,7 +19,7 @@ from src.checkpoint.names import metadata_path
 from src.checkpoint.record import CheckpointMetadata, write_metadata
 from src.checkpoint.retention import CheckpointFolder, Retention
 from src.checkpoint.torch_file import read_torch_file
-from src.deployment.description import Description, description_path, read_description
+from src.deployment.description import Description, description_path, read_description, unpack_metadata
 from src.deployment.model_file import ModelFile
 from src.deployment.runtime import ExportedNetwork
 from src.distributed.rank_table import RankTableError, check_rank_table
@@ -91,6 +91,13 @@ def test_any_value_of_any_key_is_taken_or_refused_in_one_line(values: dict[str, 
 def test_any_command_line_is_read_or_refused_in_one_line(arguments: list[str]) -> None:
     if not {"-h", "--help"} & set(arguments):
         one_line(lambda: get_config(arguments))
+
+
+@QUICK
+@given(st.dictionaries(st.sampled_from(("classes", "centre_crop", "normalise", "output")),
+                       st.text() | JSON.map(json.dumps)))
+def test_any_metadata_of_an_onnx_file(texts: dict[str, str]) -> None:
+    one_line(lambda: unpack_metadata(texts, "m.onnx"))
 
 
 @QUICK
@@ -263,6 +270,7 @@ class ThreeZeros:
 
     image_size: int | None = 32
     batch_size, best_batch_size = 0, 4
+    description = Description()
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         return np.zeros((len(images), 3), np.float32)

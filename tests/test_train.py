@@ -22,7 +22,7 @@ from src.errors import UserError
 from src.utils import HEAD_PREFIX
 
 SMALL = ("--platform", "CPU", "--image_size", "32", "--width_mult", "0.35", "--batch_size", "4", "--log_steps", "2")
-RESULT_LINE = re.compile(r"result: (\{'acc': [\d.]+, 'top5': [\d.]+, 'images': \d+\}) ckpt=(\S+\.ckpt)")
+RESULT_LINE = re.compile(r"result: (\{'acc': [\d.]+, 'top5': [\d.]+, 'images': \d+, [^}]*\}) ckpt=(\S+\.ckpt)")
 
 def call_main(*argv: object) -> None:
     """train.py's main in this process, as a command line would call it; on stock cells."""
@@ -106,7 +106,7 @@ def test_the_table_of_curves_has_the_losses_of_the_log(scratch: tuple[Path, subp
     means = re.findall(r"avg loss: +?([\d.]+)", run.stdout)
     for row, mean in zip(rows, means, strict=True):
         assert float(row["loss"]) == pytest.approx(float(mean), abs=6e-4)
-    assert set(rows[0]) == {"epoch", "loss", "lr", "val_loss", "top1", "top5"}
+    assert set(rows[0]) == {"epoch", "loss", "lr", "val_loss", "top1", "top5", "balanced_accuracy", "macro_f1"}
     with Image.open(folder / "curves.png") as image:
         assert image.format == "PNG"
         image.load()
@@ -220,11 +220,21 @@ def test_held_out_images_and_a_test_at_the_end(images: Images, tmp_path: Path, s
     out = capsys.readouterr().out
     assert "20% of each class are held out" in out
     assert "9 training images of 2 classes" in out
-    assert len(re.findall(r"^result: \{.*'images': 2\} ckpt=", out, re.MULTILINE)) == 2
-    assert len(re.findall(r"^test result: \{.*'images': 3\} of the best weights$", out, re.MULTILINE)) == 1
+    assert len(re.findall(r"^result: \{.*'images': 2, .*\} ckpt=", out, re.MULTILINE)) == 2
+    assert len(re.findall(r"^test result: \{.*'images': 3, .*\} of the best weights$", out, re.MULTILINE)) == 1
     shutil.copytree(tmp_path / "out", tmp_path / "again")
     call_main(*arguments[:-1], tmp_path / "again")
     assert "test result" not in capsys.readouterr().out  # it was scored when the run ended
+    shutil.copytree(tmp_path / "out", tmp_path / "killed")
+    (tmp_path / "killed" / "report.html").unlink()  # as if the run had been killed before it was written
+    call_main(*arguments[:-1], tmp_path / "killed")
+    again = re.findall(r"^test result: .*", capsys.readouterr().out, re.MULTILINE)
+    assert again == re.findall(r"^test result: .*", out, re.MULTILINE)
+    top1 = float(re.findall(r"'acc': ([\d.]+)", again[0])[0])
+    for folder in "out", "killed":
+        page = (tmp_path / folder / "report.html").read_text(encoding="utf-8")
+        assert f"<dt>top-1, test</dt><dd>{top1:.2%}</dd>" in page
+        assert "<dt>test images</dt><dd>3</dd>" in page
     eval_argv = ["eval.py", *SMALL, "--dataset_path", root / "test", "--pretrain_ckpt", tmp_path / "out" / "best.ckpt"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", list(map(str, eval_argv)))

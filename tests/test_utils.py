@@ -128,6 +128,7 @@ def test_what_is_scored_is_the_average_where_there_is_one(network: nn.Cell) -> N
 @pytest.mark.parametrize(("trained", "folder", "says"), [
     (("cat", "dog"), ("cat",), "the folder lacks dog"),
     (("cat",), ("ape", "cat"), "the model does not know ape"),
+    (("dog", "cat"), ("cat", "dog"), "they are in another order; train the model anew"),
     (("cat", "dog"), ("cat", "wolf"), "the folder lacks dog; the model does not know wolf"),
 ])
 def test_other_classes_are_an_error_that_names_them(trained: tuple, folder: tuple, says: str) -> None:

@@ -187,7 +187,7 @@ def measure_inference(model_path: str, steps: int) -> dict[str, float]:
                 predict(images)
             seconds["onnx_images_per_s"].append(time.perf_counter() - start)
             start = time.perf_counter()
-            for _, batch in ImageStream(paths, size, batch_size, workers, model.normalise):
+            for _, batch in ImageStream(paths, size, batch_size, workers, model.normalisation):
                 predict(batch)
             seconds["infer_images_per_s"].append(time.perf_counter() - start)
     return {"batch_size": batch_size, "image_size": size, "threads": threads,

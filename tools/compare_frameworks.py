@@ -15,16 +15,12 @@ and kept (`--environments`): about 3 GB for all. A framework that cannot be inst
 The table goes to the standard output, progress to the standard error.
 """
 import argparse
-import contextlib
 import datetime
-import hashlib
 import json
 import os
 import platform
-import re
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -35,8 +31,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.cache_folder import cache_folder
 from src.cpu_kernels.threads import thread_count
+from src.environments import Environment, make_environment, run_child
 from src.errors import UserError, run_command
-from src.files import atomic_folder
 from src.reports.provenance import processor_name
 from tools.benchmark import positive
 from tools.peers.prepare import CHECKPOINT
@@ -44,10 +40,7 @@ from tools.peers.work import MODES, ONNX
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "tools" / "peers"
-# This project's errors, pip's, and Python's.
-ERROR_LINE = re.compile(r"^(?:error: |ERROR: |(?=[\w.]*(?:Error|Exception): ))(.+)", re.MULTILINE)
 QUIET = 0.1  # share of the processors' time that other programs may take
-GRACE = 10  # seconds that a process has to end after Ctrl-C before it is killed
 INSTRUCTION_SETS: dict[str, dict[str, str]] = {  # environment variables that hold frameworks down to one
     "native": {},
     "AVX2": {"CPU_KERNELS_MARCH": "x86-64-v3",  # this project
@@ -132,7 +125,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for requirements in dict.fromkeys(peer.requirements for peer in options.peers):
         users = [peer for peer in options.peers if peer.requirements == requirements]
         try:
-            pythons |= dict.fromkeys(users, make_environment(requirements, options.environments))
+            python = Path(sys.executable) if requirements is None else make_environment(
+                Environment(requirements), options.environments, say)
+            pythons |= dict.fromkeys(users, python)
         except UserError as error:
             results.failures.append(f"{' and '.join(map(str, users))}: cannot be installed: {error}")
             say(results.failures[-1])
@@ -207,66 +202,10 @@ def cases_of(modes: Sequence[str], batch_sizes: Sequence[int]) -> list[Case]:
 
 # ---- processes
 
-def run_child(command: Sequence[object], variables: Mapping[str, str] | None = None) -> str:
-    """The standard output of a command. When this returns or raises, the command and its children have ended.
-
-    Raises:
-        UserError: it failed; the text is its last error.
-    """
-    words = [str(word) for word in command]
-    try:
-        child = subprocess.Popen(words, env=os.environ | (variables or {}), text=True,  # noqa: S603
-                                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                 start_new_session=True)
-    except OSError as error:
-        raise UserError(f"{words[0]}: cannot be started: {error.strerror or error}") from error
-    with child:
-        try:
-            output, errors = child.communicate()
-        finally:
-            end_group(child)
-    if child.returncode == 0:
-        return output
-    messages = ERROR_LINE.findall(errors) or errors.splitlines()[-1:] or [f"ended with status {child.returncode}"]
-    raise UserError(messages[-1].strip())
-
-
 def heed_signals() -> None:
     """Handle SIGTERM and a closed terminal like Ctrl-C, so that the children end first."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _frame: sys.exit(128 + number))
-
-
-def end_group(child: subprocess.Popen) -> None:
-    """Send Ctrl-C to a running child and its children. Kill those that have not ended after a while."""
-    try:
-        if child.poll() is None:
-            os.killpg(child.pid, signal.SIGINT)
-            child.wait(GRACE)
-    except subprocess.TimeoutExpired:
-        pass
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-
-
-def make_environment(requirements: Path | None, folder: Path) -> Path:
-    """The Python of the virtual environment for a requirements file, which is made if needed. None means this Python.
-
-    Raises:
-        UserError: the environment cannot be made.
-    """
-    if requirements is None:
-        return Path(sys.executable)
-    wanted = f"{requirements.read_text(encoding='utf-8')}\0{sys.base_prefix}\0{platform.python_version()}"
-    path = folder / f"{requirements.stem}-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}"
-    if not path.is_dir():
-        say(f"{path}: installing {requirements.name} ...")
-        with atomic_folder(path) as temporary:
-            run_child([sys.executable, "-m", "venv", temporary])
-            run_child([temporary / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check",
-                       "--requirement", requirements])
-    return path / "bin" / "python"
 
 
 def prepare(folder: Path, options: argparse.Namespace, peers: Sequence[Peer], variables: Mapping[str, str]) -> None:

@@ -4,25 +4,27 @@
 #include <filesystem>
 #include <memory>
 #include <string>
-#include <vector>
 
+#include "files.h"
 #include "model_runner.h"
+#include "normalisation.h"
 
 class Preprocess {
  public:
   virtual ~Preprocess() = default;
-  // Fills a slot of the model's batch with a image. Throws, with the file's name, if that is not possible.
+  // Fills a slot of the model's batch with an image. Throws, with the file's name, if that is not possible.
   virtual void fill(const std::filesystem::path &file, unsigned char *slot) = 0;
-  // Endings of the files that it reads, in lower case.
-  virtual std::vector<std::string> endings() const { return {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}; }
+  // The files of a folder that it reads. Throws as `list_images`.
+  virtual Images list(const std::filesystem::path &root) const { return list_images(root); }
 };
 
 // kind: CPU (decode, resize, crop and normalise here), DVPP (decode, resize and crop by Ascend's hardware, normalise by
 // AIPP) or RAW (files that hold the slot's bytes). Throws if this program was built without it or the model is not for
 // it.
-std::unique_ptr<Preprocess> make_preprocess(const std::string &kind, const ModelRunner &model, uint32_t device_id);
+std::unique_ptr<Preprocess> make_preprocess(const std::string &kind, const ModelRunner &model,
+                                            const Normalisation &normalisation, uint32_t device_id);
 
-std::unique_ptr<Preprocess> make_cpu_preprocess(const ModelRunner &model);
+std::unique_ptr<Preprocess> make_cpu_preprocess(const ModelRunner &model, const Normalisation &normalisation);
 std::unique_ptr<Preprocess> make_dvpp_preprocess(const ModelRunner &model, uint32_t device_id);
 
 // The shorter side before the centre crop, as src/data/transforms.py has it.

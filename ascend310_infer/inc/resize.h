@@ -1,4 +1,4 @@
-// Bilinear resizing to the bit as OpenCV does it on 8-bit images, which is what MindSpore's Resize calls.
+// An image, and what is done with all of it: turning and resizing.
 #pragma once
 
 #include <vector>
@@ -9,4 +9,8 @@ struct Image {
   std::vector<unsigned char> rgb;  // height x width x 3
 };
 
+// The image upright; `orientation` is of `jpeg_orientation`.
+Image upright(const Image &image, int orientation);
+
+// Bilinear resizing to the bit as OpenCV does it on 8-bit images, which is what MindSpore's Resize calls.
 Image resize(const Image &image, int width, int height);

@@ -1,6 +1,7 @@
 // Decode, resize, crop and normalise on the CPU, as src/data/transforms.py does in evaluation.
 #include <cmath>
 #include <csetjmp>
+#include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <stdexcept>
@@ -8,12 +9,12 @@
 #include <jpeglib.h>  // after <cstdio>, whose FILE it uses
 
 #include "files.h"
+#include "image_kind.h"
 #include "preprocess.h"
 #include "resize.h"
 
 namespace {
-constexpr float MEAN[] = {255 * 0.485F, 255 * 0.456F, 255 * 0.406F};  // those of src/data/transforms.py
-constexpr float STD[] = {255 * 0.229F, 255 * 0.224F, 255 * 0.225F};
+constexpr uint64_t LARGEST = 1'000'000'000;  // pixels, as src/data/images.py has it
 
 // libjpeg's way to report a fault is a function that must not return.
 struct ErrorHandler {
@@ -26,6 +27,20 @@ void on_error(j_common_ptr decoder) {
   auto *handler = reinterpret_cast<ErrorHandler *>(decoder->err);
   handler->manager.format_message(decoder, handler->message);
   std::longjmp(handler->jump, 1);
+}
+
+// RGB of pixels of four inks, as Pillow makes it. Adobe's files have the paper's part of each ink, not the ink's.
+std::vector<unsigned char> rgb_of_inks(const std::vector<unsigned char> &cmyk, bool is_adobe) {
+  std::vector<unsigned char> rgb;
+  rgb.reserve(cmyk.size() / 4 * 3);
+  for (size_t i = 0; i < cmyk.size(); i += 4) {
+    const unsigned light = is_adobe ? cmyk[i + 3] : 255U - cmyk[i + 3];
+    for (size_t c = 0; c < 3; ++c) {
+      const unsigned product = (is_adobe ? 255U - cmyk[i + c] : cmyk[i + c]) * light + 128;
+      rgb.push_back(static_cast<unsigned char>(light - ((product + (product >> 8)) >> 8)));
+    }
+  }
+  return rgb;
 }
 
 // Decodes into `image`; false, with the reason in `handler`, if that is not possible. A cut file is a fault, too: to
@@ -42,16 +57,24 @@ bool decode_jpeg(const std::vector<unsigned char> &content, Image *image, ErrorH
   jpeg_create_decompress(&decoder);
   jpeg_mem_src(&decoder, content.data(), content.size());
   jpeg_read_header(&decoder, TRUE);
-  decoder.out_color_space = JCS_RGB;
+  if (static_cast<uint64_t>(decoder.image_width) * decoder.image_height > LARGEST) {
+    std::strcpy(handler->message, "too large, over 1,000 megapixels");
+    jpeg_destroy_decompress(&decoder);
+    return false;
+  }
+  const bool has_inks = decoder.jpeg_color_space == JCS_CMYK || decoder.jpeg_color_space == JCS_YCCK;
+  decoder.out_color_space = has_inks ? JCS_CMYK : JCS_RGB;
   jpeg_start_decompress(&decoder);
   image->width = static_cast<int>(decoder.output_width);
   image->height = static_cast<int>(decoder.output_height);
-  image->rgb.resize(static_cast<size_t>(3) * decoder.output_width * decoder.output_height);
+  const size_t channels = has_inks ? 4 : 3;
+  image->rgb.resize(channels * decoder.output_width * decoder.output_height);
   while (decoder.output_scanline < decoder.output_height) {
-    JSAMPROW row = image->rgb.data() + static_cast<size_t>(3) * decoder.output_width * decoder.output_scanline;
+    JSAMPROW row = image->rgb.data() + channels * decoder.output_width * decoder.output_scanline;
     jpeg_read_scanlines(&decoder, &row, 1);
   }
   jpeg_finish_decompress(&decoder);
+  if (has_inks) image->rgb = rgb_of_inks(image->rgb, decoder.saw_Adobe_marker);
   const long warnings = handler->manager.num_warnings;
   if (warnings != 0) handler->manager.format_message(reinterpret_cast<j_common_ptr>(&decoder), handler->message);
   jpeg_destroy_decompress(&decoder);
@@ -60,8 +83,10 @@ bool decode_jpeg(const std::vector<unsigned char> &content, Image *image, ErrorH
 
 class CpuPreprocess : public Preprocess {
  public:
-  explicit CpuPreprocess(const ModelRunner &model)
-      : size_(static_cast<int>(model.image_size())), channels_first_(model.channels_first()) {}
+  CpuPreprocess(const ModelRunner &model, const Normalisation &normalisation)
+      : size_(static_cast<int>(model.image_size())),
+        channels_first_(model.channels_first()),
+        normalisation_(normalisation) {}
 
   void fill(const std::filesystem::path &file, unsigned char *slot) override {
     const auto content = read_file(file);
@@ -70,7 +95,7 @@ class CpuPreprocess : public Preprocess {
     if (!decode_jpeg(content, &image, &handler)) {
       throw std::runtime_error(file.string() + ": cannot be decoded as JPEG (" + handler.message + ")");
     }
-    image = resize_shorter_side(image, resize_size(size_));
+    image = resize_shorter_side(upright(image, jpeg_orientation(content)), resize_size(size_));
     const int left = (image.width - size_) / 2, top = (image.height - size_) / 2;
     auto *out = reinterpret_cast<float *>(slot);
     for (int y = 0; y < size_; ++y) {
@@ -78,7 +103,7 @@ class CpuPreprocess : public Preprocess {
         const size_t pixel = 3 * (static_cast<size_t>(top + y) * image.width + static_cast<size_t>(left + x));
         for (int c = 0; c < 3; ++c) {
           const int place = channels_first_ ? (c * size_ + y) * size_ + x : (y * size_ + x) * 3 + c;
-          out[place] = (static_cast<float>(image.rgb[pixel + c]) - MEAN[c]) / STD[c];
+          out[place] = (static_cast<float>(image.rgb[pixel + c]) - normalisation_.mean[c]) / normalisation_.std[c];
         }
       }
     }
@@ -95,10 +120,11 @@ class CpuPreprocess : public Preprocess {
 
   int size_;
   bool channels_first_;
+  Normalisation normalisation_;
 };
 }  // namespace
 
-std::unique_ptr<Preprocess> make_cpu_preprocess(const ModelRunner &model) {
+std::unique_ptr<Preprocess> make_cpu_preprocess(const ModelRunner &model, const Normalisation &normalisation) {
   if (!model.takes_float32()) throw std::runtime_error("preprocessing CPU: the model does not take float32");
-  return std::make_unique<CpuPreprocess>(model);
+  return std::make_unique<CpuPreprocess>(model, normalisation);
 }

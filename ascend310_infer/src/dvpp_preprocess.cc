@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "files.h"
+#include "image_kind.h"
 #include "include/dataset/execute.h"
 #include "include/dataset/vision_ascend.h"
 #include "preprocess.h"
@@ -33,6 +34,10 @@ class DvppPreprocess : public Preprocess {
 
   void fill(const std::filesystem::path &file, unsigned char *slot) override {
     const auto content = read_file(file);
+    if (jpeg_orientation(content) != 1) {
+      throw std::runtime_error(file.string() +
+                               ": its EXIF data say that it is turned, which DVPP does not do; use --preprocess CPU");
+    }
     // Given two numbers DVPP resizes to them, so they are worked out for each image to keep its proportions.
     const auto [height, width] = jpeg_size(content, file.string());
     const uint32_t shorter = std::min(height, width);
@@ -55,8 +60,6 @@ class DvppPreprocess : public Preprocess {
     }
     std::memcpy(slot, image.Data().get(), slot_size_);
   }
-
-  std::vector<std::string> endings() const override { return {".jpg", ".jpeg"}; }
 
  private:
   uint32_t size_;

@@ -79,8 +79,12 @@ void run(Options options) {
   }
   const auto device_id = static_cast<uint32_t>(std::stoul(options["device_id"]));
   ModelRunner model(options["model"], {options["device"], device_id, options["aipp"]});
-  const auto preprocess = make_preprocess(options["preprocess"], model, device_id);
-  const auto files = list_files(data, preprocess->endings());
+  const auto preprocess =
+      make_preprocess(options["preprocess"], model, read_normalisation(options["model"]), device_id);
+  const auto [files, left_out] = preprocess->list(data);
+  if (!left_out.empty()) {
+    std::printf("left out: %zu no image (%s)\n", left_out.size(), list_some(left_out, ", ").c_str());
+  }
 
   const auto batch_size = static_cast<size_t>(model.batch_size());
   std::vector<double> latencies;

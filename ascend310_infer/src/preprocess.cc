@@ -22,7 +22,7 @@ class RawPreprocess : public Preprocess {
     std::memcpy(slot, content.data(), size_);
   }
 
-  std::vector<std::string> endings() const override { return {".bin"}; }
+  Images list(const std::filesystem::path &root) const override { return {list_files(root, ".bin"), {}}; }
 
  private:
   size_t size_;
@@ -32,10 +32,14 @@ class RawPreprocess : public Preprocess {
 int resize_size(int image_size) { return static_cast<int>(std::lround(image_size / CROP_PCT)); }
 
 std::unique_ptr<Preprocess> make_preprocess(const std::string &kind, const ModelRunner &model,
-                                            [[maybe_unused]] uint32_t device_id) {
+                                            const Normalisation &normalisation, [[maybe_unused]] uint32_t device_id) {
+  if (kind == "DVPP" && !normalisation.is_imagenets()) {
+    throw std::runtime_error(
+        "preprocessing DVPP: src/aipp.cfg normalises with the numbers of ImageNet, and the model has others; take CPU");
+  }
   if (kind == "RAW") return std::make_unique<RawPreprocess>(model.slot_size());
 #ifdef HAVE_CPU_PREPROCESS
-  if (kind == "CPU") return make_cpu_preprocess(model);
+  if (kind == "CPU") return make_cpu_preprocess(model, normalisation);
 #endif
 #ifdef HAVE_DVPP_PREPROCESS
   if (kind == "DVPP") return make_dvpp_preprocess(model, device_id);

@@ -44,6 +44,25 @@ std::vector<int> resize_row(const unsigned char *row, const std::vector<Tap> &ta
 }
 }  // namespace
 
+Image upright(const Image &image, int orientation) {
+  if (orientation == 1) return image;
+  const bool is_transposed = orientation >= 5;
+  const bool flips_columns = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
+  const bool flips_rows = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
+  Image out{is_transposed ? image.height : image.width, is_transposed ? image.width : image.height, {}};
+  out.rgb.reserve(image.rgb.size());
+  for (int y = 0; y < out.height; ++y) {
+    for (int x = 0; x < out.width; ++x) {
+      const int column = is_transposed ? y : x, row = is_transposed ? x : y;
+      const int from_x = flips_columns ? image.width - 1 - column : column;
+      const int from_y = flips_rows ? image.height - 1 - row : row;
+      const auto *pixel = image.rgb.data() + (static_cast<size_t>(from_y) * image.width + from_x) * CHANNELS;
+      out.rgb.insert(out.rgb.end(), pixel, pixel + CHANNELS);
+    }
+  }
+  return out;
+}
+
 Image resize(const Image &image, int width, int height) {
   if (width == image.width && height == image.height) return image;
   Image out{width, height, std::vector<unsigned char>(static_cast<size_t>(width) * height * CHANNELS)};

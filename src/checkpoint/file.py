@@ -59,7 +59,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         UserError: the file is missing, empty, damaged (its digest is not that of the JSON) or not a checkpoint.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint")
+        raise UserError(f"{path}: {'a folder, not a checkpoint' if path.is_dir() else 'no such checkpoint'}")
     metadata = read_metadata(path)
     try:
         digest, is_empty = file_digest(path), path.stat().st_size == 0

@@ -27,7 +27,7 @@ AVERAGED = re.compile(r"ema|swa|averaged|shadow", re.IGNORECASE)
 TRAINING_STATE = re.compile(
     r"(.*\.)?(num_batches_tracked|n_averaged)|(moments|momentum|accum|moment[12])\..+|learning_rate|weight_decay|momentum"
     r"|global_step|loss_scale|scale_sense|current_iterator_step|last_overflow_iterator_step|(epoch|step|cur)_\w+")
-HUGGING_FACE = "conv_stem.first_conv.convolution.weight"
+IMAGENET_CLASSES = 1000
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,10 @@ class Conversion:
 
     weights: dict[str, np.ndarray]  # float32; without `head.*` if there is no classifier
     width_mult: float
-    naming: str
+    naming: Naming
     taken: str  # what of the file; empty if there is one network only
     left: tuple[str, ...]  # other networks in the file
+    without_background: bool = False  # whether the background class was left out
 
     @property
     def num_classes(self) -> int:
@@ -48,8 +49,9 @@ class Conversion:
 
     def __str__(self) -> str:
         choice = f"; took {self.taken}, left {', '.join(self.left)}" if self.left else ""
+        background = "; left out the first class, the background" if self.without_background else ""
         return (f"MobileNetV2 {self.width_mult}, {self.num_classes or 'no'} classes, {len(self.weights)} parameters, "
-                f"named as by {self.naming}{choice}")
+                f"named as by {self.naming.name}{choice}{background}")
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,13 @@ class _Network:
         return MINDSPORE if f"{self.prefix}{self.naming.layers[0].norm}.gamma" in self.arrays else TORCH
 
 
-def convert(values: object, path: Path) -> Conversion:
+def convert(values: object, path: Path, keep_background: bool = False) -> Conversion:
     """The weights of the one MobileNetV2 in a file; of several, the average of the weights (EMA), or else the first.
 
     Args:
         values: the content of the file: a dictionary of arrays by name, or of such dictionaries.
         path: of the file, for errors.
+        keep_background: whether to keep the class that some projects put before the 1000 of ImageNet.
 
     Raises:
         UserError: there is no MobileNetV2, or one that computes in another way; or the file has a larger network.
@@ -88,8 +91,12 @@ def convert(values: object, path: Path) -> Conversion:
     chosen = networks[0]
     siblings = [network.prefix for network in networks if network.where == chosen.where and network is not chosen]
     weights, width_mult = _weights(chosen, siblings, path)
-    return Conversion(weights, width_mult, chosen.naming.name, chosen.place,
-                      tuple(network.place for network in networks[1:]))
+    drops = chosen.naming.has_background and not keep_background \
+        and len(weights.get(f"{CLASSIFIER}.bias", ())) == IMAGENET_CLASSES + 1
+    if drops:
+        weights |= {name: weights[name][1:] for name in (f"{CLASSIFIER}.weight", f"{CLASSIFIER}.bias")}
+    return Conversion(weights, width_mult, chosen.naming, chosen.place,
+                      tuple(network.place for network in networks[1:]), drops)
 
 
 def _state_dicts(values: object, where: str = "", depth: int = 0) -> Iterator[tuple[str, Arrays]]:
@@ -144,7 +151,11 @@ def _weights(network: _Network, siblings: list[str], path: Path) -> tuple[dict[s
     if mismatch := Mismatch.between(wanted, own):
         raise UserError(f"{path}: is no MobileNetV2 {width_mult}, though named as by {network.naming.name}: {mismatch}")
     sources = {mine: names[mine] for mine in shapes} | {mine: theirs for theirs, mine in head.items()}
-    return {mine: arrays[theirs].astype(np.float32) for mine, theirs in sources.items()}, width_mult
+    weights = {mine: arrays[theirs].astype(np.float32) for mine, theirs in sources.items()}
+    classifier = weights.get(f"{CLASSIFIER}.weight")
+    if classifier is not None and classifier.shape[2:] == (1, 1):  # a 1x1 convolution
+        weights[f"{CLASSIFIER}.weight"] = classifier[:, :, 0, 0]
+    return weights, width_mult
 
 
 def _head(network: _Network) -> dict[str, str]:
@@ -165,9 +176,6 @@ def _head(network: _Network) -> dict[str, str]:
 def _other_content(sources: Mapping[str, Arrays]) -> str:
     """What is said of a file without a MobileNetV2 that this project can compute."""
     names = [name for arrays in sources.values() for name in arrays]
-    if any(name.endswith(HUGGING_FACE) for name in names):
-        return ("holds Hugging Face's MobileNetV2, which computes with TensorFlow's padding and constants; this "
-                "network does not; take torchvision's or timm's weights")
     if not names:
         return "holds no named arrays of real numbers; save the network's state_dict()"
     return (f"holds another network: its {len(names)} arrays are not named as those of a MobileNetV2 by "

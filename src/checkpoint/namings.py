@@ -3,7 +3,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from src.mobilenetV2 import INVERTED_RESIDUALS
+from src.mobilenetV2 import BN_EPS, INVERTED_RESIDUALS, SAME, SYMMETRIC
 
 MINDSPORE = {name: name for name in ("gamma", "beta", "moving_mean", "moving_variance")}
 TORCH = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
@@ -18,12 +18,27 @@ class Layer(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Convention:
+    """How the networks of a project compute: values of the keys of src/model_utils/keys.py."""
+
+    padding: str = SYMMETRIC
+    bn_eps: float = BN_EPS
+    normalisation: str = "imagenet"
+
+
+PYTORCH = Convention()
+TENSORFLOW = Convention(SAME, 1e-3, "inception")
+
+
+@dataclass(frozen=True)
 class Naming:
     """The names of one project."""
 
     name: str
     layers: tuple[Layer, ...]
     classifiers: tuple[str, ...]  # the project's own, then those of its other versions
+    convention: Convention = PYTORCH
+    has_background: bool = False  # of ImageNet's classes, a class that is none of them comes first
 
     def backbone_names(self, norm: dict[str, str]) -> dict[str, str]:
         """This project's names of the backbone's parameters, with the other project's.
@@ -115,13 +130,75 @@ def mindcv_layers() -> Iterator[Layer]:
     yield Layer("backbone.last", f"features.{number + 1}", f"features.{number + 2}")
 
 
+def mmpretrain_layers() -> Iterator[Layer]:
+    """Layers by the names of mmpretrain's (before: mmcls') models/backbones/mobilenet_v2.py."""
+    yield Layer("backbone.stem", "conv1.conv", "conv1.bn")
+    blocks = _blocks()
+    for stage, (_, _, repetitions, _) in enumerate(INVERTED_RESIDUALS, 1):
+        for i in range(repetitions):
+            block, layers = next(blocks)
+            for n, layer in enumerate(layers):
+                theirs = f"layer{stage}.{i}.conv.{n}"
+                yield Layer(f"{block}.{layer}", f"{theirs}.conv", f"{theirs}.bn")
+    yield Layer("backbone.last", "conv2.conv", "conv2.bn")
+
+
+def hugging_face_layers() -> Iterator[Layer]:
+    """Layers by the names of transformers' modeling_mobilenet_v2.py: the first block is a part of the stem."""
+    theirs = {"expand": "expand_1x1", "depthwise": "conv_3x3", "project": "reduce_1x1"}
+    places = [("backbone.stem", "conv_stem.first_conv")]
+    for number, (block, layers) in enumerate(_blocks()):
+        parent = f"layer.{number - 1}" if number else "conv_stem"
+        places += [(f"{block}.{layer}", f"{parent}.{theirs[layer]}") for layer in layers]
+    yield from (Layer(ours, f"{place}.convolution", f"{place}.normalization")
+                for ours, place in [*places, ("backbone.last", "conv_1x1")])
+
+
+def slim_layers() -> Iterator[Layer]:
+    """Layers by the names of TF-slim's nets/mobilenet/mobilenet_v2.py."""
+    places = [("backbone.stem", "Conv")]
+    for number, (block, layers) in enumerate(_blocks()):
+        parent = f"expanded_conv_{number}" if number else "expanded_conv"
+        places += [(f"{block}.{layer}", f"{parent}.{layer}") for layer in layers]
+    yield from (Layer(ours, place, f"{place}.BatchNorm") for ours, place in [*places, ("backbone.last", "Conv_1")])
+
+
+def keras_layers() -> Iterator[Layer]:
+    """Layers by the names of keras.applications' mobilenet_v2.py."""
+    yield Layer("backbone.stem", "Conv1", "bn_Conv1")
+    for number, (block, layers) in enumerate(_blocks()):
+        parent = f"block_{number}" if number else "expanded_conv"
+        for layer in layers:
+            yield Layer(f"{block}.{layer}", f"{parent}_{layer}", f"{parent}_{layer}_BN")
+    yield Layer("backbone.last", "Conv_1", "Conv_1_bn")
+
+
+def counted_keras_layers() -> Iterator[Layer]:
+    """Layers of the same network as Keras 3 saves it: by their kinds, each counted by itself."""
+    counts = dict.fromkeys(("conv2d", "depthwise_conv2d", "batch_normalization"), 0)
+
+    def counted(kind: str) -> str:
+        counts[kind] += 1
+        return kind if counts[kind] == 1 else f"{kind}_{counts[kind] - 1}"
+
+    for ours in (layer.ours for layer in our_layers()):
+        conv = "depthwise_conv2d" if ours.endswith("depthwise") else "conv2d"
+        yield Layer(ours, counted(conv), counted("batch_normalization"))
+
+
 OURS = Naming("this project", tuple(our_layers()), ("head.classifier",))
 TORCHVISION = Naming("torchvision", tuple(torchvision_layers()), ("classifier.1", "classifier"))
 TIMM = Naming("timm", tuple(timm_layers()), ("classifier",))
+HUGGING_FACE = Naming("Hugging Face", tuple(hugging_face_layers()), ("classifier",), TENSORFLOW, has_background=True)
 NAMINGS = (
     OURS, TORCHVISION, TIMM,
     Naming("d-li14", tuple(flat_layers("conv")), ("classifier", "classifier.1")),
     Naming("tonylins", tuple(flat_layers("features.18")), ("classifier", "classifier.1")),
     Naming("MindSpore's model zoo", tuple(model_zoo_layers()), ("dense", "head.1", "head.2")),
     Naming("mindcv", tuple(mindcv_layers()), ("classifier.1", "classifier")),
+    Naming("mmpretrain", tuple(mmpretrain_layers()), ("fc",)),
+    HUGGING_FACE,
+    Naming("TF-slim", tuple(slim_layers()), ("Logits.Conv2d_1c_1x1",), TENSORFLOW, has_background=True),
+    Naming("Keras", tuple(keras_layers()), ("predictions", "Logits", "dense"), TENSORFLOW),
+    Naming("Keras 3", tuple(counted_keras_layers()), ("dense",), TENSORFLOW),
 )

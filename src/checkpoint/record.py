@@ -1,5 +1,6 @@
 """The JSON beside a checkpoint: declared, written and read here alone."""
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,11 @@ from src.checkpoint.names import metadata_path
 from src.files import atomic_write
 from src.json_records import KEY, make_record, read_json, to_json
 
-# A row per finished epoch: epoch (from 1), loss, lr and, where it was validated, these three.
+# A row per finished epoch: epoch (from 1), loss, lr and, where it was validated, these three. Checkpoints of this
+# version have balanced_accuracy and macro_f1, too.
 VALIDATION_COLUMNS = ("val_loss", "top1", "top5")
 HistoryRow = dict[str, int | float]
-History = list[dict[str, Any]]  # a row per epoch: epoch, loss, lr and, where validated, val_loss, top1, top5
+History = list[dict[str, Any]]
 RUN = "run"  # only checkpoints of a training run have this key
 
 
@@ -81,3 +83,10 @@ def write_metadata(metadata: CheckpointMetadata, checkpoint: Path) -> None:
         values |= to_json(training)
     with atomic_write(metadata_path(checkpoint)) as temporary:
         temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+def merit(row: HistoryRow, metric: str) -> float:
+    """How good an epoch is by `best_metric`: the higher the better, minus infinity if it was not validated."""
+    if metric not in row:
+        return -math.inf
+    return -row[metric] if metric == "val_loss" else row[metric]

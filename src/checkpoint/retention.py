@@ -8,7 +8,7 @@ from mindspore import Tensor
 
 from src.checkpoint.file import Checkpoint, write_checkpoint
 from src.checkpoint.names import BEST, LAST, NUMBERED, metadata_path
-from src.checkpoint.record import CheckpointMetadata, TrainingMetadata, read_metadata
+from src.checkpoint.record import CheckpointMetadata, TrainingMetadata, merit, read_metadata
 from src.errors import UserError
 from src.files import link_or_copy
 from src.log import logger
@@ -23,6 +23,7 @@ class Retention:
     latest: int  # number of newest ones
     best: int = 0  # number of best epochs
     every: int = 0  # every n-th epoch; 0 for none
+    metric: str = "top1"  # which tells what is best
 
 
 class CheckpointFolder:
@@ -103,7 +104,7 @@ class CheckpointFolder:
 
     def _kept(self) -> set[Path]:
         whole = [(path, training) for path, training in self._written if training.whole_epoch]
-        by_score = sorted(whole, key=lambda entry: entry[1].metrics.get("top1", -1.0), reverse=True)
+        by_score = sorted(whole, key=lambda entry: merit(entry[1].metrics, self._retention.metric), reverse=True)
         every = self._retention.every
         kept = [self._written[-1], *whole[-self._retention.latest:], *by_score[:self._retention.best],
                 *((path, training) for path, training in whole if every and training.epoch % every == 0)]

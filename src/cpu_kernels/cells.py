@@ -11,7 +11,7 @@ from src.cpu_kernels.builder import build, load
 from src.cpu_kernels.compiler import KernelsUnavailable, find_compiler
 from src.cpu_kernels.threads import thread_count
 from src.fake_quantization import FakeQuantizedConv2d, fake_quantize
-from src.mobilenetV2 import ConvBN, InvertedResidual, MobileNetV2, MobileNetV2Backbone
+from src.mobilenetV2 import SAME, ConvBN, InvertedResidual, MobileNetV2, MobileNetV2Backbone
 
 # As in native/layer.h: what a layer is, and the shortcut of a layer that has none.
 POINTWISE, DEPTHWISE, DENSE = range(3)
@@ -57,7 +57,7 @@ class _BackbonePlan:
                 return
             self.cells.append(cell)
             self.rows.append([kind, cell.conv.stride[0], int(cell.activation is not None), NO_SHORTCUT,
-                              cell.conv.in_channels, cell.conv.out_channels])
+                              cell.conv.in_channels, cell.conv.out_channels, int(cell.conv.pad_mode == SAME)])
         elif isinstance(cell, InvertedResidual):
             start = len(self.rows)
             for part in (cell.expand, cell.depthwise, cell.project):

@@ -5,6 +5,8 @@
 import hashlib
 import json
 import os
+from collections.abc import Sequence
+from pathlib import Path
 
 import mindspore.dataset as ds
 import numpy as np
@@ -34,10 +36,8 @@ def dataset_cache(config: Config) -> ds.DatasetCache | None:
                            port=int(os.environ.get("MS_CACHE_PORT") or DEFAULT_PORT))
 
 
-def cached_images(folder: ImageFolder, order: np.ndarray, workers: int, cache: ds.DatasetCache) -> ds.Dataset:
-    """Encoded images and labels in the given order, from the cache.
-
-    The server keeps what MindSpore's own readers read, by its position in a list: so the list has all images.
+def write_manifest(folder: ImageFolder) -> Path:
+    """Write the list of all images of a folder from which `cached_images` reads, and return its path.
 
     Raises:
         UserError: a file's name is not UTF-8, which MindSpore's reader of lists does not read.
@@ -55,6 +55,15 @@ def cached_images(folder: ImageFolder, order: np.ndarray, workers: int, cache: d
     if not path.exists():
         with atomic_write(path) as temporary:
             temporary.write_bytes(content)
-    return ds.ManifestDataset(str(path), usage="train", num_parallel_workers=workers, decode=False,
+    return path
+
+
+def cached_images(manifest: Path, classes: Sequence[str], order: np.ndarray, workers: int,
+                  cache: ds.DatasetCache) -> ds.Dataset:
+    """Encoded images and labels in the given order, from the cache.
+
+    The server keeps what MindSpore's own readers read, by its position in a list: so the list has all images.
+    """
+    return ds.ManifestDataset(str(manifest), usage="train", num_parallel_workers=workers, decode=False,
                               sampler=ds.SubsetSampler(order.tolist()), cache=cache,
-                              class_indexing={str(label): label for label in range(len(folder.classes))})
+                              class_indexing={str(label): label for label in range(len(classes))})

@@ -7,19 +7,19 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
 
 from src.cache_folder import cache_folder
-from src.data.images import LOSSY_FORMATS, open_image, to_rgb
+from src.data.blank_image import LONGEST_JPEG_SIDE, blank_like
+from src.data.images import LOSSY_FORMATS, has_cut_header, open_image, to_rgb
 from src.errors import UserError
 from src.files import atomic_write
 
 LEAST_SHORTER_SIDE = 1024  # pixels
 JPEG_QUALITY = 98  # 95 changes the probability of a class by up to 0.02, 98 by up to 0.01
-LONGEST_JPEG_SIDE = 65500  # pixels
 GB = 10 ** 9
 
 
@@ -71,14 +71,35 @@ def encoded_image(path: Path, copy: str) -> np.ndarray:
 
     Raises:
         OSError: the image cannot be read.
-        UserError: a copy was missing and cannot be written.
+        UserError: a copy was missing and cannot be written, or the image is so short that MindSpore would crash.
     """
+    return _of_image_or_copy(_content, path, copy)
+
+
+def blank_image(path: Path, copy: str) -> np.ndarray:
+    """The bytes of a blank image of the size of what `encoded_image` gives.
+
+    Raises:
+        UserError: a copy was missing and cannot be written.
+        Exception: as `open_image`.
+    """
+    return _of_image_or_copy(blank_like, path, copy)
+
+
+def _content(path: Path) -> np.ndarray:
+    content = np.fromfile(path, np.uint8)
+    if has_cut_header(content):
+        raise UserError(f"{path}: ends before its pixels begin")
+    return content
+
+
+def _of_image_or_copy(read: Callable[[Path], np.ndarray], path: Path, copy: str) -> np.ndarray:
     if not copy:
-        return np.fromfile(path, np.uint8)
+        return read(path)
     try:
-        return np.fromfile(copy, np.uint8)
+        return read(Path(copy))
     except FileNotFoundError:
-        return np.fromfile(rewrite(path, Path(copy).parents[1], _shorter_side(Path(copy))), np.uint8)
+        return read(rewrite(path, Path(copy).parents[1], _shorter_side(Path(copy))))
 
 
 def is_copy_for(copy: Path, shorter_side: int) -> bool:

@@ -1,34 +1,29 @@
 """Checks every image before a run, so that a bad image is named at once and does not end the run hours later.
 
-The results are remembered with each file's size and time. Pillow decodes the images: MindSpore's own operator accepts
-some truncated images, and leaves `abnormal_image.*` files behind for those that it refuses. The check also makes the
-copies of images that MindSpore does not read right (src/data/image_cache.py).
+The results are remembered with each file's size and time (src/data/check_memory.py). Pillow decodes the images:
+MindSpore's own operator accepts some truncated images, and leaves `abnormal_image.*` files behind for those that it
+refuses. The check also makes the copies of images that MindSpore does not read right (src/data/image_cache.py).
 """
 import dataclasses
 import functools
-import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from src.cache_folder import cache_folder
-from src.data.image_cache import GB, copies_folder, is_copy_for, limit_cache, longest_shorter_side, rewrite
+from src.data.check_memory import CheckMemory, Finding
+from src.data.image_cache import GB, copies_folder, limit_cache, longest_shorter_side, rewrite
 from src.data.image_folder import ImageFolder, LeftOut
 from src.data.images import TooLargeError, open_image, rewrite_reason
 from src.data.sources import Source
-from src.distributed.collectives import any_over_ranks
 from src.distributed.world import World
 from src.errors import UserError, first_line, list_some
 from src.files import atomic_write
-from src.json_records import read_json
 from src.log import logger
 from src.model_utils.config import Config
 from src.names import escape_name
@@ -36,27 +31,13 @@ from src.names import escape_name
 LISTED = 5  # files of a kind that a message names
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What the check found about an image."""
-
-    fault: str = ""  # why it cannot be used; empty if it can
-    reason: str = ""  # why MindSpore reads a copy of it; empty if it reads the image itself
-    copy: str = ""  # the path of that copy
-
-
 def scan_checked(source: Source, config: Config, world: World, training: bool) -> ImageFolder:
-    """List images and treat bad ones as `bad_images` says.
-
-    Rank 0 checks first. The other ranks wait for it and read the remembered results.
-    """
+    """List images and treat bad ones as `bad_images` says. The ranks share the check, and wait in no collective."""
     folder = source.scan()
     if world.is_main_process:
         for line in describe_left_out(folder):
             logger.info(f"{folder.root}: {line}")
-        folder = check_images(folder, config, training)
-    any_over_ranks(False, world)
-    return folder if world.is_main_process else check_images(folder, config, training)
+    return check_images(folder, config, training)
 
 
 def describe_left_out(folder: ImageFolder) -> list[str]:
@@ -92,7 +73,7 @@ def check_images(folder: ImageFolder, config: Config, training: bool) -> ImageFo
     if copies := [finding.copy for finding in findings.values() if finding.copy]:
         size = limit_cache(copies, config.image_cache_gb)
         logger.info(f"{folder.root}: {describe_copies(findings.values(), size, config.image_cache_gb)}")
-        folder = dataclasses.replace(folder, copies=tuple(findings[name].copy for name in folder.files))
+        folder = dataclasses.replace(folder, copies=tuple(findings.get(name, Finding()).copy for name in folder.files))
     faults = {name: finding.fault for name, finding in findings.items() if finding.fault}
     if config.left_out_file:
         _write_left_out(folder, faults, Path(config.left_out_file))
@@ -127,21 +108,22 @@ def _write_left_out(folder: ImageFolder, faults: Mapping[str, str], path: Path) 
 
 
 def check_files(folder: ImageFolder, shorter_side: int) -> dict[str, Finding]:
-    """The finding for each file of a folder. Checks only those that are new or changed since the last check."""
-    memory_path = cache_folder("pictures") / f"{hashlib.sha256(os.fsencode(folder.root)).hexdigest()[:32]}.json"
-    memory = _remembered(memory_path)
-    stamps = {name: _stamp(folder.root / name) for name in folder.files}
-    unknown = [name for name, stamp in stamps.items() if not _holds(memory.get(name), stamp, shorter_side)]
-    if unknown:
-        check = functools.partial(check_file, copies=copies_folder(), shorter_side=shorter_side)
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            found = tqdm(pool.map(lambda name: check(folder.root / name), unknown), total=len(unknown),
-                         desc="checking images", disable=None, leave=False)
-            memory |= {name: [stamps[name], *dataclasses.astuple(finding)]
-                       for name, finding in zip(unknown, found, strict=True)}
-        with atomic_write(memory_path) as temporary:
-            temporary.write_text(json.dumps(memory), encoding="utf-8")
-    return {name: Finding(*memory[name][1:]) for name in folder.files}
+    """The findings about the files of a folder that are bad or have a copy, by their names.
+
+    Checks only those that are new or changed since the last check. Processes that check one folder at the same time
+    share the work.
+    """
+    memory = CheckMemory(folder, shorter_side)
+    findings, unknown = memory.look_up()
+    if not len(unknown):
+        return findings
+    check = functools.partial(check_file, copies=copies_folder(), shorter_side=shorter_side)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, \
+            tqdm(total=len(unknown), desc="checking images", disable=None, leave=False) as bar:
+        for count in memory.check(unknown, lambda portion: list(pool.map(
+                check, [folder.root / folder.files[position] for position in portion]))):
+            bar.update(count)
+    return memory.look_up()[0]
 
 
 def check_file(path: Path, copies: Path, shorter_side: int) -> Finding:
@@ -190,30 +172,3 @@ def _without(folder: ImageFolder, faults: Mapping[str, str], replace: bool) -> I
         chosen = np.array([index if good[index] else others[np.searchsorted(others, index) % len(others)]
                            for index, others in enumerate(same_class)])
     return folder.select(chosen)
-
-
-def _stamp(path: Path) -> str:
-    try:
-        status = path.stat()
-    except OSError as error:
-        return str(error.strerror)
-    return f"{status.st_size} {status.st_mtime_ns}"
-
-
-def _holds(entry: list[str] | None, stamp: str, shorter_side: int) -> bool:
-    """Whether a remembered result is of the present file, and its copy is there and of the wanted size."""
-    return entry is not None and entry[0] == stamp and (
-        not entry[-1] or is_copy_for(Path(entry[-1]), shorter_side))
-
-
-def _remembered(path: Path) -> dict[str, list[str]]:
-    """The remembered results; none if the file cannot be read, so that all images are checked again."""
-    try:
-        memory = read_json(path)
-    except UserError:
-        return {}
-    length = 1 + len(dataclasses.fields(Finding))
-    well_formed = isinstance(memory, dict) and all(
-        isinstance(entry, list) and len(entry) == length and all(isinstance(part, str) for part in entry)
-        for entry in memory.values())
-    return memory if well_formed else {}

@@ -1,26 +1,32 @@
 """Labelled images: the files of an image folder, `root/<class>/<image>`, or those that a list names."""
 import dataclasses
+import functools
 import hashlib
 import os
 import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from src.data.class_order import class_order
-from src.data.image_cache import encoded_image
+from src.data.image_cache import blank_image, encoded_image
 from src.data.images import IMAGE_ENDINGS, is_image
 from src.errors import UserError
+from src.files import size_and_time
 from src.names import escape_name
 
 EVAL_FOLDERS = ("val", "valid", "validation", "validation_preprocess")  # the last is the ancestor's name
 SYSTEM_FILES = {"__MACOSX", "Thumbs.db", "desktop.ini"}  # besides those that begin with a dot
 HIDDEN, OTHER, NO_CLASS, EMPTY, CIRCLE, SPECIAL = (
     "hidden", "no image", "in no class folder", "class folder without an image", "link in a circle", "no file")
+
+STAT_THREADS = 16  # they wait for a disk or a network
+STAT_PORTION = 2000  # files; Python's numbers of a million files would take ten times as much memory as the array
 
 LeftOut = Mapping[str, Sequence[str]]  # why, to the names of files
 
@@ -95,9 +101,34 @@ class ImageFolder:
         """
         return encoded_image(self.root / self.files[position], self.copies[position] if self.copies else "")
 
+    def blank(self, position: int) -> np.ndarray:
+        """The bytes of a blank image of the same size as that of `encoded`.
+
+        Raises:
+            Exception: the image's header cannot be read; Pillow raises many types of error.
+        """
+        return blank_image(self.root / self.files[position], self.copies[position] if self.copies else "")
+
     def class_of(self, position: int) -> str:
         """Name of the class of the image at a position."""
         return self.classes[self.labels[position]]
+
+    @functools.cached_property
+    def stats(self) -> np.ndarray:
+        """N x 2 int64: size in bytes and time of the last change in ns of each file; -1 and the error's number."""
+        root = os.fspath(self.root)
+
+        def stats(begin: int) -> np.ndarray:
+            return np.array([size_and_time(f"{root}/{name}") for name in self.files[begin:begin + STAT_PORTION]],
+                            np.int64)
+
+        with ThreadPoolExecutor(STAT_THREADS) as pool:
+            return np.concatenate([np.empty((0, 2), np.int64), *pool.map(stats, range(0, len(self), STAT_PORTION))])
+
+    def keys(self) -> np.ndarray:
+        """N uint64: hashes of name, size and time of each file."""
+        return np.fromiter((int.from_bytes(hashlib.blake2b(line, digest_size=8).digest(), "little")
+                            for line in self._stat_lines()), np.uint64, len(self))
 
     def digest(self) -> str:
         """A hash of the names, sizes and times of all files.
@@ -105,14 +136,19 @@ class ImageFolder:
         Raises:
             UserError: a file is gone.
         """
+        for position in np.flatnonzero(self.stats[:, 0] < 0):
+            raise UserError(f"{self.root / self.files[position]}: cannot be read: "
+                            f"{os.strerror(self.stats[position, 1])}")
         hasher = hashlib.sha256()
-        for name in self.files:
-            try:
-                status = (self.root / name).stat()
-            except OSError as error:
-                raise UserError(f"{self.root / name}: cannot be read: {error.strerror}") from None
-            hasher.update(os.fsencode(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n"))
+        for line in self._stat_lines():
+            hasher.update(line)
         return hasher.hexdigest()
+
+    def _stat_lines(self) -> Iterator[bytes]:
+        for begin in range(0, len(self), STAT_PORTION):
+            end = begin + STAT_PORTION
+            for name, (size, time_changed) in zip(self.files[begin:end], self.stats[begin:end].tolist(), strict=True):
+                yield os.fsencode(f"{name}\0{size}\0{time_changed}\n")
 
 
 def _scan_classes(root: Path, left_out: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -145,8 +181,8 @@ def _images(folder: str, prefix: str, parents: tuple[tuple[int, int], ...],
                 yield from _images(entry.path, f"{file}/", (*parents, _identity(entry)), left_out)
         elif not entry.is_file() and not (entry.is_symlink() and _ends_like_an_image(entry.name)):
             left_out[SPECIAL].append(file)
-        elif is_image(Path(entry.path)):  # also a broken link that ends like an image: the check will name it
-            yield file
+        elif _ends_like_an_image(entry.name) or is_image(Path(entry.path)):
+            yield file  # also a broken link that ends like an image: the check will name it
         else:
             left_out[OTHER].append(file)
 

@@ -21,6 +21,8 @@ LARGEST = 1_000_000_000  # pixels
 PLAIN_MODES = {"JPEG": {"L", "RGB"}, "MPO": {"L", "RGB"}, "PNG": {"1", "L", "P", "RGB"}, "BMP": {"1", "L", "P", "RGB"},
                "TIFF": {"L", "RGB"}}
 PLAIN_TIFF_COMPRESSION = {"raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"}
+JPEG_START = b"\xff\xd8"
+MARKER, START_OF_SCAN, MARKERS_ALONE = 0xFF, 0xDA, {0x00, 0x01, *range(0xD0, 0xDA)}  # ITU T.81, table B.1
 ALPHA_MODES = {"RGBA", "LA", "PA", "La", "RGBa"}
 WHITE = (255, 255, 255, 255)
 FROM_ORIENTATION = {
@@ -174,6 +176,29 @@ def _to_8_bits(values: np.ndarray) -> np.ndarray:
         high = next((top for top in ranges if most <= top), most)
         low = 0.0 if least >= 0 and most <= 65535 else least
     return np.rint((values.astype(np.float64) - low) * (255 / max(high - low, 1e-12))).clip(0, 255).astype(np.uint8)
+
+
+def has_cut_header(content: np.ndarray) -> bool:
+    """Whether a JPEG ends before its pixels begin: MindSpore's decoder then waits for ever, or divides by zero.
+
+    Args:
+        content: the bytes of a file of any kind, uint8.
+    """
+    data = content.data
+    if data[:2] != JPEG_START:
+        return False
+    position = 2
+    while position + 4 <= len(data):
+        marker = data[position + 1]
+        if data[position] != MARKER or marker == MARKER:  # padding, or what the decoder passes over, too
+            position += 1
+        elif marker in MARKERS_ALONE:
+            position += 2
+        else:
+            position += 2 + int.from_bytes(data[position + 2:position + 4], "big")
+            if marker == START_OF_SCAN:
+                return position > len(data)
+    return True
 
 
 def thumbnail(path: Path, side: int) -> Image.Image:

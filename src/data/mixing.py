@@ -36,11 +36,12 @@ class BatchAugmentation:
     seed: int
     epoch: int
     rank: int
+    first_step: int = 0  # of the batches that MindSpore counts from 0
 
     def __call__(self, images: Sequence[np.ndarray], labels: Sequence[np.ndarray],
                  info: BatchInfo) -> tuple[np.ndarray, np.ndarray]:
         """The augmented batch of the step that `info` names: N x 3 x size x size float32, and labels or targets."""
-        step, augmentation = info.get_batch_num(), self.augmentation
+        step, augmentation = self.first_step + info.get_batch_num(), self.augmentation
         batch, targets = np.stack(images), np.stack(labels)
         if augmentation.multi_scale_max:
             sizes = range(augmentation.multi_scale_min, augmentation.multi_scale_max + 1, SIZE_STEP)

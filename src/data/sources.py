@@ -2,11 +2,8 @@
 import contextlib
 import dataclasses
 import os
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from src.data.formats.tar_archive import unpack_tar
 from src.data.formats.zip_archive import unpack
@@ -38,17 +35,13 @@ class Source:
 
     def _scan_list(self) -> ImageFolder:
         found = read_list(self.path)
-        by_class: dict[str, list[str]] = defaultdict(list)
-        parts = {}
+        by_class: dict[str, list[str]] = {entry.label: [] for entry in found.entries}  # every part has all classes
         for entry in found.entries:
-            by_class[entry.label].append(entry.file)
-            parts[entry.file, entry.label] = entry.part
+            if self.part in {"", entry.part}:
+                by_class[entry.label].append(entry.file)
         for files in by_class.values():
             files.sort(key=os.fsencode)
-        folder = dataclasses.replace(ImageFolder.of(found.root, by_class), left_out=found.left_out)
-        # All parts of a list have the classes of the whole list.
-        return folder.select(np.array([position for position, file in enumerate(folder.files)
-                                       if self.part in {"", parts[file, folder.class_of(position)]}], np.int64))
+        return dataclasses.replace(ImageFolder.of(found.root, by_class), left_out=found.left_out)
 
 
 def train_source(dataset_path: str) -> Source:

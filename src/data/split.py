@@ -1,6 +1,7 @@
 """Splits an image folder into a training and a validation part.
 
-The split depends only on the file names and a seed. So it is the same on every machine, and a new image changes little.
+The split depends only on the file names, a seed, and which images are kept together. So it is the same on every
+machine, and a new image changes little.
 """
 import hashlib
 import json
@@ -16,70 +17,150 @@ from tqdm import tqdm
 
 from src.data.duplicates import find_duplicates
 from src.data.image_folder import ImageFolder
-from src.errors import UserError
+from src.data.near_duplicates import DISTANCE, OFF, join_all, read_looks, scenes
+from src.distributed.collectives import any_over_ranks
+from src.distributed.world import ALONE, World
+from src.errors import UserError, list_some
 from src.files import atomic_folder, check_space
 from src.json_records import read_json
-from src.names import escape_name, unescape_name
+from src.log import logger
+from src.names import composed, escape_name, unescape_name
 
 RECORD = ".split.json"  # in the output folder: the file and part of each image
+LISTED = 5  # classes that a line names
 
 
 @dataclass(frozen=True)
 class Split:
-    """The part of each image, and the images that exist several times."""
+    """The part of each image, and the images that were kept together. Files are relative to the root."""
 
-    parts: Mapping[str, str]  # file, relative to the root, to "train" or "val"
+    parts: Mapping[str, str]  # file to "train" or "val"
     duplicates: Sequence[Sequence[str]]  # groups of files of the same content
+    scenes: Sequence[Sequence[str]]  # groups of files that look alike
+    distance: int  # bits of the hash that may differ in a scene
+    groups: Mapping[str, int]  # given name of a group to its number of images
+    of_one_scene: Sequence[str]  # classes whose images all look alike, so that their scene was divided
 
 
-def plan_split(folder: ImageFolder, val_share: float, seed: int) -> Split:
+def plan_split(folder: ImageFolder, val_share: float, seed: int, groups: Mapping[str, str] | None = None,
+               distance: int = DISTANCE) -> Split:
     """Choose `val_share` of each class for validation: at least one image, never all.
 
-    Files with the same content go to the same part. If they are in several classes, at least one class is wrong, and
-    they go to train.
+    Images of the same content, of one scene (src/data/near_duplicates.py) and of one group go to the same part. Files
+    with the same content in several classes go to train, for at least one of their classes is wrong.
+
+    Args:
+        folder: the images.
+        val_share: above 0 and below 1.
+        seed: another one gives another split.
+        groups: the name of the group of some of the files.
+        distance: bits that may differ in the hashes of two images of one scene; -1 for no scenes.
 
     Raises:
-        UserError: a class has too few different images.
+        UserError: a class has too few images, or groups of images, to be in both parts.
     """
-    names = {folder.root / file: file for file in folder.files}
-    duplicates = [[names[path] for path in group] for group in find_duplicates(names)]
-    unit_of = {file: tuple(group) for group in duplicates for file in group}
-    units: dict[str, set[tuple[str, ...]]] = {name: set() for name in folder.classes}
-    in_several: set[tuple[str, ...]] = set()
-    class_of = {file: folder.classes[label] for file, label in zip(folder.files, folder.labels, strict=True)}
-    for file in folder.files:
-        unit = unit_of.get(file, (file,))
-        units[class_of[file]].add(unit)
-        if len({class_of[member] for member in unit}) > 1:
-            in_several.add(unit)
-    counts = Counter(class_of.values())
-    held_out: set[str] = set()
-    for name, of_class in units.items():
-        free = sorted(of_class - in_several, key=lambda unit: hashlib.sha256(
-            os.fsencode(f"{seed}\0{min(unit)}")).digest())
-        if not free or len(of_class) < 2:
-            raise UserError(f"{folder.root}: class {name} has too few images to be split: it needs two that differ "
-                            "and of which one is in no other class; add some, or leave the class out")
-        wanted = min(round(val_share * counts[name]), counts[name] - 1)
-        chosen = 0
-        for unit in free:
-            if chosen + len(unit) <= wanted:
-                held_out.update(unit)
-                chosen += len(unit)
-        if not chosen:
-            smallest: tuple[str, ...] = min(free, key=len)
-            held_out.update(smallest)
-    return Split({file: "val" if file in held_out else "train" for file in folder.files}, duplicates)
+    paths = {folder.root / file: position for position, file in enumerate(folder.files)}
+    copies = [[paths[path] for path in group] for group in find_duplicates(paths)]
+    names = {name: number for number, name in enumerate(dict.fromkeys((groups or {}).values()), len(folder))}
+    given = np.array([names[groups[file]] if groups and file in groups else position
+                      for position, file in enumerate(folder.files)])
+    alone = np.arange(len(folder))
+    units = join_all([alone, _number_groups(copies, len(folder)), given])
+    alike = scenes(read_looks(folder), distance) if distance != OFF else alone
+    of_one_scene = [label for label in range(len(folder.classes)) if _is_one(join_all([units, alike]), folder, label)
+                    and not _is_one(units, folder, label)]
+    alike = np.where(np.isin(folder.labels, of_one_scene), len(folder) + alone, alike)
+    units = join_all([units, alike])
+    in_several = {int(units[group[0]]) for group in copies if len(set(folder.labels[group])) > 1}
+
+    held_out = np.isin(units, _choose(folder, units, in_several, val_share, seed))
+    files = np.array(folder.files, object)
+    return Split(
+        parts=dict(zip(folder.files, np.where(held_out, "val", "train").tolist(), strict=True)),
+        duplicates=[files[group].tolist() for group in copies],
+        scenes=[files[group].tolist() for group in _members(alike) if len(group) > 1],
+        distance=distance, groups=Counter((groups or {}).values()),
+        of_one_scene=[folder.classes[label] for label in of_one_scene])
 
 
-def hold_out(folder: ImageFolder, val_share: float, seed: int) -> tuple[ImageFolder, ImageFolder]:
+def _number_groups(groups: Sequence[Sequence[int]], size: int) -> np.ndarray:
+    """The group of each of `size` positions: its number is the first position in it."""
+    found = np.arange(size)
+    for group in groups:
+        found[group] = group[0]
+    return found
+
+
+def _members(numbers: np.ndarray) -> list[np.ndarray]:
+    """The positions of each group, the groups in the order of their numbers."""
+    order = np.argsort(numbers, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
+
+
+def _is_one(units: np.ndarray, folder: ImageFolder, label: int) -> bool:
+    """Whether all images of a class are in one unit."""
+    return len(set(units[folder.labels == label])) == 1
+
+
+def _choose(folder: ImageFolder, units: np.ndarray, in_several: set[int], val_share: float, seed: int) -> list[int]:
+    """The units that validate, of those that are not in `in_several`."""
+    counts = np.bincount(folder.labels, minlength=len(folder.classes))
+    wanted = np.minimum(np.round(val_share * counts).astype(np.int64), counts - 1)
+    members = {int(units[group[0]]): group for group in _members(units)}
+    rank = {unit: hashlib.sha256(os.fsencode(f"{seed}\0{min(folder.files[position] for position in group)}")).digest()
+            for unit, group in members.items() if unit not in in_several}
+    sizes = {unit: Counter(folder.labels[members[unit]].tolist()) for unit in sorted(rank, key=rank.__getitem__)}
+    chosen, taken = [], np.zeros_like(counts)
+
+    def take(unit: int) -> None:
+        chosen.append(unit)
+        for label, images in sizes[unit].items():
+            taken[label] += images
+
+    for unit, of_unit in sizes.items():
+        if all(taken[label] + images <= wanted[label] for label, images in of_unit.items()):
+            take(unit)
+    for label in np.flatnonzero(taken == 0).tolist():
+        if taken[label]:
+            continue  # by a unit of an earlier class
+        possible = [unit for unit, of_unit in sizes.items() if label in of_unit
+                    and all(taken[other] + images < counts[other] for other, images in of_unit.items())]
+        if not possible:
+            raise UserError(f"{folder.root}: class {folder.classes[label]} has too few images to be split: it needs "
+                            "two that differ, are not in one group, and of which one is in no other class; add some, "
+                            "or leave the class out")
+        take(min(possible, key=lambda unit: len(members[unit])))
+    return chosen
+
+
+def describe_split(split: Split) -> list[str]:
+    """What was kept together, a line for each kind; none if there is nothing."""
+    lines = []
+    if split.groups:
+        lines.append(f"kept together: {sum(split.groups.values())} images of {len(split.groups)} groups")
+    if split.scenes:
+        lines.append(f"kept together: {sum(map(len, split.scenes))} images of {len(split.scenes)} scenes, which look "
+                     f"alike (at most {split.distance} of 64 bits of their hashes differ)")
+    if split.of_one_scene:
+        lines.append("all images of a class look alike, and are split all the same: "
+                     + list_some(list(map(escape_name, split.of_one_scene)), LISTED))
+    return lines
+
+
+def hold_out(folder: ImageFolder, val_share: float, seed: int, world: World = ALONE) -> tuple[ImageFolder, ImageFolder]:
     """The images to train on and those to validate on, as `plan_split` chooses them.
 
     Raises:
         UserError: as `plan_split`.
     """
-    parts = plan_split(folder, val_share, seed).parts
-    is_val = np.array([parts[file] == "val" for file in folder.files])
+    if world.is_main_process:
+        read_looks(folder)
+    any_over_ranks(False, world)  # the other ranks read the looks that rank 0 has remembered
+    split = plan_split(folder, val_share, seed)
+    if world.is_main_process:
+        for line in describe_split(split):
+            logger.info(f"{folder.root}: {line}")
+    is_val = np.array([split.parts[file] == "val" for file in folder.files])
     return folder.select(np.flatnonzero(~is_val)), folder.select(np.flatnonzero(is_val))
 
 
@@ -93,17 +174,16 @@ def write_split(folder: ImageFolder, split: Split, output: Path, link: bool) -> 
             or links cannot be made.
     """
     output = output.absolute()
-    if output.is_relative_to(folder.root):
-        raise UserError(f"{output}: lies in the folder that is to be split; name one outside of {folder.root}")
     sizes = {file: (folder.root / file).stat().st_size for file in folder.files}
+    targets = _targets(folder, split)
     if (output / RECORD).is_file():
-        _check_earlier(output, folder.root, split, sizes)
+        _check_earlier(output, folder.root, split, sizes, targets)
         return False
     if not link:
         check_space(output, sizes.values(), "a copy of the images", "choose a disk with more room, or --link")
     with atomic_folder(output) as temporary:
         for file in tqdm(folder.files, unit="image", disable=None):
-            target = temporary / split.parts[file] / file
+            target = temporary / targets[file]
             target.parent.mkdir(parents=True, exist_ok=True)
             if link:
                 _link(folder.root / file, target)
@@ -114,6 +194,23 @@ def write_split(folder: ImageFolder, split: Split, output: Path, link: bool) -> 
     return True
 
 
+def _targets(folder: ImageFolder, split: Split) -> dict[str, str]:
+    """Where each image goes, `part/<class>/<image>`; images of a list may be elsewhere now, and keep their folders."""
+    targets = {}
+    for position, file in enumerate(folder.files):
+        name = folder.class_of(position)
+        steps = [step for step in Path(file).parts if step not in {"/", ".."}]
+        is_below_class = len(steps) > 1 and composed(steps[0]) == name
+        targets[file] = "/".join([split.parts[file], *([] if is_below_class else [name]), *steps])
+        if "/" in name:
+            raise UserError(f"{folder.root}: class {name} cannot be a folder, because of the slash in its name; "
+                            "change the list")
+    if len(set(targets.values())) < len(folder):
+        raise UserError(f"{folder.root}: an image is in the list twice, or two images would get one name; change the "
+                        "list")
+    return targets
+
+
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source.resolve(), target)
@@ -122,7 +219,8 @@ def _link(source: Path, target: Path) -> None:
                         "same disk") from error
 
 
-def _check_earlier(output: Path, root: Path, split: Split, sizes: Mapping[str, int]) -> None:
+def _check_earlier(output: Path, root: Path, split: Split, sizes: Mapping[str, int],
+                   targets: Mapping[str, str]) -> None:
     try:
         earlier = read_json(output / RECORD)
     except UserError as error:
@@ -130,7 +228,7 @@ def _check_earlier(output: Path, root: Path, split: Split, sizes: Mapping[str, i
     if not isinstance(earlier, dict) or {unescape_name(file): part for file, part in earlier.items()} != split.parts:
         raise UserError(f"{output}: holds a split of other images, or with another share or seed; name another "
                         "folder, or remove it")
-    for file, part in split.parts.items():
-        copy = output / part / file
+    for file, target in targets.items():
+        copy = output / target
         if not copy.is_file() or copy.stat().st_size != sizes[file]:
             raise UserError(f"{copy}: is no longer the copy of {root / file}; name another folder, or remove {output}")

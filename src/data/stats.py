@@ -1,7 +1,7 @@
 """Statistics of an image folder, from the headers of its files: sizes, formats, colours and faults."""
 import os
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,8 @@ from src.data.image_cache import LEAST_SHORTER_SIDE, copies_folder
 from src.data.image_check import check_file, check_files, describe_left_out
 from src.data.image_folder import ImageFolder
 from src.data.images import open_image, orientation
+from src.data.lists import TRAIN, VAL
+from src.data.near_duplicates import DISTANCE, OFF, closest_pairs, read_looks
 from src.errors import list_some
 from src.names import escape_name
 
@@ -69,15 +71,55 @@ def _header(path: Path) -> tuple[tuple[int, int], str, str, bool] | None:
         return None
 
 
-def describe(parts: Mapping[str, DataStats], decoded: bool) -> str:
+@dataclass(frozen=True)
+class NearDuplicate:
+    """A validation image, and the training image that looks most like it."""
+
+    val: str
+    train: str
+    bits: int  # of 64 that differ in their hashes
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Images of the validation part that the training part has, too, so that the score is better than it should be.
+
+    Names are `train/<file>` and `val/<file>`.
+    """
+
+    copies: Sequence[Sequence[str]]  # groups of the same content
+    near: Sequence[NearDuplicate]  # images that look alike, the closest first; without copies
+
+
+def find_overlap(train: ImageFolder, val: ImageFolder, distance: int = DISTANCE) -> Overlap:
+    """Compare the two parts of a data set.
+
+    Args:
+        train: the training images.
+        val: the validation images.
+        distance: bits that may differ in the hashes of images that look alike; -1 to find only the same content.
+    """
+    names: dict[Path, list[str]] = defaultdict(list)  # a list may have an image in both parts
+    for part, folder in ((TRAIN, train), (VAL, val)):
+        for file in folder.files:
+            names[folder.root / file].append(f"{part}/{file}")
+    groups = [[name for path in group for name in names[path]] for group in find_duplicates(names)]
+    groups += [both for both in names.values() if len(both) > 1]
+    copies = [group for group in groups if len({name.partition("/")[0] for name in group}) > 1]
+    copied = {name for group in copies for name in group}
+    pairs = closest_pairs(read_looks(val), read_looks(train), distance) if distance != OFF else []
+    near = [NearDuplicate(f"{VAL}/{val.files[i]}", f"{TRAIN}/{train.files[j]}", bits) for i, j, bits in pairs]
+    return Overlap(copies, [pair for pair in near if pair.val not in copied])
+
+
+def describe(parts: Mapping[str, DataStats], decoded: bool, overlap: Overlap | None = None) -> str:
     """A text of all statistics. The keys of `parts` are train and val, or the name of the folder."""
     lines = []
     for name, part in parts.items():
         lines += [f"{name}: {len(part.folder)} images of {len(part.folder.classes)} classes in {part.folder.root}",
                   *_describe_part(part, decoded), ""]
-    first, *others = parts.values()
-    for other in others:
-        lines += _compare(first, other)
+    if overlap:
+        lines += _compare(parts, overlap)
     return "\n".join([*lines, *_class_table(parts)])
 
 
@@ -104,19 +146,19 @@ def _describe_part(part: DataStats, decoded: bool) -> list[str]:
     return lines
 
 
-def _compare(train: DataStats, val: DataStats) -> list[str]:
+def _compare(parts: Mapping[str, DataStats], overlap: Overlap) -> list[str]:
     """Classes that only one part has, and images that are in both."""
-    lines = []
-    for one, other in ((train, val), (val, train)):
-        if only := [escape_name(name) for name in one.folder.classes if name not in other.folder.classes]:
-            lines.append(f"classes only in {one.folder.root.name}: {list_some(only, LISTED)}")
-    paths = [part.folder.root / name for part in (train, val) for name in part.folder.files]
-    both = [group for group in find_duplicates(paths)
-            if len({path.is_relative_to(train.folder.root) for path in group}) > 1]
-    lines.append(f"images in both {train.folder.root.name} and {val.folder.root.name}: {len(both)}"
-                 + ("; they make the score better than it is" if both else ""))
-    lines += ["  " + " = ".join(escape_name(path.relative_to(train.folder.root.parent)) for path in group)
-              for group in both[:LISTED]]
+    classes = {name: part.folder.classes for name, part in parts.items()}
+    lines = [f"classes only in {name}: {list_some(list(map(escape_name, only)), LISTED)}"
+             for name, other in ((TRAIN, VAL), (VAL, TRAIN))
+             if (only := [one for one in classes[name] if one not in classes[other]])]
+    lines.append(f"images in both {TRAIN} and {VAL}: {len(overlap.copies)}"
+                 + ("; they make the score better than it is" if overlap.copies else ""))
+    lines += ["  " + " = ".join(map(escape_name, group)) for group in overlap.copies[:LISTED]]
+    lines.append(f"images of {VAL} that look like one of {TRAIN}: {len(overlap.near)}"
+                 + ("; they may make the score better than it is" if overlap.near else ""))
+    lines += [f"  {escape_name(pair.val)} ~ {escape_name(pair.train)} ({pair.bits} of 64 bits differ)"
+              for pair in overlap.near[:LISTED]]
     return [*lines, ""]
 
 

@@ -2,7 +2,7 @@
 
 Training: random resized crop, flip, colour jitter, normalise. src/data/mixing.py has the augmentation of whole batches.
 Evaluation: shorter side to `round(size / 0.875)`, centre crop, normalise. Evaluation, export and deployment share the
-numbers here.
+numbers here and in src/normalisation.py.
 """
 from dataclasses import dataclass
 
@@ -12,10 +12,9 @@ from mindspore.dataset import transforms, vision
 from src.data.auto_augment import auto_augment
 from src.errors import UserError
 from src.model_utils.config import Config
+from src.normalisation import IMAGENET_PIXELS, Normalisation
 
 CROP_PCT = 0.875  # fraction of the shorter side that the evaluation crop keeps
-MEAN = (0.485, 0.456, 0.406)  # RGB, of ImageNet, for pixels of 0 to 1
-STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,14 @@ class Augmentation:
         """Whether `BatchAugmentation` has something to do."""
         return bool(self.random_erasing or self.mixup_alpha or self.cutmix_alpha or self.multi_scale_max)
 
+    def gives_pixels(self, platform: str) -> bool:
+        """Whether training gets images as uint8 pixels, to be normalised by the device.
+
+        They are a quarter of the bytes that go to a device. On a CPU nothing has to go anywhere, and the pipeline's
+        threads normalise faster than MindSpore's operators do. Mixing is arithmetic on normalised images.
+        """
+        return platform != "CPU" and not self.changes_batches
+
 
 IMAGENET = Augmentation()
 
@@ -71,8 +78,9 @@ def resize_size(image_size: int) -> int:
     return round(image_size / CROP_PCT)
 
 
-def train_transforms(image_size: int, augmentation: Augmentation = IMAGENET) -> list:
-    """Encoded image to a random 3 x `image_size` x `image_size` float32 view of it.
+def train_transforms(image_size: int, augmentation: Augmentation = IMAGENET,
+                     normalisation: Normalisation | None = IMAGENET_PIXELS) -> list:
+    """Encoded image to a random 3 x `image_size` x `image_size` view of it: normalised float32, or pixels as uint8.
 
     In multi-scale training the view has the largest size; the batch is shrunk later.
     """
@@ -85,15 +93,15 @@ def train_transforms(image_size: int, augmentation: Augmentation = IMAGENET) -> 
         vision.RandomCropDecodeResize(image_size, scale=(augmentation.crop_scale, 1.0), ratio=(3 / 4, 4 / 3)),
         vision.RandomHorizontalFlip(augmentation.flip),
         colour,
-        *_normalise(),
+        *(_normalise(normalisation) if normalisation else [vision.HWC2CHW()]),
     ]
 
 
-def eval_transforms(image_size: int, normalise: bool = True) -> list:
+def eval_transforms(image_size: int, normalisation: Normalisation | None = IMAGENET_PIXELS) -> list:
     """Encoded image to its 3 x `image_size` x `image_size` float32 centre, normalised or as pixels of 0 to 255."""
     return [vision.Decode(), vision.Resize(resize_size(image_size)), vision.CenterCrop(image_size),
-            *(_normalise() if normalise else [vision.HWC2CHW(), transforms.TypeCast(ms.float32)])]
+            *(_normalise(normalisation) if normalisation else [vision.HWC2CHW(), transforms.TypeCast(ms.float32)])]
 
 
-def _normalise() -> list:
-    return [vision.Normalize([255 * m for m in MEAN], [255 * s for s in STD]), vision.HWC2CHW()]
+def _normalise(normalisation: Normalisation) -> list:
+    return [vision.Normalize(normalisation.pixel_mean, normalisation.pixel_std), vision.HWC2CHW()]

@@ -12,6 +12,7 @@ from src.errors import UserError
 from src.log import logger
 from src.model_utils.config import Config
 from src.names import escape_name
+from src.normalisation import Normalisation
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,11 @@ class CalibrationImages:
     labels: np.ndarray
 
 
-def load_calibration_images(config: Config, classes: Sequence[str] | None, normalise: bool) -> CalibrationImages:
+def load_calibration_images(config: Config, classes: Sequence[str] | None,
+                            normalisation: Normalisation | None) -> CalibrationImages:
     """Read `calibration_images` images of `calibration`, chosen by `seed`, as an evaluation reads them.
+
+    Without a normalisation they are pixels of 0 to 255.
 
     An image in a folder with the name of one of `classes` has that label. One that cannot be read is named and left
     out.
@@ -38,7 +42,8 @@ def load_calibration_images(config: Config, classes: Sequence[str] | None, norma
     if len(paths) > config.calibration_images:
         paths = sorted(random.Random(config.seed).sample(paths, config.calibration_images))  # noqa: S311
     images = np.empty((len(paths), 3, config.image_size, config.image_size), np.float32)
-    stream = ImageStream(paths, config.image_size, min(config.batch_size, len(paths)), config.num_workers, normalise)
+    stream = ImageStream(paths, config.image_size, min(config.batch_size, len(paths)), config.num_workers,
+                         normalisation)
     for positions, batch in stream:
         images[positions] = batch
     for position, fault in sorted(stream.faults.items()):

@@ -1,10 +1,19 @@
 """The JSON beside an exported network, which says how to use it: `mobilenetv2.onnx.json` for `mobilenetv2.onnx`."""
+import hashlib
+import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from src.deployment.formats import files_of
+from src.errors import UserError
+from src.files import file_digest
 from src.json_records import make_record, read_json
 
 ANY_SIZE = "any"  # of batches
+CHANNELS = 3
 LARGEST_BATCH, LARGEST_SIDE = 2 ** 16, 2 ** 13  # images, pixels: larger values mean that the file is damaged
 
 
@@ -33,10 +42,17 @@ class Preprocessing:
 
     centre_crop: int | None = None  # pixels; None: unknown
     normalise: str = ""
+    mean: tuple[float, ...] | None = None  # for pixels of 0 to 255; None: as for ImageNet
+    std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.centre_crop is not None and not 1 <= self.centre_crop <= LARGEST_SIDE:
             raise ValueError(f"centre_crop must be 1 to {LARGEST_SIDE}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and (len(values) != CHANNELS or not all(map(math.isfinite, values))):
+                raise ValueError(f"{name} must be {CHANNELS} numbers")
+        if self.std is not None and not all(value > 0 for value in self.std):
+            raise ValueError("std must be more than 0")
 
 
 @dataclass(frozen=True)
@@ -65,3 +81,37 @@ def read_description(model: Path) -> Description | None:
     if not path.is_file():
         return None
     return make_record(Description, read_json(path), f"{path}: not the description of an exported network")
+
+
+def content_digest(model: Path) -> str:
+    """SHA-256 of an exported network; of several files, that of their digests, a line each."""
+    digests = [file_digest(file) for file in files_of(model)]
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
+
+
+def pack_metadata(description: Mapping[str, Any]) -> dict[str, str]:
+    """What an ONNX file has of a description: preprocessing, output and classes, a text for each key."""
+    values = {**description["preprocessing"], "output": description["output"]["meaning"],
+              "classes": description["classes"]}
+    return {key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            for key, value in values.items() if value is not None}
+
+
+def unpack_metadata(texts: Mapping[str, str], where: object) -> Description:
+    """The description that `pack_metadata` put into an ONNX file.
+
+    Raises:
+        UserError: `where` has something else under its keys.
+    """
+    fault = f"{where}: its metadata are not those of a network that this project exported"
+    try:
+        numbers = {key: json.loads(texts[key]) for key in ("centre_crop", "mean", "std", "classes") if key in texts}
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{fault} ({error})") from error
+    found = {"output": {"meaning": texts.get("output", Output.meaning)},
+             "preprocessing": {"normalise": texts.get("normalise", ""),
+                               **{key: numbers.get(key) for key in ("centre_crop", "mean", "std")}},
+             "classes": numbers.get("classes")}
+    return make_record(Description, found, fault)

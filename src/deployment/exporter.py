@@ -17,16 +17,17 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from src.checkpoint.file import Checkpoint
-from src.data.transforms import MEAN, STD, resize_size
-from src.deployment.description import ANY_SIZE, description_path
+from src.data.transforms import resize_size
+from src.deployment.description import ANY_SIZE, content_digest, description_path, pack_metadata
+from src.deployment.formats import ENDINGS, INPUT, input_layout, output_name
+from src.deployment.onnx_graph import OnnxGraph
 from src.errors import UserError, first_line
-from src.files import atomic_write, file_digest
-from src.mobilenetV2 import MobileNetV2
+from src.files import atomic_write
 from src.model_utils.config import Config
+from src.models import plain_network
+from src.normalisation import IMAGENET_PIXELS, Normalisation
 from src.utils import class_count, load_weights
 
-ENDINGS = {"MINDIR": ".mindir", "ONNX": ".onnx", "AIR": ".air"}
-INPUT, OUTPUT = "images", "scores"
 DYNAMIC_TRIAL = 3  # batch size for the check of a file with dynamic batch size
 
 
@@ -38,6 +39,7 @@ class ExportOptions:
     batch_size: int = 1  # 0: any
     normalise: bool = False  # True: the graph takes RGB pixels of 0 to 255 and normalises them
     softmax: bool = False  # True: the output is probabilities, not logits
+    normalisation: Normalisation = IMAGENET_PIXELS  # in the graph, or before it
 
 
 class Deployable(nn.Cell):
@@ -47,8 +49,9 @@ class Deployable(nn.Cell):
         super().__init__()
         self.network = network
         self.normalise, self.softmax = options.normalise, options.softmax
-        self.mean = Tensor(255 * np.array(MEAN, np.float32).reshape(1, 3, 1, 1))
-        self.scale = Tensor(1 / (255 * np.array(STD, np.float32)).reshape(1, 3, 1, 1))
+        mean, std = options.normalisation.mean, options.normalisation.std
+        self.mean = Tensor(255 * np.array(mean, np.float32).reshape(1, 3, 1, 1))
+        self.scale = Tensor(1 / (255 * np.array(std, np.float32)).reshape(1, 3, 1, 1))
 
     def construct(self, images: Tensor) -> Tensor:
         if self.normalise:
@@ -63,33 +66,48 @@ def deployable(checkpoint: Checkpoint, config: Config, options: ExportOptions) -
     Raises:
         UserError: the checkpoint does not fit the network of the configuration.
     """
-    network = MobileNetV2(class_count(checkpoint) or max(1, config.num_classes), config.width_mult)
+    network = plain_network(config, class_count(checkpoint) or max(1, config.num_classes))
     load_weights(network, checkpoint)
     return Deployable(network, options).set_train(False)
 
 
-def export(network: Deployable, options: ExportOptions, path: Path) -> None:
+def export(network: Deployable, options: ExportOptions, path: Path, classes: tuple[str, ...] | None = None) -> None:
     """Write a file in the format of `path`'s ending, whole or not at all.
 
-    A process with MindSpore 2.10 can write only one ONNX file, and none after a MINDIR.
+    ONNX has the names of the `classes` and the preprocessing inside, too.
 
     Raises:
         UserError: MindSpore cannot write it; AIR needs Ascend.
     """
-    images = Tensor(shape=(options.batch_size or None, 3, options.image_size, options.image_size), dtype=ms.float32)
-    with atomic_write(path) as temporary, _plainly_named_folder(path.parent) as folder:
-        written = folder / f"network{path.suffix}"
-        try:
-            if path.suffix == ENDINGS["ONNX"]:
-                axes = {INPUT: {0: "N"}, OUTPUT: {0: "N"}} if options.batch_size == 0 else None
-                ms.onnx.export(network, images, file_name=str(written), input_names=[INPUT], output_names=[OUTPUT],
-                               dynamic_axes=axes)
-            else:
-                ms.export(network, images, file_name=str(written), file_format=path.suffix[1:].upper())
-        except (RuntimeError, ValueError, TypeError) as error:
-            raise UserError(f"{path}: MindSpore cannot export this: {first_line(error)}") from error
+    with atomic_write(path) as temporary:
+        if path.suffix == ENDINGS["ONNX"]:
+            temporary.write_bytes(onnx_content(network, options, classes))
+        else:
+            with _plainly_named_folder(path.parent) as folder:
+                written = folder / f"network{path.suffix}"
+                _write_with_mindspore(network, options, written, path)
+                written.replace(temporary)
         description_path(path).unlink(missing_ok=True)  # it describes the old file
-        written.replace(temporary)
+
+
+def onnx_content(network: Deployable, options: ExportOptions, classes: tuple[str, ...] | None) -> bytes:
+    """The content of an ONNX file."""
+    graph = OnnxGraph(options.batch_size, options.image_size)
+    x = graph.normalise(INPUT, network.mean, network.scale) if options.normalise else INPUT
+    x = graph.cell(network.network, "", x)
+    if options.softmax:
+        graph.softmax(x)
+    metadata = pack_metadata(usage(options, classes, graph.num_classes))
+    return graph.model(output_name(options.softmax), metadata).SerializeToString()
+
+
+def _write_with_mindspore(network: Deployable, options: ExportOptions, written: Path, path: Path) -> None:
+    """Write MINDIR or AIR to `written`; errors name `path`."""
+    images = Tensor(shape=(options.batch_size or None, 3, options.image_size, options.image_size), dtype=ms.float32)
+    try:
+        ms.export(network, images, file_name=str(written), file_format=path.suffix[1:].upper())
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: MindSpore cannot export this: {first_line(error)}") from error
 
 
 @contextlib.contextmanager
@@ -109,24 +127,28 @@ def _plainly_named_folder(parent: Path) -> Iterator[Path]:
 def describe(path: Path, options: ExportOptions, classes: tuple[str, ...] | None, num_classes: int,
              metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The description of an exported file: its input, output, preprocessing and classes, with further `metadata`."""
+    used = usage(options, classes, num_classes)
+    used["input"]["layout"] = input_layout(path)
+    return {"file": path.name, "sha256": content_digest(path), **used, **metadata}
+
+
+def usage(options: ExportOptions, classes: tuple[str, ...] | None, num_classes: int) -> dict[str, Any]:
+    """How an exported network is used: input, output, preprocessing and classes. Sizes are in pixels."""
+    output = output_name(options.softmax)
     return {
-        "file": path.name,
-        "sha256": file_digest(path),
         "input": {"name": INPUT, "layout": "NCHW", "type": "float32", "batch_size": options.batch_size or ANY_SIZE},
-        "output": {"name": OUTPUT, "meaning": "probabilities" if options.softmax else "logits",
-                   "num_classes": num_classes},
+        "output": {"name": output, "meaning": output, "num_classes": num_classes},
         "preprocessing": {
             "colours": "RGB",
             "resize_shorter_side": resize_size(options.image_size),
             "interpolation": "bilinear",
             "centre_crop": options.image_size,
             "pixels": [0, 255],
-            "mean": [255 * value for value in MEAN],
-            "std": [255 * value for value in STD],
+            "mean": options.normalisation.pixel_mean,
+            "std": options.normalisation.pixel_std,
             "normalise": "inside the graph" if options.normalise else "before the graph",
         },
         "classes": list(classes) if classes else None,
-        **metadata,
     }
 
 

@@ -1,4 +1,4 @@
-"""Opens a trained model for evaluation or prediction: a checkpoint, a MINDIR or an ONNX file."""
+"""Opens a trained model for evaluation or prediction: a checkpoint or an exported file."""
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,9 @@ from src.checkpoint.pretrained import open_pretrained
 from src.deployment.runtime import ExportedNetwork, is_exported, load_exported
 from src.errors import UserError
 from src.model_utils.config import Config
+from src.model_utils.keys import NETWORK_KEYS
 from src.models import define_net
+from src.normalisation import NORMALISATIONS, Normalisation
 from src.utils import class_count, load_weights
 
 Network = Callable[[Tensor], Tensor]
@@ -44,9 +46,10 @@ class ModelFile:
         return self.classes
 
     @property
-    def normalise(self) -> bool:
-        """Whether the input must be normalised; False if the graph does that."""
-        return self.content.normalise if isinstance(self.content, ExportedNetwork) else True
+    def normalisation(self) -> Normalisation | None:
+        """How the input must be normalised; None if the graph does that."""
+        return self.content.normalisation if isinstance(self.content, ExportedNetwork) else \
+            NORMALISATIONS[self.config.normalisation]
 
     def network(self, num_classes: int = 0) -> Network:
         """A function from N x 3 x H x W images to N x C logits. With `num_classes`, C must be that number.
@@ -83,11 +86,11 @@ def open_model(config: Config) -> ModelFile:
         UserError: none is named, or it cannot be read.
     """
     if not config.pretrain_ckpt:
-        raise UserError("no model named: give --pretrain_ckpt with a checkpoint, a .mindir or an .onnx file")
+        raise UserError("no model named: give --pretrain_ckpt with a checkpoint or an exported file")
     if not is_exported(config.pretrain_ckpt):
         checkpoint = open_pretrained(config.pretrain_ckpt)
         where = checkpoint.path
-        return ModelFile(where, checkpoint, config.adopt(checkpoint.config, "image_size", "width_mult", where=where))
+        return ModelFile(where, checkpoint, config.adopt(checkpoint.config, "image_size", *NETWORK_KEYS, where=where))
     path = Path(config.pretrain_ckpt)
     exported = load_exported(path, config)
     known = {"image_size": exported.image_size, "batch_size": exported.best_batch_size or config.batch_size}

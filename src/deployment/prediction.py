@@ -12,8 +12,9 @@ import numpy as np
 from mindspore.dataset.core.config import ErrorSamplesMode
 from PIL import Image
 
+from src.data.check_memory import Finding
 from src.data.image_cache import copies_folder, encoded_image, longest_shorter_side
-from src.data.image_check import Finding, check_file, list_left_out
+from src.data.image_check import check_file, list_left_out
 from src.data.image_folder import images_below
 from src.data.images import is_image
 from src.data.transforms import eval_transforms
@@ -22,6 +23,7 @@ from src.errors import UserError
 from src.files import atomic_write, read_names
 from src.log import logger
 from src.names import escape_name, unescape_name
+from src.normalisation import IMAGENET_PIXELS, Normalisation
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class ImageStream:
     image_size: int
     batch_size: int
     num_workers: int
-    normalise: bool = True
+    normalisation: Normalisation | None = IMAGENET_PIXELS
     faults: dict[int, str] = field(default_factory=dict)
     findings: dict[int, Finding] = field(default_factory=dict)
 
@@ -108,7 +110,7 @@ class ImageStream:
         encoded = _Encoded(self.paths, self.image_size, self.faults, self.findings)
         pipeline = ds.GeneratorDataset(encoded, ["image", "position"], shuffle=False, num_parallel_workers=workers,
                                        python_multiprocessing=False)
-        pipeline = pipeline.map(eval_transforms(self.image_size, self.normalise), "image",
+        pipeline = pipeline.map(eval_transforms(self.image_size, self.normalisation), "image",
                                 num_parallel_workers=workers)
         return pipeline.batch(self.batch_size, num_parallel_workers=1)
 

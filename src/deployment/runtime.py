@@ -1,33 +1,24 @@
-"""Loads and runs exported networks, MINDIR or ONNX, with one interface."""
-import importlib.util
-from collections.abc import Sequence
+"""Loads and runs exported networks of any format that has a runtime here, with one interface."""
 from pathlib import Path
-from typing import Protocol
 
-import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Tensor
 
-from src.deployment.description import ANY_SIZE, Description, description_path, read_description
-from src.deployment.exporter import ENDINGS
+from src.deployment.description import (
+    ANY_SIZE,
+    Description,
+    Preprocessing,
+    content_digest,
+    description_path,
+    read_description,
+)
+from src.deployment.engines import ENGINES, Engine
+from src.deployment.formats import files_of
 from src.errors import UserError, first_line
-from src.files import file_digest
 from src.model_utils.config import Config
+from src.normalisation import IMAGENET_PIXELS, Normalisation
 
-EXPORTED_ENDINGS = (ENDINGS["MINDIR"], ENDINGS["ONNX"])
-ONNX_BATCH_SIZE = 8  # activations of larger batches do not fit into the cache of a CPU
 TINY = np.finfo(np.float32).tiny
-
-
-class Engine(Protocol):
-    """Runs a file on one batch of a size that the file takes."""
-
-    image_size: int | None  # None if unknown
-    batch_size: int  # 0 for any size, or if unknown
-    best_batch_size: int  # the fastest one; 0 if unknown
-
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """N x 3 x H x W float32 to N x C float32."""
 
 
 class ExportedNetwork:
@@ -52,7 +43,7 @@ class ExportedNetwork:
             self.batch_size = 0 if described == ANY_SIZE else engine.batch_size  # 0: any
         self._side = description.preprocessing.centre_crop or engine.image_size
         self.image_size: int = self._side or image_size
-        self.normalise = description.preprocessing.normalise != "inside the graph"
+        self.normalisation = _normalisation(description.preprocessing)
         self.softmax = description.output.meaning == "probabilities"
         self.classes = description.classes or None
         self.best_batch_size = self.batch_size or engine.best_batch_size
@@ -107,74 +98,32 @@ class ExportedNetwork:
         return scores[0] if len(scores) == 1 else np.concatenate(scores)
 
 
+def _normalisation(preprocessing: Preprocessing) -> Normalisation | None:
+    """How images are normalised before the graph; None if the graph does that."""
+    if preprocessing.normalise == "inside the graph":
+        return None
+    if preprocessing.mean is None or preprocessing.std is None:
+        return IMAGENET_PIXELS
+    mean, std = (tuple(value / 255 for value in values) for values in (preprocessing.mean, preprocessing.std))
+    return Normalisation(mean, std)
+
+
 def is_exported(path: str) -> bool:
     """Whether a name is that of an exported network, by its ending."""
-    return path.endswith(EXPORTED_ENDINGS)
+    return path.endswith(tuple(ENGINES))
 
 
 def load_exported(path: Path, config: Config) -> ExportedNetwork:
-    """Load a MINDIR or an ONNX file.
+    """Load an exported network.
 
     Raises:
-        UserError: the file is missing, damaged or not what its ending says; ONNX Runtime is needed and not installed.
+        UserError: the file is missing, damaged or not what its ending says; its runtime is not installed.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    description = read_description(path) or Description()
-    if description.sha256 not in {"", file_digest(path)}:
+    for file in files_of(path):
+        if not file.is_file():
+            raise UserError(f"{file}: no such file")
+    beside = read_description(path)
+    if beside and beside.sha256 not in {"", content_digest(path)}:
         raise UserError(f"{path}: this file is damaged: it is not the one that {description_path(path).name} describes")
-    engine: Engine = _OnnxEngine(path, config.onnx_threads) if path.suffix == ENDINGS["ONNX"] else \
-        _MindirEngine(path)
-    return ExportedNetwork(engine, description, path, config.image_size)
-
-
-def onnx_runtime_is_there() -> bool:
-    """Whether ONNX files can be run."""
-    return importlib.util.find_spec("onnxruntime") is not None
-
-
-class _MindirEngine:
-    image_size: int | None = None
-    batch_size = best_batch_size = 0
-
-    def __init__(self, path: Path) -> None:
-        self.batch_size = 0
-        try:
-            self._cell = nn.GraphCell(ms.load(str(path)))
-        except Exception as error:  # MindSpore raises what its parsers raise
-            raise UserError(f"{path}: not a MINDIR file, or a damaged one ({first_line(error)})") from error
-
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        return self._cell(Tensor(images)).asnumpy()
-
-
-class _OnnxEngine:
-    image_size: int | None
-
-    def __init__(self, path: Path, threads: int) -> None:
-        if not onnx_runtime_is_there():
-            raise UserError(f"{path}: needs ONNX Runtime, which is not installed: pip install onnxruntime")
-        import onnxruntime
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 4  # its faults are raised too
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime has a class of its own for each fault
-            raise UserError(f"{path}: not an ONNX file, or a damaged one ({first_line(error)})") from error
-        if len(inputs := self._session.get_inputs()) != 1:
-            raise UserError(f"{path}: is no classifier of images: it has {len(inputs)} inputs, not one")
-        images = inputs[0]
-        self._input = images.name
-        self.batch_size = _number(images.shape, 0) or 0
-        self.best_batch_size = self.batch_size or ONNX_BATCH_SIZE
-        self.image_size = _number(images.shape, 2)
-
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        return self._session.run(None, {self._input: images})[0]
-
-
-def _number(shape: Sequence[int | str | None], axis: int) -> int | None:
-    """One side of an ONNX shape; None if it is open."""
-    side = shape[axis] if axis < len(shape) else None
-    return side if isinstance(side, int) else None
+    engine = ENGINES[path.suffix](path, config.onnx_threads)
+    return ExportedNetwork(engine, beside or engine.description, path, config.image_size)

@@ -4,6 +4,7 @@ import os
 
 import mindspore as ms
 from mindspore import communication
+from mindspore.device_context import ascend, gpu
 
 from src.distributed.world import ALONE, World
 from src.errors import UserError, first_line
@@ -24,17 +25,32 @@ def setup_device(config: Config) -> World:
     _check_launch(config)
     _check_boost(config)
     ms.set_context(mode=ms.GRAPH_MODE)
+    platform = "CPU" if config.dry_run else config.platform  # a dry run needs no card
     try:
         # For a missing platform MindSpore writes pages of warnings. The error below is enough.
         with without_mindspore_logs(logging.ERROR):
             # The processes of msrun choose the devices among themselves.
-            ms.set_device(config.platform, None if "MS_ROLE" in os.environ else _device_id(config))
+            ms.set_device(platform, None if platform == "CPU" or "MS_ROLE" in os.environ else _device_id(config))
     except (RuntimeError, ValueError) as error:
         raise UserError(f"platform {config.platform} is not available on this machine "
                         f"({first_line(error).split('.')[0]}); use --platform CPU, or install its driver") from error
     if config.platform == "CPU" and config.amp_level != "O0":
         raise UserError(f"amp_level {config.amp_level}: on CPU MindSpore trains in float32 only; use --amp_level O0")
+    if platform != "CPU":
+        ms.set_context(jit_config={"jit_level": config.jit_level})
+        if config.amp_level == "O0":
+            _compute_in_float32(platform)
     return _join_ranks() if config.distribute else ALONE
+
+
+def _compute_in_float32(platform: str) -> None:
+    """Switch off the shorter formats that cards convolve float32 in by default: HF32 on Ascend, TF32 on GPU."""
+    if platform == "Ascend":
+        ascend.op_precision.conv_allow_hf32(False)
+        ascend.op_precision.matmul_allow_hf32(False)
+    else:
+        gpu.op_precision.conv_allow_tf32(False)
+        gpu.op_precision.matmul_allow_tf32(False)
 
 
 def _join_ranks() -> World:
@@ -70,5 +86,5 @@ def _check_boost(config: Config) -> None:
 
 
 def _device_id(config: Config) -> int | None:
-    """The card that the environment names, as in a start from a rank table or on ModelArts; None on CPU."""
-    return find_process_environment(config.enable_modelarts).device_id if config.platform != "CPU" else None
+    """The card that the environment names, as in a start from a rank table or on ModelArts; None if it names none."""
+    return find_process_environment(config.enable_modelarts).device_id

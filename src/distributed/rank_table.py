@@ -14,7 +14,7 @@ from typing import Any
 RINGED = "910"
 RINGED_COUNTS = (1, 2, 4, 8)
 RING = 4
-CARDS = 8  # of a server
+CARDS = {"910": 8, "A2": 8, "A3": 16}  # of a server of each kind
 LONGEST = 9  # digits of a number
 
 
@@ -31,7 +31,7 @@ def check_rank_table(path: Path, devices: Sequence[int], node_rank: int = 0, nod
         devices: device numbers to be used on this server, in the order of their ranks.
         node_rank: which server this is.
         node_num: number of servers.
-        server_kind: "910" has rules for how cards may be grouped, "A2" has none.
+        server_kind: one of `CARDS`. "910" has rules for how cards may be grouped, the others have none.
 
     Raises:
         RankTableError: it does not, or a run with it could not work.
@@ -79,11 +79,13 @@ def _server(server: object, index: int, path: Path, server_kind: str) -> list[tu
     numbers = sorted(device for _, device in devices)
     if len(set(numbers)) != len(numbers):
         raise RankTableError(f"{path}: {place} names a device twice ({_numbers(numbers)})")
-    if not numbers or numbers[-1] >= CARDS:
-        raise RankTableError(f"{path}: the devices of {place} must be 0 to {CARDS - 1}, not {_numbers(numbers)}")
+    cards = CARDS[server_kind]
+    if not numbers or numbers[-1] >= cards:
+        raise RankTableError(f"{path}: the devices of {place} must be 0 to {cards - 1}, not {_numbers(numbers)}"
+                             + ("" if server_kind == "A3" else "; on an Atlas A3 set ATLAS=A3"))
     if server_kind == RINGED:
         one_ring = len({number // RING for number in numbers}) == 1
-        if len(numbers) not in RINGED_COUNTS or (1 < len(numbers) < CARDS and not one_ring):
+        if len(numbers) not in RINGED_COUNTS or (1 < len(numbers) < cards and not one_ring):
             raise RankTableError(f"{path}: devices {_numbers(numbers)} cannot work together on an Atlas 910: "
                                  "take 1, 2, 4 or 8, and 2 or 4 all of 0-3 or all of 4-7; on an Atlas A2 set ATLAS=A2")
     return sorted(devices)
@@ -117,6 +119,8 @@ def main(argv: Sequence[str]) -> None:
     """End with status 0 for a good table; else with 2 and one line on stderr."""
     path, devices, node_rank, node_num, server_kind = argv
     try:
+        if server_kind not in CARDS:
+            raise RankTableError(f"ATLAS must be one of {', '.join(CARDS)}, not {server_kind!r}")
         check_rank_table(Path(path), [int(device) for device in devices.split(",")], int(node_rank), int(node_num),
                          server_kind)
     except RankTableError as error:

@@ -105,6 +105,10 @@ PREDICTION = "prediction"
 MODELARTS = "on ModelArts (docs/modelarts.md)"
 
 
+# The keys that are properties of a network: those of a checkpoint are taken over with it.
+NETWORK_KEYS = ("width_mult", "padding", "bn_eps", "normalisation")
+
+
 @dataclass(frozen=True)
 class Keys:
     """The values of all keys. See `Key` for what is declared of each."""
@@ -121,10 +125,13 @@ class Keys:
                             "export.py of the choice of calibration images.",
                     commands=(TRAIN, EXPORT), min=0, max=2 ** 32 - 1)
     dry_run: bool = key(False, RUN, "Print what a run would do, and do nothing.", affects_result=False)
+    jit_level: str = key("O1", RUN, "How far MindSpore's compiler goes on Ascend and GPU: O1 fuses small operators, O0 "
+                                    "does not, O2 is the older GE backend of Ascend.",
+                         commands=COMMANDS, choices=("O0", "O1", "O2"))
     cpu_kernels: str = key("auto", RUN, "Fast kernels on CPU: auto uses them where they can be built, on fails where "
                                         "they cannot, off uses MindSpore's own.",
                            commands=(TRAIN, EVAL, INFER), choices=("auto", "on", "off"))
-    onnx_threads: int = key(0, RUN, "Cores that ONNX Runtime uses; 0 for all.",
+    onnx_threads: int = key(0, RUN, "Cores that ONNX Runtime, LiteRT and ncnn use; 0 for all.",
                             commands=COMMANDS, affects_result=False, min=0)
 
     # Where images are does not affect a result: their digests are compared.
@@ -137,7 +144,8 @@ class Keys:
     test_dataset_path: str = key("", DATA, "Images to score once, at the end of training; empty for test/ beside "
                                            "train/.", affects_result=False)
     val_share: float = key(0.0, DATA, "Share of the training images of each class to validate on instead, where the "
-                                      "data set has no validation images; 0 for none.",
+                                      "data set has no validation images; 0 for none. Images that look alike stay on "
+                                      "one side.",
                            affects_result=False, min=0.0, below=1.0)
     num_classes: int = key(0, DATA, "Classes of the network; 0 for as many as the training folder or the model has.",
                            commands=COMMANDS, affects_result=False, min=0)
@@ -187,12 +195,23 @@ class Keys:
                                             "1 for none.", aliases=("repeated_augmentation",), min=1)
 
     width_mult: float = key(1.0, NETWORK, "The paper's width multiplier.", commands=COMMANDS, min=0.35, max=1.4)
+    padding: str = key("symmetric", NETWORK, "Zeros around images of even sides before a convolution of stride 2: "
+                                             "symmetric has them on all sides, as in PyTorch's networks, same only "
+                                             "behind and below, as in TensorFlow's.",
+                       commands=COMMANDS, choices=("symmetric", "same"))
+    bn_eps: float = key(1e-5, NETWORK, "What batch normalisation adds to the variance; 0.001 in TensorFlow's networks.",
+                        commands=COMMANDS, min=1e-12, max=1.0)
+    normalisation: str = key("imagenet", NETWORK, "Values of the network's input: imagenet subtracts the mean colour "
+                                                  "of ImageNet and divides by its deviation, inception makes -1 to 1, "
+                                                  "as for TensorFlow's networks.",
+                             commands=COMMANDS, choices=("imagenet", "inception"))
     dropout: float = key(0.0, NETWORK, "Share of the pooled features that are set to zero in training.",
                          min=0.0, below=1.0)
 
     pretrain_ckpt: str = key("", START, "Checkpoint to start from (train.py), to score (eval.py), to export "
                                         "(export.py) or to predict with (infer.py), or weights of another project: see "
-                                        "docs/weights.md. eval.py and infer.py take .mindir and .onnx files, too.",
+                                        "docs/weights.md. eval.py and infer.py take .mindir, .onnx, .tflite and "
+                                        "ncnn's .param files, too.",
                              commands=COMMANDS, aliases=("checkpoint", "ckpt_file", "model"))
     freeze_layer: str = key("none", START, "none trains the whole network, backbone trains the classifier only.",
                             choices=("none", "backbone"))
@@ -229,14 +248,15 @@ class Keys:
     label_smooth: float = key(0.1, LOSS, "Label smoothing: share of the target that is spread over all classes.",
                               min=0.0, below=1.0)
     kd_teacher: str = key("", LOSS, "Distillation: a larger network to learn from besides the labels, as a checkpoint, "
-                                    ".mindir or .onnx file; empty for none.",
+                                    "exported file; empty for none.",
                           affects_result=False)  # its digest is compared
     kd_weight: float = key(0.5, LOSS, "Share of the teacher's part of the loss. The labels have the rest.",
                            min=0.0, max=1.0)
     kd_temperature: float = key(3.0, LOSS, "Temperature of the teacher's part: the higher, the more the teacher's "
                                            "unlikely classes count.", min=1.0)
 
-    amp_level: str = key("O2", PRECISION, "Precision: O0 is float32, O2 is float16 except batch norm, O3 is float16.",
+    amp_level: str = key("O3", PRECISION, "Precision: O0 is float32 throughout, O2 is float16 except batch norm, O3 is "
+                                          "float16. Weights are float32.",
                          choices=("O0", "O2", "O3"))
     loss_scale: float = key(1024.0, PRECISION, "Factor on the loss under float16, so that small gradients do not "
                                                "vanish.", min=1.0, max=2.0 ** 24)
@@ -252,6 +272,9 @@ class Keys:
 
     # What a run writes does not affect its result.
     run_eval: bool = key(True, OUTPUT, "Score the validation images after every epoch.", affects_result=False)
+    best_metric: str = key("top1", OUTPUT, "What tells which epoch is the best: top1, balanced_accuracy (every class "
+                                           "counts the same), macro_f1 or val_loss.",
+                           affects_result=False, choices=("top1", "balanced_accuracy", "macro_f1", "val_loss"))
     log_steps: int = key(100, OUTPUT, "A line in the log at least every so many steps.", affects_result=False, min=1)
     save_checkpoint: bool = key(True, OUTPUT, "Keep checkpoints.", affects_result=False)
     save_checkpoint_path: str = key("./checkpoint", OUTPUT, "Folder of the checkpoints.", affects_result=False)
@@ -274,8 +297,9 @@ class Keys:
     profiling_steps: int = key(10, OUTPUT, "How many steps to profile. They are after the first step and before the "
                                            "epoch's evaluation.", affects_result=False, min=1)
 
-    file_format: str = key("MINDIR", EXPORTED, "Format to write. AIR can be written on Ascend only.",
-                           commands=(EXPORT,), choices=("AIR", "MINDIR", "ONNX"))
+    file_format: str = key("MINDIR", EXPORTED, "Format to write. AIR can be written on Ascend only. COREML, "
+                                               "LITE, NCNN and TFLITE need a converter: see docs/deployment.md.",
+                           commands=(EXPORT,), choices=("AIR", "COREML", "LITE", "MINDIR", "NCNN", "ONNX", "TFLITE"))
     file_name: str = key("mobilenetv2", EXPORTED, "File to write, with or without its ending.", commands=(EXPORT,))
     export_batch_size: int = key(1, EXPORTED, "Images that the graph takes at a time; 0 for any number.",
                                  commands=(EXPORT,), min=0)
@@ -284,8 +308,7 @@ class Keys:
     export_softmax: bool = key(False, EXPORTED, "Put a softmax into the graph, which then gives probabilities.",
                                commands=(EXPORT,))
     quantize: str = key("none", EXPORTED, "int8 writes a network of eight-bit numbers, a quarter of the size. It "
-                                          "needs file_format ONNX, calibration, and the packages of "
-                                          "requirements-quantization.txt.",
+                                          "needs file_format ONNX and calibration.",
                         commands=(EXPORT,), choices=("none", "int8"))
     calibration: str = key("", EXPORTED, "Images to measure the ranges of an int8 network's numbers on: a folder, or a "
                                          "text file that lists images. Labels are not needed.", commands=(EXPORT,))
@@ -293,8 +316,9 @@ class Keys:
 
     images: str = key("", PREDICTION, "An image, a folder, or a text file that lists images.",
                       commands=(INFER,), aliases=("pictures",))
-    predictions: str = key("./predictions", PREDICTION, "Folder for predictions.csv, .json and .png.",
-                           commands=(INFER,))
+    predictions: str = key("./predictions", PREDICTION, "Folder for predictions.csv, .json and .png of infer.py, and "
+                                                        "for metrics.json and scored.csv of eval.py.",
+                           commands=(EVAL, INFER))
     top_k: int = key(5, PREDICTION, "How many of the most likely classes to name.", commands=(INFER,), min=1)
 
     enable_modelarts: bool = key(False, MODELARTS, "This is a job on ModelArts: fetch the data first, upload the "

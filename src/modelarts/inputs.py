@@ -13,7 +13,7 @@ from src.model_utils.config import Config
 from src.model_utils.moxing_adapter import Storage, harmless, is_remote
 from src.modelarts.folders import JobFolders
 
-MODEL_ENDINGS = (".ckpt", ".mindir", ".onnx", ".pth", ".pth.tar", ".pt", ".safetensors")
+MODEL_ENDINGS = (".ckpt", ".mindir", ".onnx", ".tflite", ".pth", ".pth.tar", ".pt", ".safetensors")
 DATA_KEYS = ("dataset_path", "eval_dataset_path", "test_dataset_path", "images")
 # The storage keeps no file times, but a run resumes only with the same images, times included.
 TIME_OF_COPIES = 946684800  # seconds since 1970: the year 2000

@@ -2,24 +2,16 @@
 
 docs/deployment.md says what each of these steps gains, and what was tried and left out.
 """
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 
 from src.errors import UserError
 from src.files import atomic_write
+from src.quantization.calibration import calibrate
+from src.quantization.onnx_graph import activations, equalisable, load_folded, quantize_graph
 
-PACKAGES = ("onnx", "onnxruntime")
 FEWEST_IMAGES = 20  # ranges of fewer images are left to chance
-
-
-def check_packages() -> None:
-    """Raise UserError if a package is missing that only this needs."""
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"--quantize int8 needs {' and '.join(missing)}, not installed here: "
-                        "pip install -r requirements-quantization.txt")
 
 
 def quantize_file(source: Path, images: np.ndarray, path: Path) -> None:
@@ -33,8 +25,6 @@ def quantize_file(source: Path, images: np.ndarray, path: Path) -> None:
     Raises:
         UserError: there are too few images.
     """
-    from src.quantization.calibration import calibrate  # needs the optional packages
-    from src.quantization.onnx_graph import activations, equalisable, load_folded, quantize_graph
     if len(images) < FEWEST_IMAGES:
         raise UserError(f"{len(images)} calibration image{'s' if len(images) != 1 else ''} that can be read: too few "
                         f"to measure the ranges of activations; give at least {FEWEST_IMAGES}, better 200")

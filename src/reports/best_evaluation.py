@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from src.checkpoint.record import History
+from src.checkpoint.record import History, merit
 from src.data.image_folder import ImageFolder
 from src.files import atomic_write
 from src.metrics import MISTAKE, EvalResult
@@ -22,8 +22,8 @@ class BestEvaluation:
         run_id: the run that wrote it.
         epoch: from 1.
         top1: of that epoch.
-        confusion: as in `Score`.
-        mistakes: as in `Score`.
+        confusion: as in `EvalResult`.
+        mistakes: as in `EvalResult`.
         files: the images of the mistakes, relative to the validation folder.
     """
 
@@ -48,7 +48,8 @@ class BestEvaluation:
             temporary.write_bytes(content.getvalue())
 
     @classmethod
-    def load(cls, path: Path, run_id: str, history: History, num_classes: int) -> "BestEvaluation | None":
+    def load(cls, path: Path, run_id: str, history: History, num_classes: int,
+             best_metric: str) -> "BestEvaluation | None":
         """Read the file.
 
         Returns None if the file is missing, damaged or of another run. Also if its epoch is later than the checkpoint
@@ -61,12 +62,14 @@ class BestEvaluation:
                         values["mistakes"], tuple(map(str, values["files"])))
         except Exception:  # numpy raises many types of error; the report works without this file
             return None
-        return found if found._is_of(run_id, history) and found._is_sound(num_classes) else None
+        return found if found._is_of(run_id, history, best_metric) and found._is_sound(num_classes) else None
 
-    def _is_of(self, run_id: str, history: History) -> bool:
-        top1 = [row.get("top1") for row in history]
-        return self.run_id == run_id and 1 <= self.epoch <= len(top1) and self.top1 == top1[self.epoch - 1] == max(
-            score for score in top1 if score is not None)
+    def _is_of(self, run_id: str, history: History, best_metric: str) -> bool:
+        if self.run_id != run_id or not 1 <= self.epoch <= len(history):
+            return False
+        row = history[self.epoch - 1]
+        return row.get("top1") == self.top1 and merit(row, best_metric) == max(
+            merit(other, best_metric) for other in history)
 
     def _is_sound(self, num_classes: int) -> bool:
         confusion, mistakes = self.confusion, self.mistakes

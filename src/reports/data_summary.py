@@ -1,5 +1,5 @@
-"""Draws a data set in one figure: the number of images of each class, their sizes, and samples."""
-from collections.abc import Mapping
+"""Draws a data set in one figure: the number of images of each class, their sizes, samples, and near duplicates."""
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from src.data.images import thumbnail
-from src.data.stats import DataStats
+from src.data.stats import DataStats, NearDuplicate, Overlap
 from src.files import atomic_write
 from src.names import escape_name
 from src.reports.lettering import names_as_they_are
@@ -15,12 +15,13 @@ from src.reports.lettering import names_as_they_are
 NAMED = 40  # with more classes the bars with names become a line
 SHOWN, ACROSS, SAMPLES, SIDE = 24, 3, 5, 96  # classes with samples, beside each other, images of each, pixels
 BAR_LETTERS, STRIP_LETTERS = 28, 48  # letters of a class name beside its bar and above its samples
+PAIRS, PAIR_LETTERS = 12, 30  # near duplicates that are shown; letters of each name above them
 COLOURS = ("tab:blue", "tab:orange")  # of train and of val
 WIDTH, BAR, STRIP = 13.0, 0.24, 1.12  # inches: of all; height of a class's bar and of its samples
 
 
 @names_as_they_are()
-def draw_summary(parts: Mapping[str, DataStats], path: Path) -> None:
+def draw_summary(parts: Mapping[str, DataStats], path: Path, overlap: Overlap | None = None) -> None:
     """Draw the summary as a PNG. The samples are from the first part."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -31,16 +32,19 @@ def draw_summary(parts: Mapping[str, DataStats], path: Path) -> None:
     shown = [first.folder.classes[i] for i in _spread(len(first.folder.classes), SHOWN)]
     upper = max(4.0, 0.8 + BAR * len(classes)) if len(classes) <= NAMED else 4.5
     lower = 0.5 + STRIP * -(-len(shown) // ACROSS)
-    figure = Figure(figsize=(WIDTH, upper + lower), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.06))
+    pairs = overlap.near[:PAIRS] if overlap else ()
+    heights = [upper, lower, *([0.5 + STRIP * -(-len(pairs) // ACROSS)] if pairs else [])]
+    figure = Figure(figsize=(WIDTH, sum(heights)), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.06))
     FigureCanvasAgg(figure)
-    halves: Any = figure.subfigures(2, 1, height_ratios=(upper, lower))
-    top, bottom = halves
+    top, middle, *bottom = figure.subfigures(len(heights), 1, height_ratios=heights)
     plots = top.subplot_mosaic([["classes", "size"], ["classes", "shape"]], width_ratios=(1.4, 1))
     _draw_counts(plots["classes"], parts, classes)
     _draw_sizes(plots["size"], plots["shape"], parts)
     if len(parts) > 1:
         top.legend(*plots["classes"].get_legend_handles_labels(), loc="outside upper right", ncols=len(parts))
-    _draw_samples(bottom, first, shown)
+    _draw_samples(middle, first, shown)
+    if overlap and pairs:
+        _draw_pairs(bottom[0], parts, pairs, len(overlap.near))
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=100, format="png")
 
@@ -103,6 +107,20 @@ def _bins(values: np.ndarray) -> np.ndarray:
     return np.linspace(low, high, 31)
 
 
+def _draw_pairs(figure: Any, parts: Mapping[str, DataStats], pairs: Sequence[NearDuplicate],  # noqa: ANN401
+                count: int) -> None:
+    """Validation images, each beside the training image that looks most like it."""
+    grid = figure.subplots(-(-len(pairs) // ACROSS), ACROSS, squeeze=False).ravel()
+    for axes in grid:
+        axes.axis("off")
+    for axes, pair in zip(grid, pairs, strict=False):
+        names = [name.partition("/") for name in (pair.val, pair.train)]
+        axes.imshow(_side_by_side([parts[part].folder.root / file for part, _, file in names]), interpolation="none")
+        axes.set_title(f"{short(pair.val, PAIR_LETTERS)} ~ {short(pair.train, PAIR_LETTERS)}", fontsize=8, loc="left",
+                       pad=2)
+    figure.suptitle(f"validation images that look like a training image: {len(pairs)} of {count}")
+
+
 def _draw_samples(figure: Any, part: DataStats, shown: list[str]) -> None:  # noqa: ANN401 - matplotlib's own type
     grid = figure.subplots(-(-len(shown) // ACROSS), ACROSS, squeeze=False).ravel()
     for axes in grid:
@@ -118,9 +136,14 @@ def _strip(part: DataStats, name: str) -> Image.Image:
     """Some images of a class side by side, cropped to squares; a crossed box for one that cannot be read."""
     label = part.folder.classes.index(name)
     files = [part.folder.files[i] for i in np.flatnonzero(part.folder.labels == label)]
+    return _side_by_side([part.folder.root / files[i] for i in _spread(len(files), SAMPLES)])
+
+
+def _side_by_side(paths: Sequence[Path]) -> Image.Image:
+    """Up to `SAMPLES` images on a white strip, cropped to squares."""
     strip = Image.new("RGB", (SAMPLES * (SIDE + 4) - 4, SIDE), "white")
-    for position, i in enumerate(_spread(len(files), SAMPLES)):
-        strip.paste(_sample(part.folder.root / files[i]), (position * (SIDE + 4), 0))
+    for position, path in enumerate(paths):
+        strip.paste(_sample(path), (position * (SIDE + 4), 0))
     return strip
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from src.data.image_folder import ImageFolder
 from src.deployment.model_file import ModelFile
 from src.distributed.world import World
-from src.metrics import EvalResult
+from src.metrics import EvalResult, wilson_interval
 from src.model_utils.config import Config
 from src.model_utils.keys import BOOLEANS
 from src.reports.best_evaluation import mistaken_files
@@ -20,13 +20,22 @@ def evaluation_report(model: ModelFile, folder: ImageFolder, result: EvalResult,
                       world: World) -> Report:
     """The report of how a model file did on a folder."""
     config = model.config
-    facts = {"top-1": f"{result.top1:.2%}", "top-5": f"{result.top5:.2%}", "mean cross entropy": f"{result.loss:.4f}",
+    facts = {"top-1": share_with_interval(result.correct1, result.images),
+             "top-5": share_with_interval(result.correct5, result.images),
+             "balanced accuracy": f"{result.balanced_accuracy:.2%}", "macro F1": f"{result.macro_f1:.2%}",
+             "mean cross entropy": f"{result.loss:.4f}",
              "images": f"{result.images:,}", "classes": f"{len(folder.classes):,}",
              "image size": f"{config.image_size} pixels"}
     evaluated = Evaluated(str(model.path), folder.classes, result.confusion, result.mistakes, folder.root,
                           mistaken_files(result, folder))
     return Report(title=f"{model.path.name} on {data_name(config)}", state=dated(f"Score of {model.path}"), facts=facts,
                   evaluated=evaluated, **origin(config, network, world))
+
+
+def share_with_interval(right: int, images: int) -> str:
+    """A share with its 95 % interval, for people."""
+    low, high = wilson_interval(right, images)
+    return f"{right / images:.2%} ({low:.1%} to {high:.1%})"
 
 
 def report_path(config: Config) -> Path | None:

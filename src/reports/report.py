@@ -11,6 +11,7 @@ import numpy as np
 from src.checkpoint.record import History
 from src.data.images import thumbnail
 from src.files import atomic_write
+from src.metrics import F1, class_scores
 from src.names import ESCAPED, escape_name
 from src.reports.figures import confusion_png, curve_svgs
 
@@ -25,7 +26,7 @@ HEAD_BYTES = 2000  # at the beginning of the file, which have its mark
 class Evaluated:
     """An evaluation as a report shows it.
 
-    `files` are those of the `mistakes` (see `src.metrics.Score`), relative to `root`.
+    `files` are those of the `mistakes` (see `src.metrics.EvalResult`), relative to `root`.
     """
 
     title: str  # which weights were evaluated
@@ -86,15 +87,6 @@ def is_report_of(path: Path, mark: str) -> bool:
     return f'<meta name="state" content="{mark}">'.encode() in head
 
 
-def class_scores(confusion: np.ndarray) -> np.ndarray:
-    """C x 3: precision, recall and F1 of each class; 0 for a division by 0."""
-    right = np.diag(confusion).astype(float)
-    predicted, support = confusion.sum(axis=0), confusion.sum(axis=1)
-    scores = right / np.maximum(1, predicted), right / np.maximum(1, support), \
-        2 * right / np.maximum(1, predicted + support)
-    return np.stack(scores, axis=1)
-
-
 def confused_pairs(confusion: np.ndarray) -> list[tuple[int, int, int]]:
     """(true class, predicted class, images) of the most frequent mistakes, at most `MOST_PAIRS`."""
     wrong = confusion * (1 - np.eye(len(confusion), dtype=confusion.dtype))
@@ -110,7 +102,7 @@ def _of_evaluation(evaluated: Evaluated | None) -> dict[str, Any]:
     classes, confusion = [escape_name(name) for name in evaluated.classes], evaluated.confusion
     scores, support = class_scores(confusion), confusion.sum(axis=1)
     matrix = confusion.tolist() if len(classes) <= NAMED_CLASSES else None
-    weakest = np.lexsort((-support, scores[:, 2]))
+    weakest = np.lexsort((-support, scores[:, F1]))
     return {
         "matrix": matrix,
         "matrix_image": "" if matrix else _data_url(confusion_png(confusion), "image/png"),

@@ -48,7 +48,7 @@ class Checkpointer:
         self._run, self._timing, self._world = run, timing, world
         self._train_step, self._network, self._ema = train_step, network, ema
         self._checkpoints = CheckpointFolder(self.folder, Retention(
-            config.keep_checkpoint_max, config.keep_checkpoint_best, config.keep_checkpoint_every))
+            config.keep_checkpoint_max, config.keep_checkpoint_best, config.keep_checkpoint_every, config.best_metric))
         self._last_is_written = True
         self._saved_step: int | None = None  # step of the newest checkpoint of this run
 
@@ -58,12 +58,13 @@ class Checkpointer:
         Returns the state of the run: that of the checkpoint, or a new one. If it is that of the last step, the run is
         finished.
         """
-        checkpoint, state = None, TrainingState()
+        metric = self._run.config.best_metric
+        checkpoint, state = None, TrainingState(best_metric=metric)
         if self._world.is_main_process:
             lock_folder(self.folder)
             checkpoint = find_checkpoint(self._run, self.folder)
             if checkpoint and checkpoint.training:
-                state = TrainingState.of(checkpoint.training)
+                state = TrainingState.of(checkpoint.training, metric)
                 self._attach(checkpoint, state.step)
             else:
                 self._checkpoints.set_aside_earlier_run()

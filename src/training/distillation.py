@@ -9,15 +9,13 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from src.data.transforms import MEAN, STD
 from src.dataset import Batch, Data
 from src.deployment.model_file import open_model
 from src.errors import UserError
 from src.files import file_digest
 from src.model_utils.config import Config
+from src.normalisation import NORMALISATIONS, per_channel
 from src.utils import check_classes
-
-PIXEL_MEAN, PIXEL_STD = (255 * np.array(values, np.float32).reshape(1, 3, 1, 1) for values in (MEAN, STD))
 
 
 class DistillationLoss(nn.Cell):
@@ -64,6 +62,7 @@ class Teacher:
         self._model = open_model(dataclasses.replace(config, pretrain_ckpt=config.kd_teacher, chosen=frozenset()))
         check_classes(self._model.classes, classes, f"{config.kd_teacher} as a teacher")
         self.num_classes = len(classes)
+        self._students = NORMALISATIONS[config.normalisation]
         self._sizes = (config.multi_scale_min, config.multi_scale_max) if config.multi_scale_max \
             else (config.image_size,)
         self.digest = file_digest(self._model.path)
@@ -86,9 +85,13 @@ class Teacher:
                                 f"the images, and it knows {logits.shape[1]}")
 
     def __call__(self, images: Tensor) -> Tensor:
-        """N x C logits of N x 3 x H x W normalised images."""
-        if not self._model.normalise:  # the graph of the file takes pixels and normalises them itself
-            images = Tensor(images.asnumpy() * PIXEL_STD + PIXEL_MEAN)
+        """N x C logits of N x 3 x H x W images: normalised for the student, or pixels as uint8."""
+        own, is_pixels = self._model.normalisation, images.dtype == ms.uint8
+        if is_pixels or own != self._students:
+            pixels = images.asnumpy().astype(np.float32)
+            if not is_pixels:
+                pixels = pixels * per_channel(self._students.pixel_std) + per_channel(self._students.pixel_mean)
+            images = Tensor((pixels - per_channel(own.pixel_mean)) / per_channel(own.pixel_std) if own else pixels)
         return self._network(images)
 
 

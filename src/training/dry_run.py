@@ -1,10 +1,12 @@
 """Describes a training run without training: nothing is computed and nothing is written."""
+import os
 from pathlib import Path
 
 from mindspore import nn
 
 from src.checkpoint.names import BEST, LAST, stem
 from src.data.image_folder import ImageFolder
+from src.data.transforms import Augmentation
 from src.dataset import shard
 from src.distributed.world import World
 from src.lr_generator import run_lr
@@ -13,6 +15,14 @@ from src.model_utils.config import Config
 from src.training.step import count_steps
 
 FLOAT32, FLOAT16 = 4, 2  # bytes
+# What launchers and users tell MindSpore and CANN by the environment.
+SHOWN_VARIABLES = ("RANK_ID", "RANK_SIZE", "MS_WORKER_NUM", "MS_SCHED_HOST", "MS_SCHED_PORT")
+PLATFORM_VARIABLES = {
+    "Ascend": ("ASCEND_RT_VISIBLE_DEVICES", "DEVICE_ID", "RANK_TABLE_FILE", "HCCL_CONNECT_TIMEOUT",
+               "HCCL_EXEC_TIMEOUT"),
+    "GPU": ("CUDA_VISIBLE_DEVICES",),
+    "CPU": ("OMP_NUM_THREADS", "CPU_KERNELS_MARCH", "CXX"),
+}
 
 
 def describe_run(config: Config, world: World, train_folder: ImageFolder, eval_folder: ImageFolder | None) -> str:
@@ -31,11 +41,16 @@ def describe_run(config: Config, world: World, train_folder: ImageFolder, eval_f
                    + (f", {BEST}.ckpt" if eval_folder else "") if config.save_checkpoint else "none")
     rows = {
         "recipe": config.recipe,
-        "platform": f"{config.platform}, {config.amp_level}, {world.rank_size} rank{'s' * (world.rank_size > 1)}",
+        "platform": f"{config.platform}, {world.rank_size} rank{'s' * (world.rank_size > 1)}",
+        "precision": _precision(config),
+        "compiler": f"cpu_kernels {config.cpu_kernels}" if config.platform == "CPU" else
+                    f"jit_level {config.jit_level}",
+        "environment": _environment(config.platform),
         "images": f"{len(train_folder)} of {len(train_folder.classes)} classes in {train_folder.root}",
         "validation": f"{len(eval_folder)} in {eval_folder.root}" if eval_folder else "none",
         "batch": f"{batch_size} x {world.rank_size}{f' x {accumulated}' * (accumulated > 1)} = {step_images} of "
                  + (f"{config.multi_scale_min} to " if config.multi_scale_max else "") + f"{largest_size} pixels",
+        "feed": _feed(config, batch_size, largest_size),
         "steps": f"{steps} per epoch, {config.epoch_size} epochs, {len(lr)} in all",
         "network": f"MobileNetV2 {config.width_mult}, {_count(network):,} parameters, "
                    f"{multiply_adds(network, config.image_size) / 1e6:,.1f} million multiply-adds an image",
@@ -49,6 +64,30 @@ def describe_run(config: Config, world: World, train_folder: ImageFolder, eval_f
         "checkpoints": checkpoints,
     }
     return "\n".join(f"{key:14} {value}" for key, value in rows.items())
+
+
+def _environment(platform: str) -> str:
+    names = (*PLATFORM_VARIABLES[platform], *SHOWN_VARIABLES)
+    return ", ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ) or "nothing that counts here"
+
+
+def _precision(config: Config) -> str:
+    """What the forward and backward pass compute in."""
+    if config.amp_level == "O0":
+        return "O0, float32 throughout"
+    adaptive = f", adapted every {config.loss_scale_window} steps" if config.loss_scale_window else ""
+    return (f"{config.amp_level}, float16{' but batch norm' if config.amp_level == 'O2' else ''}, weights in float32; "
+            f"loss scale {config.loss_scale:g}{adaptive}")
+
+
+def _feed(config: Config, batch_size: int, image_size: int) -> str:
+    """The bytes of images that go to the device for each batch."""
+    if config.freeze_layer == "backbone":
+        return "features in memory"
+    is_uint8 = Augmentation.of(config).gives_pixels(config.platform)
+    size = batch_size * 3 * image_size ** 2 * (1 if is_uint8 else FLOAT32) / 1e6
+    return (f"{size:,.1f} MB a batch, {size * config.grad_accum_steps:,.1f} MB a step to each rank, "
+            f"{'uint8 pixels' if is_uint8 else 'float32, normalised'}")
 
 
 def multiply_adds(network: MobileNetV2, image_size: int) -> int:

@@ -3,42 +3,56 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-from mindspore import nn
+from mindspore import Tensor, nn, ops
 from tqdm import tqdm
 
 from src.cache_folder import cache_folder
 from src.data.image_folder import ImageFolder
-from src.data.transforms import CROP_PCT, MEAN, STD
+from src.data.transforms import CROP_PCT
 from src.dataset import IGNORE_INDEX, ImageData
 from src.distributed.collectives import all_reduce, sum_counts
 from src.distributed.world import World
 from src.files import atomic_write
+from src.mobilenetV2 import MobileNetV2Backbone
+from src.normalisation import IMAGENET_PIXELS, Normalisation
 from src.utils import network_parameters
 
 EXCHANGED = 4096  # number of images whose features the ranks exchange at a time
 
 
-def pooled_features(backbone: nn.Cell, folder: ImageFolder, image_size: int, batch_size: int,
-                    num_workers: int, world: World) -> np.ndarray:
+class PooledBackbone(nn.Cell):
+    """A backbone whose feature maps are averaged on the device: N x 3 x H x W images to N x C x 1 x 1 features."""
+
+    def __init__(self, backbone: nn.Cell) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def construct(self, images: Tensor) -> Tensor:
+        return ops.mean(self.backbone(images), (2, 3), True)
+
+
+def pooled_features(backbone: MobileNetV2Backbone, folder: ImageFolder, image_size: int, batch_size: int,
+                    num_workers: int, world: World, normalisation: Normalisation = IMAGENET_PIXELS) -> np.ndarray:
     """The backbone's output for each image of a folder, averaged over the feature map: N x C x 1 x 1 float32.
 
     Images go through the evaluation transform. The key of the cache is made of the weights, the transform and the
     images. Each rank computes its shard, and all ranks get the features of all images.
     """
-    path = cache_folder("features") / f"{_key(backbone, folder, image_size)}.npy"
+    path = cache_folder("features") / f"{_key(backbone, folder, image_size, normalisation)}.npy"
     shape = (len(folder), backbone.out_channels, 1, 1)
     cached = _cached(path, shape)
     # Machines may have different caches. Either all ranks load the features, or all compute them.
     if sum_counts(np.array([cached is None], np.int64), world)[0] == 0 and cached is not None:
         return cached
     data = ImageData(folder, image_size, batch_size, training=False, num_workers=num_workers, rank=world.rank,
-                     rank_size=world.rank_size)
+                     rank_size=world.rank_size, normalisation=normalisation)
     backbone.set_train(False)
+    pooled_backbone = PooledBackbone(backbone)
     result = np.zeros(shape, np.float32)
     done = 0
     for images, labels in tqdm(data.epoch(), total=data.steps_per_epoch, desc="features", leave=False,
                                disable=None if world.is_main_process else True):
-        pooled = backbone(images).asnumpy().mean(axis=(2, 3), keepdims=True)[labels.asnumpy() != IGNORE_INDEX]
+        pooled = pooled_backbone(images).asnumpy()[labels.asnumpy() != IGNORE_INDEX]
         rows = world.rank + world.rank_size * np.arange(done, done + len(pooled))
         result[rows] = pooled
         done += len(pooled)
@@ -60,8 +74,9 @@ def _cached(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
         shape, np.float32) else None
 
 
-def _key(backbone: nn.Cell, folder: ImageFolder, image_size: int) -> str:
-    hasher = hashlib.sha256(repr((folder.root, folder.digest(), image_size, CROP_PCT, MEAN, STD)).encode())
+def _key(backbone: MobileNetV2Backbone, folder: ImageFolder, image_size: int, normalisation: Normalisation) -> str:
+    computed = (folder.root, folder.digest(), image_size, CROP_PCT, normalisation, backbone.padding, backbone.bn_eps)
+    hasher = hashlib.sha256(repr(computed).encode())
     for copy in folder.copies:
         hasher.update(Path(copy).name.encode())
     for name, parameter in sorted(network_parameters(backbone).items()):

@@ -1,9 +1,11 @@
 """Handles steps whose loss or gradients are not finite. `TrainStep` has already left the weights as they were."""
 from collections.abc import Callable
 
+import numpy as np
 from mindspore import Parameter, Tensor, ops
 
 from src.errors import UserError
+from src.log import logger
 from src.model_utils.config import Config
 
 ROLLBACKS = 3  # to the same checkpoint; after that the run ends
@@ -30,6 +32,7 @@ class NonFiniteGuard:
         self._steps = self._overflows = 0
         self._rollbacks: list[int | None] = []  # the step that each rollback led to
         self._good_statistics = self._copy()
+        self._good_since = "the start"
 
     def check(self, bad_steps: int, where: str) -> None:
         """React to bad steps. To be called after each step.
@@ -43,13 +46,13 @@ class NonFiniteGuard:
         """
         self._steps += 1
         if not bad_steps:
-            self._good_statistics = self._copy()
+            if self._choice == "skip":
+                self._good_statistics = self._copy()
         elif self._choice == "stop":
             raise UserError(f"the loss or its gradients are not finite at {where}; lower --lr_max, or see "
                             "--on_nan; checkpoints of earlier steps are good")
         elif self._choice == "skip":
-            for parameter, value in zip(self._statistics, self._good_statistics, strict=True):
-                ops.assign(parameter, value)
+            self._set_back()
         elif self._choice == "rollback":
             self._rollbacks.append(self._roll_back())
             tries = self._rollbacks.count(self._rollbacks[-1])
@@ -65,5 +68,26 @@ class NonFiniteGuard:
                 raise UserError(f"{self._overflows} steps in a row overflowed float16, the last at {where}; lower "
                                 "--lr_max or --loss_scale, or set --loss_scale_window")
 
+    def repair_statistics(self, where: str) -> None:
+        """Set the statistics back to the last finite ones if one is not finite, and say so.
+
+        A forward pass that overflows float16 leaves infinity in them, although its step is left out, and no later step
+        takes it out again. To be called before they are saved, averaged over the ranks or evaluated with. Each rank
+        looks after its own.
+
+        Args:
+            where: describes the latest step, for the log.
+        """
+        if all(np.isfinite(parameter.asnumpy()).all() for parameter in self._statistics):
+            self._good_statistics, self._good_since = self._copy(), where
+            return
+        self._set_back()
+        logger.warning(f"batch norm's moving statistics were not finite at {where}: a forward pass overflowed. They "
+                       f"are set back to those of {self._good_since}")
+
     def _copy(self) -> list[Tensor]:
-        return [Tensor(parameter.asnumpy()) for parameter in self._statistics] if self._choice == "skip" else []
+        return [Tensor(parameter.asnumpy().copy()) for parameter in self._statistics]
+
+    def _set_back(self) -> None:
+        for parameter, value in zip(self._statistics, self._good_statistics, strict=True):
+            ops.assign(parameter, value)

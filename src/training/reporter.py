@@ -23,7 +23,7 @@ from src.training.state import TrainingState
 from src.training.timing import Timing
 from src.training.training_report import training_report
 
-CURVES = "curves.csv"
+CURVES, DRAWN_CURVES, REPORT = "curves.csv", "curves.png", "report.html"
 
 
 class Reporter:
@@ -45,18 +45,20 @@ class Reporter:
         self._folder = Path(run.config.save_checkpoint_path)
         self._best: BestEvaluation | None = None
         self._events: EventFile | None = None
-        self._was_finished = False
+        self.is_due = False  # whether rank 0 has a report to write: one was written if the run was finished before
 
     def start(self, state: TrainingState) -> None:
         """Take up what this run has written before."""
         self._state = state
-        self._was_finished = state.step == self._run.total_steps
+        was_finished = state.step == self._run.total_steps
         if not self._world.is_main_process:
             return
         self._best = BestEvaluation.load(self._folder / best_evaluation.FILE, state.run_id, state.history,
-                                         len(self._run.classes))
-        if self._run.config.tensorboard and not self._was_finished:
+                                         len(self._run.classes), state.best_metric)
+        if self._run.config.tensorboard and not was_finished:
             self._events = EventFile(self._folder / "tensorboard", state.step)
+        self.is_due = not (was_finished and is_report_of(self._folder / REPORT, self._mark()) and all(
+            (self._folder / name).is_file() for name in (CURVES, DRAWN_CURVES)))
 
     def log_step(self, loss: float, lr: float) -> None:
         """Take the figures of a step that has a line in the log."""
@@ -81,29 +83,31 @@ class Reporter:
         with _tolerate_failure(CURVES):
             write_table(self._state.history, self._folder / CURVES)
 
-    def finalize(self, is_saved: bool) -> None:
+    def finalize(self, is_saved: bool, test_result: EvalResult | None = None) -> None:
         """Write the curves and the report. A run that was finished before keeps the files that it has.
 
         Args:
             is_saved: whether there is a checkpoint of the present step.
+            test_result: on the test images, if they were scored.
         """
         if not self._world.is_main_process:
             return
-        state = self._state
-        path, mark = self._folder / "report.html", f"{state.run_id} {state.step}"
-        curves = [self._folder / CURVES, self._folder / "curves.png"]
-        if self._was_finished and is_report_of(path, mark) and all(file.is_file() for file in curves):
+        state, path = self._state, self._folder / REPORT
+        if not self.is_due:
             logger.info(f"report: {path}")
             return
         try:
             if state.history:
-                write_table(state.history, curves[0])
-                draw_curves(state.history, curves[1])
+                write_table(state.history, self._folder / CURVES)
+                draw_curves(state.history, self._folder / DRAWN_CURVES)
             write_report(training_report(self._run, state, self._best, self._eval_folder, self._timing, self._network,
-                                         self._world, is_saved), path, mark)
+                                         self._world, is_saved, test_result), path, self._mark())
             logger.info(f"report: {path}")
         except UserError as error:
             logger.warning(f"the run is saved, but not its report: {error}")
+
+    def _mark(self) -> str:
+        return f"{self._state.run_id} {self._state.step}"
 
 
 @contextlib.contextmanager

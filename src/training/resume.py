@@ -17,6 +17,7 @@ from src.files import lock
 from src.log import logger
 from src.model_utils.config import Config
 from src.model_utils.keys import KEYS, with_present_names
+from src.names import composed
 from src.training.state import TrainingState
 
 DAMAGED_SUFFIX = ".damaged"
@@ -62,7 +63,8 @@ class Run:
         for key, value in self.config.as_dict().items():
             if KEYS[key].affects_result and key not in by_digest and then[key] != value:
                 return f"{key} is {value!r} now and was {then[key]!r}"
-        if metadata.classes != self.classes or training.train_images != self.train_images:
+        # Earlier versions kept names in the form of the folders.
+        if tuple(map(composed, metadata.classes or ())) != self.classes or training.train_images != self.train_images:
             return "the training images have changed"
         return self._other_difference(training)
 

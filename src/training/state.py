@@ -1,8 +1,9 @@
 """How far a training run has come."""
+import math
 import secrets
 from dataclasses import dataclass, field
 
-from src.checkpoint.record import History, HistoryRow, TrainingMetadata
+from src.checkpoint.record import History, HistoryRow, TrainingMetadata, merit
 from src.metrics import EvalResult
 
 
@@ -18,31 +19,29 @@ class TrainingState:
     losses: list[float] = field(default_factory=list)  # of the steps of the unfinished epoch, as far as fetched
     history: History = field(default_factory=list)  # a row per finished epoch; complete on rank 0 alone
     run_id: str = field(default_factory=lambda: secrets.token_hex(4))  # distinguishes this run's checkpoints
+    best_metric: str = "top1"  # the column of the history that tells which epoch is the best
 
     @classmethod
-    def of(cls, training: TrainingMetadata) -> "TrainingState":
+    def of(cls, training: TrainingMetadata, best_metric: str = "top1") -> "TrainingState":
         """The state of the run that wrote a checkpoint."""
-        return cls(training.step, list(training.losses), list(training.history), training.run_id)
+        return cls(training.step, list(training.losses), list(training.history), training.run_id, best_metric)
 
     @property
     def best_top1(self) -> float:
         """The best top-1 of all finished epochs; -1 if none was validated."""
-        return max((_top1(row) for row in self.history), default=-1.0)
+        return max((row.get("top1", -1.0) for row in self.history), default=-1.0)
 
     @property
     def is_best(self) -> bool:
-        """Whether the last finished epoch has a better top-1 than all epochs before it."""
-        *earlier, last = self.history
-        return _top1(last) > max((_top1(row) for row in earlier), default=-1.0)
+        """Whether the last finished epoch is better than all epochs before it."""
+        *earlier, last = (merit(row, self.best_metric) for row in self.history)
+        return last > max(earlier, default=-math.inf)
 
     def finish_epoch(self, loss: float, lr: float, result: EvalResult | None) -> None:
         """Add the row of an epoch: mean loss, last learning rate and, if it was validated, the result."""
         row: HistoryRow = {"epoch": len(self.history) + 1, "loss": loss, "lr": lr}
         if result:
-            row |= {"val_loss": result.loss, "top1": result.top1, "top5": result.top5}
+            row |= {"val_loss": result.loss, "top1": result.top1, "top5": result.top5,
+                    "balanced_accuracy": result.balanced_accuracy, "macro_f1": result.macro_f1}
         self.history.append(row)
         self.losses = []
-
-
-def _top1(row: HistoryRow) -> float:
-    return row.get("top1", -1.0)

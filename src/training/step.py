@@ -9,8 +9,11 @@ from src.distributed.world import ALONE, World
 from src.errors import UserError
 from src.model_utils.config import Config
 from src.models import EMA_PREFIX
+from src.normalisation import NORMALISATIONS
 from src.training.ema import ema_and_weights, one_minus_decay
 from src.training.loss_scale import adapt_loss_scale
+from src.training.normalise import Normalise
+from src.training.overflow import ClearOverflow
 from src.utils import network_parameters
 
 SUM_PREFIX = "sum."  # of the gradients of the batches of one step
@@ -22,7 +25,7 @@ class TrainStep(nn.Cell):
     A step whose gradients are not finite (float16 overflow) changes no weight, but counts for the learning rate.
 
     Args:
-        network: inputs to logits.
+        network: inputs to logits. Inputs of uint8 are images to normalise before.
         loss_fn: logits and labels to a scalar loss.
         optimizer: over the parameters to train, made by `build_optimizer` for the same configuration.
         config: `grad_accum_steps`, `amp_level`, `loss_scale`, `loss_scale_window` and `ema_decay` count here.
@@ -39,6 +42,7 @@ class TrainStep(nn.Cell):
                  ema: nn.Cell | None = None, world: World = ALONE) -> None:
         super().__init__(auto_prefix=False)
         self.network = network if config.amp_level == "O0" else amp.auto_mixed_precision(network, config.amp_level)
+        self.normalise = Normalise(NORMALISATIONS[config.normalisation])
         self.loss_fn, self.optimizer = loss_fn, optimizer
         self.one = Tensor([1], ms.int32)
         self.is_scaled = config.amp_level != "O0"  # float32 needs no loss scale
@@ -53,6 +57,7 @@ class TrainStep(nn.Cell):
             self.sums = optimizer.parameters.clone(SUM_PREFIX.rstrip("."), init="zeros")
         self.value_and_grad = ops.value_and_grad(self._scaled_loss, None, optimizer.parameters)
         self.all_finite = finite_check(network)
+        self.clear_overflow = ClearOverflow() if config.platform == "Ascend" else None
         self.rank_size = world.rank_size
         self.summands = world.rank_size * config.grad_accum_steps  # losses and gradients in the sum of a step
         if world.rank_size > 1:
@@ -69,14 +74,13 @@ class TrainStep(nn.Cell):
         Float16 gets the full scale: the division by batches and ranks, which would take bits from small gradients,
         follows in float32.
         """
-        loss = self.loss_fn(self.network(inputs), labels)
+        loss = self.loss_fn(self.network(self.normalise(inputs)), labels)
         return loss * self.loss_scale if self.is_scaled else loss * (1 / self.summands)
 
     def _all_finite_on_all_ranks(self, gradients: tuple) -> Tensor:
         """Whether the gradients of all ranks are finite: the same verdict everywhere, so that no rank goes its own way.
 
-        Sums of the gradients do not tell. Cards that saturate (Ascend 910A) have no infinity: an overflow is a flag in
-        a register of the one card that had it, which `amp.all_finite` reads.
+        Sums of the gradients do not tell: see `src/training/overflow.py`.
         """
         finite = self.all_finite(gradients)
         if self.rank_size > 1:
@@ -85,14 +89,19 @@ class TrainStep(nn.Cell):
 
     def over(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         """Run one step for every `grad_accum_steps` batches; yields what `step(inputs, labels)` returns."""
-        for number, (inputs, labels) in enumerate(batches, 1):
-            is_last = number % self.grad_accum_steps == 0
-            result = self(inputs, labels, is_last)
+        for number, (inputs, labels) in enumerate(batches):
+            batch = number % self.grad_accum_steps
+            is_last = batch + 1 == self.grad_accum_steps
+            # A platform without the register does not compile a graph of its own for the first batch.
+            result = self(inputs, labels, is_last, batch == 0 or self.clear_overflow is None)
             if is_last:
                 yield result
 
-    def construct(self, inputs: Tensor, labels: Tensor, is_last: bool = True) -> tuple[Tensor, Tensor | bool]:
-        """`is_last` is True for the last batch of a step. It is a constant of the graph."""
+    def construct(self, inputs: Tensor, labels: Tensor, is_last: bool = True,
+                  is_first: bool = True) -> tuple[Tensor, Tensor | bool]:
+        """`is_last` and `is_first` are True for the last and first batch of a step. They are constants of the graph."""
+        if is_first and self.clear_overflow is not None:
+            inputs = self.clear_overflow(inputs)
         loss, gradients = self.value_and_grad(inputs, labels)
         if not is_last:
             return self._add_to_sums(loss, gradients), False

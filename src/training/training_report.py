@@ -1,8 +1,9 @@
 """The report of a training run."""
 from src.data.image_folder import ImageFolder
 from src.distributed.world import World
+from src.metrics import EvalResult
 from src.reports.best_evaluation import BestEvaluation
-from src.reports.evaluation_report import data_name, dated, origin
+from src.reports.evaluation_report import data_name, dated, origin, share_with_interval
 from src.reports.report import Evaluated, Report
 from src.training.resume import Run
 from src.training.state import TrainingState
@@ -10,7 +11,8 @@ from src.training.timing import DATA, STEPS, Timing
 
 
 def training_report(run: Run, state: TrainingState, best: BestEvaluation | None, eval_folder: ImageFolder | None,
-                    timing: Timing, network: object, world: World, is_saved: bool) -> Report:
+                    timing: Timing, network: object, world: World, is_saved: bool,
+                    test_result: EvalResult | None = None) -> Report:
     """The report of a run at its present step. `is_saved`: whether there is a checkpoint of this step."""
     config, done = run.config, state.step
     status = f"Finished after {done} steps" if done == run.total_steps else \
@@ -18,9 +20,16 @@ def training_report(run: Run, state: TrainingState, best: BestEvaluation | None,
             "the same command goes on from there" if is_saved else "there is no checkpoint of that step")
     facts: dict[str, str] = {}
     if best:
-        facts |= {"top-1, best epoch": f"{best.top1:.2%}",
-                  "top-5, the same epoch": f"{state.history[best.epoch - 1]['top5']:.2%}",
-                  "validation images": f"{best.confusion.sum():,}", "best epoch": str(best.epoch)}
+        images, row = int(best.confusion.sum()), state.history[best.epoch - 1]
+        facts |= {"top-1, best epoch": share_with_interval(round(best.top1 * images), images),
+                  "top-5, the same epoch": share_with_interval(round(row["top5"] * images), images)}
+        facts |= {name: f"{row[column]:.2%}" for name, column in
+                  (("balanced accuracy", "balanced_accuracy"), ("macro F1", "macro_f1")) if column in row}
+        facts |= {"validation images": f"{images:,}", "best epoch": str(best.epoch)}
+    if test_result:
+        images = test_result.images
+        facts |= {"top-1, test": share_with_interval(test_result.correct1, images),
+                  "top-5, test": share_with_interval(test_result.correct5, images), "test images": f"{images:,}"}
     facts |= {"epochs": f"{len(state.history)} of {config.epoch_size}", "classes": f"{len(run.classes):,}",
               "image size": f"{config.image_size} pixels"}
     seconds = timing.seconds[STEPS] + timing.seconds[DATA]

@@ -3,6 +3,8 @@
 run_tests.sh fetches that MindSpore Lite and sets LITE_HOME. The model is the one that data/make_tiny_model.py makes.
 """
 import ast
+import itertools
+import json
 import os
 import re
 import shutil
@@ -15,6 +17,8 @@ from conftest import ROOT, Images, make_images, run_script
 from PIL import Image
 
 from src.deployment.prediction import ImageStream, list_images
+from src.normalisation import IMAGENET_PIXELS
+from tests.support.odd_images import encoded, exif, not_images, odd_images, oriented, photo
 
 TINY = ROOT / "tests" / "fixtures" / "tiny.mindir"
 SIZE, BATCH_SIZE = 32, 4
@@ -110,6 +114,44 @@ def test_pictures_enter_as_evaluation_shows_them(results: Path, photographs: Pat
     np.testing.assert_allclose(entered, expected, atol=1e-5)  # a grey level is 0.017
 
 
+@pytest.mark.parametrize(("preprocessing", "mean", "std"), [
+    ({"mean": [127.5] * 3, "std": [127.5] * 3}, [127.5] * 3, [127.5] * 3),
+    ({"std": [1, 2.5, 4e1], "mean": [0, -3, 1]}, [0, -3, 1], [1, 2.5, 40]),
+    ({"normalise": "inside the graph", "mean": [9] * 3, "std": [9] * 3}, [0] * 3, [1] * 3),
+    ({}, IMAGENET_PIXELS.pixel_mean, IMAGENET_PIXELS.pixel_std),
+])
+def test_pictures_are_normalised_as_the_json_says(preprocessing: dict, mean: list[float], std: list[float], lite: Path,
+                                                  build_folder: Path, decodes: None, photographs: Path,
+                                                  tmp_path: Path) -> None:
+    model = shutil.copy(TINY, tmp_path / "m.mindir")
+    description = {"preprocessing": preprocessing, "classes": ["mean", 'a "std": [7]', "std"]}
+    (tmp_path / "m.mindir.json").write_text(json.dumps(description, indent=1))
+    run = infer310(lite, build_folder, "--model", model, "--data", photographs, "--output", tmp_path / "logits",
+                   "--inputs", tmp_path / "inputs")
+    assert run.returncode == 0, run.stderr
+    paths = list_images(str(photographs))
+    entered = read(tmp_path / "inputs", paths, photographs).reshape(-1, 3, SIZE, SIZE)
+    pixels = np.concatenate([images for _, images in ImageStream(paths, SIZE, 3, 1, normalisation=None)])
+    expected = (pixels - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
+    np.testing.assert_allclose(entered, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("std", [[1, 2], [1, 2, 0], [1, 2, "3"], 5, [1, 2, 3, 4]])
+def test_a_json_without_three_numbers(std: object, lite: Path, build_folder: Path, photographs: Path,
+                                      tmp_path: Path) -> None:
+    model = shutil.copy(TINY, tmp_path / "m.mindir")
+    (tmp_path / "m.mindir.json").write_text(json.dumps({"preprocessing": {"mean": [1, 2, 3], "std": std}}))
+    assert_fails(infer310(lite, build_folder, "--model", model, "--data", photographs, "--output", tmp_path / "out"),
+                 "m.mindir.json: has no three numbers as std; export the model anew")
+
+
+def test_aipp_is_for_imagenets_numbers_alone(lite: Path, build_folder: Path, photographs: Path, tmp_path: Path) -> None:
+    model = shutil.copy(TINY, tmp_path / "m.mindir")
+    (tmp_path / "m.mindir.json").write_text(json.dumps({"preprocessing": {"mean": [127.5] * 3, "std": [127.5] * 3}}))
+    assert_fails(infer310(lite, build_folder, "--model", model, "--data", photographs, "--output", tmp_path / "out",
+                          "--preprocess", "DVPP"), "src/aipp.cfg normalises with the numbers of ImageNet", "take CPU")
+
+
 def test_logits_are_those_of_the_network(lite: Path, build_folder: Path, results: Path, photographs: Path,
                                          tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements.txt names")
@@ -128,6 +170,68 @@ def test_logits_are_those_of_the_network(lite: Path, build_folder: Path, results
     assert run.returncode == 0, run.stderr
     again = read(tmp_path / "again", sorted((results / "inputs").rglob("*.bin")), results / "inputs")
     np.testing.assert_array_equal(again, logits)
+
+
+# ---- every kind of image
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The JPEG files among all kinds, by content, and one photo in the eight orientations of EXIF and of XMP."""
+    root = tmp_path_factory.mktemp("kinds")
+    for name, image in odd_images().items():
+        if image.content.startswith(b"\xff\xd8"):
+            (root / name).write_bytes(image.content)
+    for n in range(1, 9):
+        stored, big_endian = oriented(photo(), n), exif(n)
+        big_endian.endian = ">"
+        xmp = f'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="{n}"/>'
+        ways: dict[str, dict[str, object]] = {"exif": {"exif": exif(n)}, "big_endian": {"exif": big_endian},
+                                              "xmp": {"xmp": xmp.encode()}}
+        for way, options in ways.items():
+            (root / f"{way}_{n}.jpg").write_bytes(encoded(stored, "JPEG", quality=98, subsampling=0, **options))
+    (root / "notes.txt").write_text("no image")
+    (root / "__MACOSX").mkdir()
+    (root / "__MACOSX" / "exif_1.jpg").write_text("no image")
+    (root / "again").symlink_to(root)
+    return root
+
+
+def test_every_kind_of_jpeg_is_upright_and_as_evaluation_shows_it(lite: Path, build_folder: Path, decodes: None,
+                                                                  kinds: Path, tmp_path: Path) -> None:
+    run = infer310(lite, build_folder, "--model", TINY, "--data", kinds, "--output", tmp_path / "logits", "--inputs",
+                   tmp_path / "inputs")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("left out: 1 no image (notes.txt)\n")
+    paths = list_images(str(kinds))
+    assert len(paths) >= 45
+    entered = read(tmp_path / "inputs", paths, kinds).reshape(-1, 3, SIZE, SIZE)
+    stream = ImageStream(paths, SIZE, len(paths), 1)
+    (_, expected), = stream
+    assert not stream.faults
+    # What is read from a copy has been through JPEG once more. A grey level is 0.017.
+    for path, seen, wanted, finding in zip(paths, entered, expected, map(stream.findings.get, range(len(paths))),
+                                           strict=True):
+        np.testing.assert_allclose(seen, wanted, atol=0.15 if finding.copy else 1e-5, err_msg=str(path))
+
+    logits = dict(zip([path.name for path in paths], read(tmp_path / "logits", paths, kinds), strict=True))
+    inputs = dict(zip([path.name for path in paths], entered, strict=True))
+    for n, way in itertools.product(range(1, 9), ("exif", "big_endian", "xmp")):
+        name = f"{way}_{n}.jpg"
+        np.testing.assert_allclose(inputs[name], inputs["exif_1.jpg"], atol=0.15, err_msg=name)
+        np.testing.assert_allclose(logits[name], logits["exif_1.jpg"], atol=0.05, err_msg=name)
+
+
+def test_images_that_the_program_does_not_read_are_named(lite: Path, build_folder: Path, decodes: None,
+                                                         tmp_path: Path) -> None:
+    others = {name: image.content for name, image in odd_images().items() if not image.content.startswith(b"\xff\xd8")}
+    bad = {name: content for name, content in not_images().items() if not content.startswith(b"\xff\xd8")}
+    for name, content in (others | bad).items():
+        (tmp_path / "kinds").mkdir(exist_ok=True)
+        (tmp_path / "kinds" / name).write_bytes(content)
+    run = infer310(lite, build_folder, "--model", TINY, "--data", tmp_path / "kinds", "--output", tmp_path / "out")
+    names = sorted({**others, **bad}, key=os.fsencode)
+    assert_fails(run, f"{tmp_path}/kinds/{names[0]}: is ", f" and {len(names) - 5} more; this program reads JPEG")
+    assert not (tmp_path / "out").exists()
 
 
 def script(*arguments: object, folder: Path, build_folder: Path | None = None,
@@ -190,7 +294,7 @@ def test_names_alike_do_not_collide(lite: Path, build_folder: Path, decodes: Non
         "a.b/000.jpg.bin", "a/000.JPEG.bin", "a/000.jpg.bin", "a/000.x.jpg.bin", "c/a/000.jpg.bin"]
 
 
-@pytest.mark.parametrize("bad", ["text", "empty", "cut", "png", "unreadable"])
+@pytest.mark.parametrize("bad", ["text", "empty", "cut", "large", "png", "unreadable"])
 def test_a_bad_picture_ends_the_program_with_its_name(bad: str, lite: Path, build_folder: Path, decodes: None,
                                                       tmp_path: Path) -> None:
     root = make_images(tmp_path / "pictures", {"a": 6})
@@ -201,6 +305,8 @@ def test_a_bad_picture_ends_the_program_with_its_name(bad: str, lite: Path, buil
         culprit.write_bytes(b"")
     elif bad == "cut":
         culprit.write_bytes(culprit.read_bytes()[:600])
+    elif bad == "large":
+        culprit.write_bytes(not_images()["too_large.jpg"])
     elif bad == "png":
         Image.new("RGB", (40, 40)).save(culprit, "PNG")
     else:
@@ -262,9 +368,8 @@ def test_build_fails_loudly(home: str, says: str, tmp_path: Path) -> None:
 
 
 def test_aipp_normalises_with_the_numbers_of_training() -> None:
-    from src.data.transforms import MEAN, STD
     settings = dict(re.findall(r"^\s+(\w+): ([-\w.]+)$", (ROOT / "src" / "aipp.cfg").read_text(), re.MULTILINE))
-    for channel, (mean, std) in enumerate(zip(MEAN, STD, strict=True)):
+    for channel, (mean, std) in enumerate(zip(IMAGENET_PIXELS.mean, IMAGENET_PIXELS.std, strict=True)):
         assert float(settings[f"min_chn_{channel}"]) == pytest.approx(255 * mean)
         assert float(settings[f"var_reci_chn_{channel}"]) == pytest.approx(1 / (255 * std), rel=1e-6)
         assert settings[f"mean_chn_{channel}"] == "0"

@@ -17,9 +17,9 @@ from src.checkpoint.file import file_digest, write_checkpoint
 from src.checkpoint.namings import MINDSPORE, TIMM, TORCH, TORCHVISION
 from src.checkpoint.pretrained import open_pretrained
 from src.checkpoint.record import CheckpointMetadata
-from src.data.transforms import MEAN, STD
 from src.errors import UserError
 from src.mobilenetV2 import MobileNetV2
+from src.normalisation import IMAGENET_PIXELS
 from src.utils import load_weights
 from tests.support.foreign_weights import BY_NAME, random_weights, renamed
 from tests.support.torch_files import torch_state, write_old, write_zip
@@ -153,6 +153,13 @@ def model_zoo_brain(path: Path, weights: Arrays, _torch: SimpleNamespace) -> Non
     write_ckpt(path, renamed(cut(weights), BY_NAME["MindSpore's model zoo"], MINDSPORE), ms.bfloat16)
 
 
+@file_of("mobilenet_v2_batch256_imagenet_20200708-3b2dc3af.pth")
+def mmpretrain(path: Path, weights: Arrays, torch: SimpleNamespace) -> None:
+    named = renamed(weights, BY_NAME["mmpretrain"], TORCH)
+    state = {("head." if name.startswith("fc.") else "backbone.") + name: value for name, value in named.items()}
+    write_zip(path, *torch_state(torch, {"meta": {"epoch": 300, "config": "model = dict()"}, "state_dict": state}))
+
+
 @pytest.mark.parametrize("kind", FILES)
 def test_every_kind_of_file(kind: str, weights: Arrays, tmp_path: Path, torch_names: SimpleNamespace,
                             capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,7 +193,8 @@ def imagenet(shared: Path) -> tuple[Arrays, Callable[[Path], np.ndarray]]:
     for path in sorted((shared / "data" / "grocery20" / "val").glob("*/*.jpg"))[::200]:
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB").resize((SIZE, SIZE)), np.float32) / 255
-        photos.append(((pixels - np.array(MEAN, np.float32)) / np.array(STD, np.float32)).transpose(2, 0, 1))
+        normalised = (pixels - IMAGENET_PIXELS.mean) / IMAGENET_PIXELS.std
+        photos.append(normalised.astype(np.float32).transpose(2, 0, 1))
 
     def logits(path: Path) -> np.ndarray:
         load_weights(network, open_pretrained(path))
@@ -223,8 +231,7 @@ def test_files_as_pytorch_and_the_ancestor_wrote_them(name: str, shared: Path,
     (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "a pointer of Git LFS"),
     (b"<!DOCTYPE html>\n<html>", "a web page"),
     ("Notizen über das Modell\n".encode() * 40, "a text, not a MindSpore checkpoint"),
-    (b"\x89HDF\r\n\x1a\n" + bytes(100), "an HDF5 file, as Keras writes"),
-    (bytes(100) + bytes.fromhex("57fb808b247547db"), "a TensorFlow checkpoint"),
+    (bytes(100) + bytes.fromhex("57fb808b247547db"), "not a TensorFlow checkpoint that can be read"),
     (gzip.compress(b"weights", mtime=0), "compressed by gzip"),
     (b"PK\x03\x04" + bytes(100), "a zip archive that was cut off"),
     (b"\x80\x02]q\x00.", "not a PyTorch file, or a damaged one"),

@@ -1,4 +1,5 @@
 """The accelerated cells against the stock cells that they replace."""
+import functools
 from collections.abc import Callable
 
 import mindspore as ms
@@ -10,7 +11,7 @@ from mindspore import Tensor, nn, ops
 from src.cpu_kernels import accelerate, accelerate_optimizer, ema_update
 from src.cpu_kernels.cells import Shape
 from src.cpu_kernels.optimizer import AcceleratedEmaUpdate, AcceleratedMomentum
-from src.mobilenetV2 import ConvBN, InvertedResidual, MobileNetV2, MobileNetV2Backbone, MobileNetV2Head
+from src.mobilenetV2 import PADDINGS, SAME, ConvBN, InvertedResidual, MobileNetV2, MobileNetV2Backbone, MobileNetV2Head
 from src.model_utils.config import Config
 from src.momentum import Momentum
 from src.training.optimizer import build_optimizer
@@ -67,6 +68,7 @@ def assert_equal(stock: dict[str, np.ndarray], ours: dict[str, np.ndarray]) -> N
         assert np.abs(ours[name] - expected).max() <= limit * np.abs(expected).max() + rounding, name
 
 
+SAME_CONV = functools.partial(ConvBN, padding=SAME, bn_eps=1e-3)
 CELLS = {
     "1x1": (lambda: ConvBN(24, 40), (3, 24, 9, 11)),
     "1x1, one channel, one pixel an image": (lambda: ConvBN(1, 1, activation=False), (3, 1, 1, 1)),
@@ -77,10 +79,16 @@ CELLS = {
     "depthwise, one pixel an image": (lambda: ConvBN(17, 17, 3, 1, 17), (4, 17, 1, 1)),
     "depthwise, stride 2, odd sides": (lambda: ConvBN(17, 17, 3, 2, 17), (2, 17, 9, 5)),
     "depthwise, stride 2, even and odd": (lambda: ConvBN(33, 33, 3, 2, 33), (2, 33, 6, 7)),
+    "depthwise, stride 2, SAME, even sides": (lambda: ConvBN(17, 17, 3, 2, 17, padding=SAME), (2, 17, 6, 8)),
+    "depthwise, stride 2, SAME, even and odd": (lambda: ConvBN(33, 33, 3, 2, 33, padding=SAME), (2, 33, 10, 7)),
+    "depthwise, stride 2, SAME, odd and even": (lambda: ConvBN(16, 16, 3, 2, 16, padding=SAME), (2, 16, 7, 2)),
     "full": (lambda: ConvBN(3, 24, 3, 1), (2, 3, 5, 8)),
     "full, stride 2": (lambda: ConvBN(3, 8, 3, 2), (2, 3, 9, 6)),
+    "full, stride 2, SAME": (lambda: ConvBN(3, 8, 3, 2, padding=SAME), (2, 3, 8, 7)),
     "block with shortcut": (lambda: InvertedResidual(8, 8, 1, 6), (2, 8, 6, 5)),
     "block with stride": (lambda: InvertedResidual(8, 24, 2, 6), (3, 8, 7, 5)),
+    "block with stride, SAME": (lambda: InvertedResidual(8, 24, 2, 6, SAME_CONV), (3, 8, 8, 6)),
+    "block with stride, SAME, row tiles": (lambda: InvertedResidual(8, 8, 2, 6, SAME_CONV), (1, 8, 64, 34)),
     "block without expansion": (lambda: InvertedResidual(16, 16, 1, 1), (2, 16, 4, 6)),
     "block with rows longer than a tile": (lambda: InvertedResidual(8, 8, 1, 6), (1, 8, 5, 250)),
     "block with stride, many small images": (lambda: InvertedResidual(8, 8, 2, 6), (40, 8, 5, 7)),
@@ -105,10 +113,11 @@ def test_evaluation_like_stock_cells(name: str) -> None:
     assert_equal(results(stock, x), results(ours, x))
 
 
+@pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("train", [True, False])
-def test_network_pools_like_its_head(train: bool) -> None:
+def test_network_pools_like_its_head(train: bool, padding: str) -> None:
     """The kernels pool in a whole network; the framework does behind a backbone."""
-    networks = [MobileNetV2(3, 0.35, dropout=0.0) for _ in range(2)]
+    networks = [MobileNetV2(3, 0.35, dropout=0.0, padding=padding) for _ in range(2)]
     for network in networks:
         fill(network)
         network.set_train(train)

@@ -11,6 +11,7 @@ from PIL import Image
 from src.cache_folder import cache_folder
 from src.data.image_check import check_files, check_images
 from src.data.image_folder import ImageFolder
+from src.data.images import has_cut_header
 from src.dataset import ImageData
 from src.errors import UserError
 from src.model_utils.config import Config
@@ -91,6 +92,25 @@ def test_ignore_looks_at_nothing(folder: Path) -> None:
     assert len(check_images(ImageFolder.scan(folder), choice("ignore"), training=True)) == len(GOOD) + len(BAD) + 1
 
 
+@pytest.mark.parametrize("length", [21, 175, 300, 600])
+def test_a_jpeg_without_its_pixels_cannot_crash_what_is_not_checked(length: int, tmp_path: Path) -> None:
+    """MindSpore's own decoder waits for ever, or divides by zero."""
+    for name, content in (("a.jpg", JPEG), ("b.jpg", JPEG[:length])):
+        (tmp_path / "class").mkdir(exist_ok=True)
+        (tmp_path / "class" / name).write_bytes(content)
+    folder = check_images(ImageFolder.scan(tmp_path), choice("ignore"), training=True)
+    with pytest.raises(UserError, match=f"{tmp_path}/class/b.jpg: .*; remove or mend it"):
+        list(ImageData(folder, 32, 2, training=True).epoch())
+
+
+def test_only_a_cut_header_is_called_so() -> None:
+    whole = JPEG.index(b"\xff\xda") + 14  # a scan of three colours
+    padded = JPEG[:2] + b"\xff\xff" + JPEG[2:]
+    assert [has_cut_header(np.frombuffer(content, np.uint8)) for content in (
+        JPEG[:2], JPEG[:whole - 1], JPEG[:whole], JPEG, padded, PNG, b"")] == [True, True, False, False, False, False,
+                                                                              False]
+
+
 def test_a_class_without_a_good_image_is_an_error(folder: Path) -> None:
     (folder / "sound" / "a.jpg").write_bytes(b"")
     with pytest.raises(UserError, match="class sound has no good image"):
@@ -101,10 +121,37 @@ def test_findings_are_remembered_until_a_file_changes(folder: Path) -> None:
     faults(folder)
     memory = max(cache_folder("pictures").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
     told = json.loads(memory.read_text())
-    told["sound/a.jpg"][1] = "remembered"
+    told["mixed/half.jpg"][1] = "remembered"
     memory.write_text(json.dumps(told))
-    assert faults(folder)["sound/a.jpg"] == "remembered"
-    os.utime(folder / "sound" / "a.jpg", ns=(1, 1))
+    assert faults(folder)["mixed/half.jpg"] == "remembered"
+    (folder / "mixed" / "half.jpg").write_bytes(JPEG)
+    assert "mixed/half.jpg" not in faults(folder)
+
+
+def test_a_good_image_is_looked_at_again_only_when_it_has_changed(folder: Path) -> None:
+    path = folder / "sound" / "a.jpg"
+    faults(folder)
+    status = path.stat()
+    path.write_bytes(bytes(len(JPEG)))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert "sound/a.jpg" not in faults(folder)
+    os.utime(path, ns=(1, 1))
+    assert "sound/a.jpg" in faults(folder)
+
+
+def test_what_an_earlier_version_remembered_counts(folder: Path) -> None:
+    """It had a line for each file in the JSON file."""
+    faults(folder)
+    path = folder / "sound" / "a.jpg"
+    for memory in cache_folder("pictures").glob("*.npy"):
+        memory.unlink()
+    for memory in cache_folder("pictures").glob("*.json"):
+        told = json.loads(memory.read_text())
+        told["sound/a.jpg"] = [f"{path.stat().st_size} {path.stat().st_mtime_ns}", "", "", ""]
+        memory.write_text(json.dumps(told))
+    status = path.stat()
+    path.write_bytes(bytes(len(JPEG)))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert "sound/a.jpg" not in faults(folder)
 
 
@@ -112,6 +159,8 @@ def test_a_damaged_memory_costs_only_time(folder: Path) -> None:
     faults(folder)
     for memory in cache_folder("pictures").glob("*.json"):
         memory.write_text('{"sound/a.jpg": 3}')
+    for memory in cache_folder("pictures").glob("*.npy"):
+        memory.write_bytes(memory.read_bytes()[:-3])
     assert len(faults(folder)) == len(BAD)
 
 

@@ -1,5 +1,8 @@
 """Every kind of image shows the same pixels in training, evaluation, prediction and reports."""
+import base64
+import io
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +15,12 @@ from src.data.image_folder import ImageFolder
 from src.data.images import LARGEST_AS_IT_IS, open_image, rewrite_reason, thumbnail
 from src.data.transforms import Augmentation
 from src.dataset import ImageData
-from src.deployment.prediction import ImageStream, list_images
+from src.deployment import contact_sheet
+from src.deployment.contact_sheet import draw_contact_sheet
+from src.deployment.prediction import ImageStream, Prediction, list_images
 from src.errors import UserError
+from src.metrics import MISTAKE
+from src.reports.report import Evaluated, Report, write_report
 from tests.conftest import config_for
 from tests.support.odd_images import OddImage, encoded, exif, not_images, odd_images, oriented, photo
 
@@ -69,17 +76,17 @@ def test_evaluation_and_prediction_see_the_same_pixels(usable: ImageFolder) -> N
         image.convert("RGB").save(path, "PNG")
         return path
 
-    data = ImageData(usable, SIDE, len(usable), training=False, normalise=False)
+    data = ImageData(usable, SIDE, len(usable), training=False, normalisation=None)
     (images, _), = data.epoch()
     paths = list_images(str(usable.root))
-    stream = ImageStream(paths, SIDE, len(paths), 2, normalise=False)
+    stream = ImageStream(paths, SIDE, len(paths), 2, normalisation=None)
     (positions, predicted), = stream
     assert not stream.faults
     by_name = {paths[position].name: image for position, image in zip(positions.tolist(), predicted, strict=True)}
     expected_folder = usable.root.with_name("expected")
     expected_folder.mkdir()
     expected = ImageStream([canonical(KINDS[Path(file).name].expected, expected_folder / f"{number}.png")
-                            for number, file in enumerate(usable.files)], SIDE, len(usable), 1, normalise=False)
+                            for number, file in enumerate(usable.files)], SIDE, len(usable), 1, normalisation=None)
     (_, reference), = expected
     for file, seen, wanted in zip(usable.files, images.asnumpy(), reference, strict=True):
         np.testing.assert_array_equal(seen, by_name[Path(file).name], err_msg=file)
@@ -93,24 +100,46 @@ def test_all_of_them_can_be_trained_on(usable: ImageFolder) -> None:
     assert sum(len(labels) for _, labels in data.epoch()) == len(usable) // 8 * 8
 
 
-def test_the_eight_orientations_are_one_image_everywhere(tmp_path: Path) -> None:
-    scene = photo()
+@pytest.mark.parametrize(("form", "tolerance"), [("PNG", 0), ("JPEG", 2)])
+def test_the_eight_orientations_are_one_image_everywhere(form: str, tolerance: float, tmp_path: Path) -> None:
+    """What enters the network in training, evaluation and prediction, and what a person sees, in grey values."""
     (tmp_path / "scene").mkdir()
+    options = {"quality": 98, "subsampling": 0} if form == "JPEG" else {}
     for n in range(1, 9):
-        (tmp_path / "scene" / f"{n}.png").write_bytes(encoded(oriented(scene, n), "PNG", exif=exif(n)))
+        (tmp_path / "scene" / f"{n}.{form}").write_bytes(encoded(oriented(photo(), n), form, exif=exif(n), **options))
     folder = check_images(ImageFolder.scan(tmp_path), config_for("--image_size", SIDE), training=True)
     assert sum(map(bool, folder.copies)) == 7
     plain = Augmentation(crop_scale=1.0, flip=0.0, color_jitter=0.0)
     trained = np.concatenate([images.asnumpy() for images, _ in ImageData(
         folder, SIDE, 1, training=True, augmentation=plain).epoch()])
-    (evaluated, _), = ImageData(folder, SIDE, 8, training=False).epoch()
+    (evaluated, _), = ImageData(folder, SIDE, 8, training=False, normalisation=None).epoch()
     paths = list_images(str(tmp_path))
-    (_, predicted), = ImageStream(paths, SIDE, 8, 1)
-    shown = [np.asarray(thumbnail(path, 32)) for path in paths]
-    for images in trained, evaluated.asnumpy(), predicted, shown:
+    (_, predicted), = ImageStream(paths, SIDE, 8, 1, normalisation=None)
+    for images, scale in ((trained, 255 * 0.226), (evaluated.asnumpy(), 1), (predicted, 1),
+                          (on_contact_sheet(paths, tmp_path / "sheet.png"), 1),
+                          (in_report(folder, tmp_path / "report.html"), 1)):
         assert len(images) == 8
+        assert np.ptp(images[0]) * scale > 100
         for image in images[1:]:
-            np.testing.assert_array_equal(image, images[0])
+            assert difference(image, images[0]) * scale <= tolerance
+
+
+def on_contact_sheet(paths: list[Path], sheet: Path) -> list[np.ndarray]:
+    """The images as a contact sheet shows them in one row."""
+    draw_contact_sheet([Prediction(path, ("class",), (1.0,)) for path in paths], sheet)
+    with Image.open(sheet) as image:
+        pixels = np.asarray(image)[contact_sheet.MARGIN:][:contact_sheet.SIDE, contact_sheet.MARGIN:]
+    step = contact_sheet.SIDE + contact_sheet.MARGIN
+    return [pixels[:, n * step:][:, :contact_sheet.SIDE] for n in range(len(paths))]
+
+
+def in_report(folder: ImageFolder, page: Path) -> list[np.ndarray]:
+    """The images as a report shows them that calls all of them mistakes."""
+    mistakes = np.zeros(len(folder), MISTAKE)
+    evaluated = Evaluated("", folder.classes, np.ones((1, 1), np.int64), mistakes, folder.root, folder.files)
+    write_report(Report("", "", {}, {}, {}, "", {}, evaluated=evaluated), page)
+    encoded_images = re.findall(r'src="data:image/jpeg;base64,([^"]*)"', page.read_text(encoding="utf-8"))
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(content)))) for content in encoded_images]
 
 
 def test_the_developers_samples_show_one_photo(shared: Path, tmp_path: Path) -> None:

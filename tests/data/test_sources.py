@@ -91,6 +91,17 @@ def test_the_parts_of_a_list(root: Path) -> None:
     assert test.scan().classes == ("cat", "dog")  # those of the whole list
 
 
+def test_a_list_is_read_once_until_it_changes(root: Path) -> None:
+    path = root / "list.txt"
+    path.write_text("cat/000.jpg cat\ndog/000.jpg dog\n")
+    first = read_list(path)
+    train_source(str(path)).scan()
+    assert validation_source(str(path), "") is None
+    assert read_list(path) is first
+    path.write_text("cat/000.jpg cat\ndog/000.jpg dog\ndog/001.jpg dog\n")
+    assert len(read_list(path).entries) == 3
+
+
 def test_what_a_manifest_leaves_out_is_counted(root: Path) -> None:
     def line(file: str, *names: str, usage: str = "TRAIN") -> str:
         return json.dumps({"source": file, "usage": usage, "annotation": [

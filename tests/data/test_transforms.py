@@ -9,8 +9,9 @@ from mindspore.dataset import vision
 from PIL import Image
 
 from src.data.image_folder import ImageFolder
-from src.data.transforms import MEAN, STD, eval_transforms, resize_size, train_transforms
+from src.data.transforms import eval_transforms, resize_size, train_transforms
 from src.dataset import ImageData
+from src.normalisation import IMAGENET_PIXELS
 from tests.test_dataset import batches
 
 
@@ -48,7 +49,7 @@ def test_evaluation_normalises_rgb(tmp_path: Path) -> None:
     image = transformed(tmp_path / "plain.png", 32)
     assert image.shape == (3, 32, 32)
     assert image.dtype == np.float32
-    expected = (np.array(colour) / 255 - MEAN) / STD
+    expected = (np.array(colour) / 255 - IMAGENET_PIXELS.mean) / IMAGENET_PIXELS.std
     np.testing.assert_allclose(image, np.broadcast_to(expected[:, None, None], image.shape), atol=1e-5)
 
 
@@ -58,8 +59,8 @@ def test_training_transform_is_the_published_one() -> None:
     assert (crop.size, crop.scale, crop.ratio) == ((64, 64), (0.08, 1.0), (3 / 4, 4 / 3))
     assert flip.prob == 0.5
     assert isinstance(colour, vision.RandomColorAdjust)
-    np.testing.assert_allclose(normalise.mean, [255 * m for m in MEAN])
-    np.testing.assert_allclose(normalise.std, [255 * s for s in STD])
+    np.testing.assert_allclose(normalise.mean, [255 * m for m in IMAGENET_PIXELS.mean])
+    np.testing.assert_allclose(normalise.std, [255 * s for s in IMAGENET_PIXELS.std])
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK", "I;16"])

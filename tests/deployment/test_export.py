@@ -5,17 +5,20 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx as onnx_package
 import pytest
 from conftest import assert_one_clear_line, config_for, run_script, training_metadata
-from mindspore import Tensor
+from mindspore import Tensor, nn
+from onnx import numpy_helper
 
 import export as export_script
 from src.checkpoint.file import read_checkpoint, write_checkpoint
 from src.checkpoint.record import CheckpointMetadata
-from src.data.transforms import MEAN, STD
-from src.deployment.runtime import ExportedNetwork, load_exported
+from src.deployment.exporter import Deployable, ExportOptions, export, random_images
+from src.deployment.runtime import load_exported
 from src.errors import UserError
-from src.mobilenetV2 import MobileNetV2
+from src.mobilenetV2 import ConvBN, MobileNetV2, MobileNetV2Head
+from src.normalisation import IMAGENET_PIXELS
 from src.utils import load_weights
 
 SIZE = 32
@@ -58,16 +61,6 @@ def refusal(*argv: object) -> str:
     return str(error.value)
 
 
-def exported_onnx(checkpoint: Path, path: Path, *options: object) -> ExportedNetwork:
-    """By a process of its own: MindSpore writes one ONNX file in the life of a process."""
-    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements.txt names")
-    run = run_script("export.py", "--platform", "CPU", "--ckpt_file", checkpoint, "--file_format", "ONNX",
-                     "--file_name", path, *options)
-    assert run.returncode == 0, run.stderr
-    assert "verified: loaded back, it differs" in run.stdout
-    return load_exported(path, config_for())
-
-
 @pytest.fixture(scope="module")
 def mindir(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("mindir") / "new" / "m.v2.mindir"
@@ -78,7 +71,7 @@ def mindir(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def onnx(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("onnx") / "any.onnx"
-    exported_onnx(checkpoint, path, "--export_batch_size", 0)
+    call_main("--ckpt_file", checkpoint, "--file_format", "ONNX", "--file_name", path, "--export_batch_size", 0)
     return path
 
 
@@ -104,19 +97,68 @@ def test_onnx_of_any_batch_size_computes_the_same(onnx: Path, network: MobileNet
         np.testing.assert_allclose(loaded.run(batch(size)), network(Tensor(batch(size))).asnumpy(), atol=1e-4)
 
 
+def test_onnx_is_checked_named_and_says_how_to_use_it(onnx: Path, checkpoint: Path) -> None:
+    model = onnx_package.load(onnx)
+    onnx_package.checker.check_model(model, full_check=True)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 17)]
+    shapes = {value.name: [side.dim_param or side.dim_value for side in value.type.tensor_type.shape.dim]
+              for value in (*model.graph.input, *model.graph.output)}
+    assert shapes == {"images": ["batch", 3, SIZE, SIZE], "logits": ["batch", 3]}
+    weights = {value.name: numpy_helper.to_array(value) for value in model.graph.initializer}
+    saved = read_checkpoint(checkpoint).network
+    for name, value in saved.items():
+        np.testing.assert_array_equal(weights.pop(name), value.asnumpy())
+    assert weights == {"relu6.min": 0, "relu6.max": 6}
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(metadata["classes"]) == list(CLASSES)
+    np.testing.assert_allclose(json.loads(metadata["mean"]), IMAGENET_PIXELS.pixel_mean)
+    np.testing.assert_allclose(json.loads(metadata["std"]), IMAGENET_PIXELS.pixel_std)
+    assert (metadata["centre_crop"], metadata["resize_shorter_side"]) == (str(SIZE), "37")
+
+
+def test_an_onnx_file_without_its_json_says_the_same(checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    call_main("--ckpt_file", checkpoint, "--file_format", "ONNX", "--file_name", path, "--export_normalise",
+              "--export_softmax")
+    path.with_name("m.onnx.json").unlink()
+    loaded = load_exported(path, config_for())
+    assert (loaded.classes, loaded.normalisation, loaded.softmax) == (CLASSES, None, True)
+
+
+@pytest.mark.parametrize(("pads", "eps"), [({"pad_mode": "same", "padding": 0}, 1e-3),
+                                           ({"pad_mode": "pad", "padding": (0, 1, 0, 1)}, 1e-5),
+                                           ({"pad_mode": "valid", "padding": 0}, 1e-5)])
+def test_onnx_has_padding_and_epsilon_of_the_cells(pads: dict, eps: float, tmp_path: Path) -> None:
+    layer = ConvBN(3, 8, kernel_size=3, stride=2)
+    layer.conv = nn.Conv2d(3, 8, 3, 2, has_bias=True, bias_init="ones", weight_init="normal", **pads)
+    layer.bn = nn.BatchNorm2d(8, eps=eps)
+    layer.bn.moving_variance.set_data(Tensor(np.full(8, 1e-3, np.float32)))
+    layers = nn.SequentialCell(layer, MobileNetV2Head(8, 3)).set_train(False)
+    options = ExportOptions(SIZE - 1)  # pixels that a stride of 2 does not divide
+    export(Deployable(layers, options), options, tmp_path / "m.onnx")
+    images = random_images(options)
+    np.testing.assert_allclose(load_exported(tmp_path / "m.onnx", config_for()).run(images),
+                               layers(Tensor(images)).asnumpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_onnx_of_an_unknown_cell_is_refused(tmp_path: Path) -> None:
+    options = ExportOptions(SIZE)
+    with pytest.raises(TypeError, match="1: no ONNX is known for a Tanh"):
+        export(Deployable(nn.SequentialCell(ConvBN(3, 8), nn.Tanh()), options), options, tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("file_format", ["MINDIR", "ONNX"])
 def test_normalisation_and_softmax_inside_the_graph(file_format: str, checkpoint: Path, network: MobileNetV2,
                                                     tmp_path: Path) -> None:
     path = tmp_path / f"inside.{file_format.lower()}"
     options = ("--export_batch_size", 2, "--export_normalise", "--export_softmax")
-    if file_format == "ONNX":
-        loaded = exported_onnx(checkpoint, path, *options)
-    else:
-        call_main("--ckpt_file", checkpoint, "--file_name", path, *options)
-        loaded = load_exported(path, config_for())
-    assert not loaded.normalise
+    call_main("--ckpt_file", checkpoint, "--file_format", file_format, "--file_name", path, *options)
+    loaded = load_exported(path, config_for())
+    assert loaded.normalisation is None
     pixels = np.random.default_rng(3).integers(0, 256, (5, 3, SIZE, SIZE)).astype(np.float32)
-    normalised = (pixels / 255 - np.reshape(MEAN, (3, 1, 1))) / np.reshape(STD, (3, 1, 1))
+    mean, std = (np.reshape(values, (3, 1, 1)) for values in (IMAGENET_PIXELS.pixel_mean, IMAGENET_PIXELS.pixel_std))
+    normalised = (pixels - mean) / std
     logits = network(Tensor(normalised.astype(np.float32))).asnumpy()
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(loaded.run(pixels), probabilities, atol=1e-5)  # five through batches of two
@@ -131,7 +173,7 @@ def test_the_json_says_how_to_use_it(mindir: Path) -> None:
     assert told["classes"] == list(CLASSES)
     assert told["epoch"] == 7
     assert told["input"]["batch_size"] == 1
-    assert told["output"] == {"name": "scores", "meaning": "logits", "num_classes": 3}
+    assert told["output"] == {"name": "logits", "meaning": "logits", "num_classes": 3}
     assert told["preprocessing"]["resize_shorter_side"] == 37
     assert told["preprocessing"]["centre_crop"] == SIZE
     np.testing.assert_allclose(told["preprocessing"]["mean"], [123.675, 116.28, 103.53])
@@ -170,11 +212,8 @@ def test_what_cannot_be_exported_is_one_clear_line(checkpoint: Path, tmp_path: P
 def test_any_name_will_do(file_format: str, checkpoint: Path, tmp_path: Path) -> None:
     """MindSpore itself refuses all but ASCII letters, digits and a few signs."""
     path = tmp_path / "文件 夹" / f"模型 1.{file_format.lower()}"
-    if file_format == "ONNX":
-        loaded = exported_onnx(checkpoint, path)
-    else:
-        call_main("--ckpt_file", checkpoint, "--file_name", path)
-        loaded = load_exported(path, config_for())
+    call_main("--ckpt_file", checkpoint, "--file_format", file_format, "--file_name", path)
+    loaded = load_exported(path, config_for())
     assert loaded.run(batch(1)).shape == (1, len(CLASSES))
     assert {entry.name for entry in path.parent.iterdir()} == {path.name, f"{path.name}.json"}
 

@@ -51,9 +51,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     options = ExportOptions(SIZE, batch_size=4)
     export(deployable(read_checkpoint(checkpoint), model.config, options), options, found["MINDIR"])
     write_description(describe(found["MINDIR"], options, CLASSES, 3, {}), found["MINDIR"])
-    run = run_script("export.py", "--platform", "CPU", "--ckpt_file", checkpoint, "--file_format", "ONNX",
-                     "--file_name", found["ONNX"], "--export_batch_size", 0, "--export_normalise", "--export_softmax")
-    assert run.returncode == 0, run.stderr
+    options = ExportOptions(SIZE, batch_size=0, normalise=True, softmax=True)
+    export(deployable(read_checkpoint(checkpoint), model.config, options), options, found["ONNX"], CLASSES)
+    write_description(describe(found["ONNX"], options, CLASSES, 3, {}), found["ONNX"])
     return found
 
 

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
-from conftest import ROOT, assert_one_clear_line, config_for, make_images, run_script
+from conftest import assert_one_clear_line, config_for, make_images, run_script
 from PIL import Image
 
 from src.checkpoint.file import write_checkpoint
@@ -15,11 +17,9 @@ from src.deployment.calibration_images import load_calibration_images
 from src.deployment.runtime import load_exported
 from src.errors import UserError
 from src.mobilenetV2 import MobileNetV2
-from src.quantization.int8 import check_packages, quantize_file
-
-onnx = pytest.importorskip("onnx", reason="needs the packages of requirements-quantization.txt")
-onnxruntime = pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements.txt names")
-from src.quantization.onnx_graph import activations, equalisable, load_folded  # noqa: E402 - needs onnx
+from src.normalisation import IMAGENET_PIXELS
+from src.quantization.int8 import quantize_file
+from src.quantization.onnx_graph import activations, equalisable, load_folded
 
 CLASSES = ("blue", "green", "red")
 SIZE = 32
@@ -156,23 +156,16 @@ def test_too_few_images_are_refused(tmp_path: Path, count: int) -> None:
     assert not (tmp_path / "int8.onnx").exists()
 
 
-def test_missing_packages_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnx" else object())
-    with pytest.raises(UserError, match="needs onnx, not installed here: pip install -r requirements-quantization.txt"):
-        check_packages()
-    assert (ROOT / "requirements-quantization.txt").is_file()
-
-
 # ---- its images
 
 def test_calibration_images_are_those_of_an_evaluation(tmp_path: Path) -> None:
     root = make_images(tmp_path / "photos", {"blue": 3, "red": 2, "other": 1})
     (root / "blue" / "bad.jpg").write_bytes(b"no image")
     config = config_for("--calibration", root, "--image_size", SIZE)
-    found = load_calibration_images(config, CLASSES, normalise=True)
+    found = load_calibration_images(config, CLASSES, IMAGENET_PIXELS)
     assert found.images.shape == (6, 3, SIZE, SIZE)
     assert Counter(found.labels.tolist()) == {0: 3, 2: 2, -1: 1}
-    pixels = load_calibration_images(config, None, normalise=False)
+    pixels = load_calibration_images(config, None, None)
     assert pixels.images.min() >= 0
     assert pixels.images.max() > 100
     assert set(pixels.labels) == {-1}
@@ -182,7 +175,7 @@ def test_so_many_images_are_chosen_by_the_seed(tmp_path: Path) -> None:
     root = make_images(tmp_path / "photos", {"blue": 12, "red": 12})
     chosen = [load_calibration_images(
         config_for("--calibration", root, "--image_size", SIZE, "--calibration_images", 8, "--seed", seed), CLASSES,
-        normalise=True).images for seed in (1, 1, 2)]
+        IMAGENET_PIXELS).images for seed in (1, 1, 2)]
     assert len(chosen[0]) == 8
     np.testing.assert_array_equal(chosen[0], chosen[1])
     assert np.abs(chosen[0] - chosen[2]).max() > 0
@@ -192,7 +185,7 @@ def test_no_images_are_one_clear_line(tmp_path: Path) -> None:
     for options, message in (((), "give --calibration"), (("--calibration", tmp_path), "no images here"),
                              (("--calibration", tmp_path / "none"), "no such image, folder or list")):
         with pytest.raises(UserError, match=message):
-            load_calibration_images(config_for(*options), CLASSES, normalise=True)
+            load_calibration_images(config_for(*options), CLASSES, IMAGENET_PIXELS)
 
 
 # ---- the command

@@ -28,14 +28,14 @@ import train
 from src.checkpoint.file import read_checkpoint, write_checkpoint
 from src.checkpoint.record import CheckpointMetadata
 from src.errors import UserError
-from src.metrics import MISTAKE, MOST_MISTAKES
+from src.metrics import MISTAKE, MOST_MISTAKES, class_scores
 from src.model_utils.config import get_config
 from src.models import define_net
 from src.reports.best_evaluation import BestEvaluation
 from src.reports.evaluation_report import report_path
 from src.reports.event_file import EventFile
 from src.reports.provenance import changed_settings, repeating_command
-from src.reports.report import Evaluated, Report, class_scores, confused_pairs, write_report
+from src.reports.report import Evaluated, Report, confused_pairs, write_report
 from src.training.resume import lock_folder
 from src.utils import network_parameters
 
@@ -185,7 +185,7 @@ def test_it_needs_nothing_but_itself_and_says_what_its_images_show(run: Run) -> 
 
 
 def test_the_matrix_and_the_classes_are_those_of_the_best_epoch(run: Run) -> None:
-    best = BestEvaluation.load(run.folder / "best.npz", run.training.run_id, run.training.history, len(CLASSES))
+    best = BestEvaluation.load(run.folder / "best.npz", run.training.run_id, run.training.history, len(CLASSES), "top1")
     assert best
     assert np.trace(best.confusion) / best.confusion.sum() == run.training.best_top1
     assert best.confusion.sum() == 5 * len(CLASSES)
@@ -242,11 +242,11 @@ def test_what_is_kept_of_the_best_epoch_must_be_this_runs(run: Run, tmp_path: Pa
     path, run_id, history = run.folder / "best.npz", run.training.run_id, run.training.history
     better = [*history, {**history[-1], "top1": 2.0}]
     for other in ("another", history), (run_id, []), (run_id, better):
-        assert BestEvaluation.load(path, *other, len(CLASSES)) is None
-    assert BestEvaluation.load(path, run_id, history, len(CLASSES) + 1) is None
+        assert BestEvaluation.load(path, *other, len(CLASSES), "top1") is None
+    assert BestEvaluation.load(path, run_id, history, len(CLASSES) + 1, "top1") is None
     (tmp_path / "cut.npz").write_bytes(path.read_bytes()[:200])
     for damaged in "cut.npz", "missing.npz":
-        assert BestEvaluation.load(tmp_path / damaged, run_id, history, len(CLASSES)) is None
+        assert BestEvaluation.load(tmp_path / damaged, run_id, history, len(CLASSES), "top1") is None
 
 
 # ---- the report of an evaluation

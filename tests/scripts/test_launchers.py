@@ -37,7 +37,7 @@ def test_on_ascend_msrun_starts_a_process_per_card(bench: Bench) -> None:
     port = options.pop("--master_port")
     assert 1024 <= int(port) <= 65535
     assert options == {"--worker_num": "8", "--local_worker_num": "8", "--master_addr": "127.0.0.1", "--join": "True",
-                       "--log_dir": str(bench.folder / "train/msrun")}
+                       "--bind_core": "True", "--log_dir": str(bench.folder / "train/msrun")}
     assert command == [TRAIN, "--platform", "Ascend", "--config_path", CONFIG, "--dataset_path", str(bench.data),
                        "--pretrain_ckpt", str(bench.ckpt), "--freeze_layer", "backbone", "--filter_head", "True",
                        "--distribute", "True"]
@@ -48,9 +48,39 @@ def test_on_ascend_msrun_starts_a_process_per_card(bench: Bench) -> None:
     assert not (bench.folder / "train.log").exists()
 
 
-def test_ascend_with_a_rank_table(bench: Bench) -> None:
+def test_the_cards_of_a_rank_table_are_started_by_msrun(bench: Bench) -> None:
+    bench.rank_table(4, 5)
+    run = bench.run("run_train.sh", "Ascend", CONFIG, 2, "4,5", "table.json", bench.data, RANK_TABLE_FILE="forgotten")
+    assert run.returncode == 0, run.stderr
+    call, = bench.calls
+    options, _ = msrun_options(call["argv"])
+    assert (call["name"], options["--worker_num"]) == ("msrun", "2")
+    assert call["env"]["ASCEND_RT_VISIBLE_DEVICES"] == "4,5"
+    assert "RANK_TABLE_FILE" not in call["env"]  # would make MindSpore use its deprecated backend
+
+
+def test_cards_wait_for_one_another_for_an_hour_unless_told_otherwise(bench: Bench) -> None:
+    arguments = ("run_train.sh", "Ascend", CONFIG, 2, "0,1", "None", bench.data)
+    assert bench.run(*arguments).returncode == bench.run(*arguments, HCCL_CONNECT_TIMEOUT="600").returncode == 0
+    assert [(call["env"]["HCCL_CONNECT_TIMEOUT"], call["env"]["HCCL_EXEC_TIMEOUT"]) for call in bench.calls] == [
+        ("3600", "3600"), ("600", "3600")]
+
+
+def test_an_atlas_a3_has_sixteen_cards(bench: Bench) -> None:
+    cards = ",".join(map(str, range(16)))
+    bench.rank_table(*range(16))
+    arguments = ("run_train.sh", "Ascend", CONFIG, 16, cards, "table.json", bench.data)
+    run = bench.run(*arguments, ATLAS="A3")
+    assert run.returncode == 0, run.stderr
+    assert bench.calls[0]["env"]["ASCEND_RT_VISIBLE_DEVICES"] == cards
+    assert "set ATLAS=A3" in bench.run(*arguments, ATLAS="A2").stderr
+    assert "ATLAS must be one of 910, A2, A3, not 'B'" in bench.run(*arguments, ATLAS="B").stderr
+
+
+def test_ascend_from_a_rank_table(bench: Bench) -> None:
     table = bench.rank_table(4, 5)
-    run = bench.run("run_train.sh", "Ascend", CONFIG, 2, "4,5", "table.json", bench.data, bench.ckpt)
+    run = bench.run("run_train.sh", "Ascend", CONFIG, 2, "4,5", "table.json", bench.data, bench.ckpt,
+                    RANK_TABLE_START="legacy")
     assert run.returncode == 0, run.stderr
     assert [call["name"] for call in bench.calls] == ["python", "python"]
     for rank, call in enumerate(bench.calls):
@@ -164,7 +194,7 @@ REFUSED = [
     (("GPU", 2, "0;1", "../data set"), "not '0;1'"),
     (("GPU", 2, "0,01", "../data set"), "not '0,01'"),
     (("GPU", 2, "0,1,", "../data set"), "not '0,1,'"),
-    (("Ascend", CONFIG, 9, "0,1,2,3,4,5,6,7,8", "None", "../data set"), "must be 1 to 8"),
+    (("Ascend", CONFIG, 17, ",".join(map(str, range(17))), "None", "../data set"), "must be 1 to 16"),
     (("Ascend", 2, "0,1", "None", "../data set"), "CONFIG is missing"),
     (("Ascend", CONFIG, 2, "0,1"), "RANK_TABLE_FILE is missing"),
     (("Ascend", CONFIG, 2, "0,1", "no.json", "../data set"), "no.json: no such rank table"),
@@ -185,7 +215,7 @@ def test_wrong_arguments_start_nothing(bench: Bench, arguments: tuple, told: str
 @pytest.mark.parametrize(("env", "told"), [
     ({"WORKER_NUM": "0"}, "WORKER_NUM must be"), ({"WORKER_NUM": "x"}, "WORKER_NUM must be"),
     ({"NODE_NUM": "2"}, "set MASTER_ADDR"), ({"NODE_NUM": "2", "NODE_RANK": "2", "MASTER_ADDR": "h"}, "0 to 1"),
-    ({"MASTER_PORT": "80"}, "1024 to 65535"),
+    ({"MASTER_PORT": "80"}, "1024 to 65535"), ({"RANK_TABLE_START": "mpi"}, "must be msrun or legacy, not 'mpi'"),
 ])
 def test_wrong_environment_starts_nothing(bench: Bench, env: dict, told: str) -> None:
     run = bench.run("run_train.sh", "CPU", bench.data, **env)
@@ -312,7 +342,7 @@ def test_a_rank_table_of_two_servers_gives_each_its_ranks(bench: Bench) -> None:
            "device": [{**device, "rank_id": str(8 + rank)} for rank, device in enumerate(one["device"])]}
     bench.rank_table(*range(8), server_count="2", server_list=[one, two])
     run = bench.run("run_train.sh", "Ascend", CONFIG, 8, CARDS8, "table.json", bench.data, NODE_NUM="2", NODE_RANK="1",
-                    MASTER_ADDR="10.0.0.1")
+                    MASTER_ADDR="10.0.0.1", RANK_TABLE_START="legacy")
     assert run.returncode == 0, run.stderr
     ranks = [(int(call["env"]["RANK_ID"]), call["env"]["RANK_SIZE"], call["env"]["DEVICE_ID"]) for call in bench.calls]
     assert sorted(ranks) == [(8 + i, "16", str(i)) for i in range(8)]

@@ -16,6 +16,22 @@ def random_weights(width: float = 0.35, classes: int = 4) -> dict[str, np.ndarra
             for parameter in MobileNetV2(classes, width).get_parameters()}
 
 
+def balanced_weights(width: float = 0.35, classes: int = 4) -> dict[str, np.ndarray]:
+    """Random weights with which most activations lie within ReLU6's range, so that logits tell a network apart."""
+    random = np.random.default_rng(2)
+    found = {}
+    for parameter in MobileNetV2(classes, width).get_parameters():
+        value = random.standard_normal(parameter.shape)
+        if parameter.ndim > 1:
+            value *= np.sqrt(2 / np.prod(parameter.shape[1:]))
+        elif parameter.name.endswith(("variance", "gamma")):
+            value = 0.7 + 0.3 * np.abs(value)
+        else:
+            value *= 0.3
+        found[parameter.name] = value.astype(np.float32)
+    return found
+
+
 def renamed(weights: Mapping[str, np.ndarray], naming: Naming, norm: dict[str, str],
             classifier: str = "") -> dict[str, np.ndarray]:
     """The same weights under another project's names."""

@@ -46,7 +46,7 @@ class Bench:
             (bin_folder / name).chmod(0o755)
         inherited = {key: value for key, value in os.environ.items() if key not in {
             "WORKER_NUM", "NODE_NUM", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "RANK_ID", "RANK_SIZE", "DEVICE_ID",
-            "ATLAS", "OMP_NUM_THREADS"}}
+            "ATLAS", "OMP_NUM_THREADS", "HCCL_CONNECT_TIMEOUT", "HCCL_EXEC_TIMEOUT"}}
         path = f"{bin_folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
         self.env = {**inherited, "PATH": path, "CALLS": str(self.calls_file)}
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageCms, ImageDraw
 
 ORIENTATION = 0x0112
 SIZE = (96, 64)  # not square, and no side is like another one
@@ -59,9 +59,9 @@ def oriented(scene: Image.Image, orientation: int) -> Image.Image:
     return scene.transpose(STORED[orientation]) if orientation in STORED else scene
 
 
-def odd_images() -> dict[str, OddImage]:
-    """All kinds, by file name."""
-    scene = photo()
+def odd_images(scene: Image.Image | None = None) -> dict[str, OddImage]:
+    """All kinds of files of an RGB image, by file name; of `photo` unless another one is given."""
+    scene = scene or photo()
     grey, palette = scene.convert("L"), scene.quantize(64)
     found = {"plain.jpg": OddImage(encoded(scene, "JPEG", quality=95, subsampling=0), scene, 3)}
     found |= _as_they_are(scene, grey, palette)
@@ -86,6 +86,9 @@ def _as_they_are(scene: Image.Image, grey: Image.Image, palette: Image.Image) ->
         "upright_exif.jpg": OddImage(jpeg(scene, exif=exif(1)), scene, 3),
         "impossible_exif.jpg": OddImage(jpeg(scene, exif=exif(9)), scene, 3),
         "damaged_exif.jpg": OddImage(jpeg(scene, exif=b"Exif\0\0MM\0*\xff\xff\xff\xff"), scene, 3),
+        "profile.jpg": OddImage(jpeg(scene, icc_profile=ImageCms.ImageCmsProfile(
+            ImageCms.createProfile("sRGB")).tobytes()), scene, 3),
+        "film_behind_it.jpg": OddImage(jpeg(scene) + b"\0\0\0\x18ftypmp42" + bytes(500), scene, 3),
         "grey.jpg": OddImage(jpeg(grey), grey, 3),
         "two_frames.jpg": OddImage(encoded(scene, "MPO", quality=95, save_all=True,
                                            append_images=[grey.convert("RGB")]), scene, 3),
@@ -116,6 +119,11 @@ def _turned(scene: Image.Image) -> dict[str, OddImage]:
     found = {f"orientation_{n}.jpg": OddImage(
         encoded(oriented(scene, n), "JPEG", quality=95, subsampling=0, exif=exif(n)), scene, 4, "turned")
         for n in range(2, 9)}
+    xmp = b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    found["turned_by_xmp.jpg"] = OddImage(
+        encoded(oriented(scene, 6), "JPEG", quality=95, subsampling=0, xmp=xmp), scene, 4, "turned")
+    found["turned_and_grey.jpg"] = OddImage(encoded(oriented(scene.convert("L"), 8), "JPEG", quality=95, exif=exif(8)),
+                                            scene.convert("L"), 4, "turned")
     found["turned.png"] = OddImage(encoded(oriented(scene, 6), "PNG", exif=exif(6)), scene, 0, "turned")
     found["turned.tif"] = OddImage(encoded(oriented(scene, 3), "TIFF", tiffinfo={ORIENTATION: 3}), scene, 0, "turned")
     found["turned.webp"] = OddImage(encoded(oriented(scene, 8), "WEBP", lossless=True, exif=exif(8)), scene, 3, "WEBP")
@@ -124,9 +132,10 @@ def _turned(scene: Image.Image) -> dict[str, OddImage]:
 
 def _transparent(scene: Image.Image) -> dict[str, OddImage]:
     """The left half shows; the rest is transparent, with other colours behind, and so white."""
-    mask = Image.new("L", SIZE, 0)
-    mask.paste(255, (0, 0, SIZE[0] // 2, SIZE[1]))
-    on_white = Image.composite(scene, Image.new("RGB", SIZE, "white"), mask)
+    size = scene.size
+    mask = Image.new("L", size, 0)
+    mask.paste(255, (0, 0, size[0] // 2, size[1]))
+    on_white = Image.composite(scene, Image.new("RGB", size, "white"), mask)
     see_through = scene.copy()
     see_through.putalpha(mask)
     grey = scene.convert("L")
@@ -135,15 +144,16 @@ def _transparent(scene: Image.Image) -> dict[str, OddImage]:
     shown = of_palette.convert("RGBA")
     first = np.asarray(of_palette) == 0
     shown.putalpha(Image.fromarray(np.where(first, 0, 255).astype(np.uint8)))
-    palette_on_white = Image.alpha_composite(Image.new("RGBA", SIZE, "white"), shown).convert("RGB")
+    palette_on_white = Image.alpha_composite(Image.new("RGBA", size, "white"), shown).convert("RGB")
     return {
         "transparent.png": OddImage(encoded(see_through, "PNG"), on_white, 0, "transparent"),
         "transparent_grey.png": OddImage(encoded(grey, "PNG"), Image.composite(
-            scene.convert("L"), Image.new("L", SIZE, 255), mask), 0, "transparent"),
+            scene.convert("L"), Image.new("L", size, 255), mask), 0, "transparent"),
         "transparent_palette.png": OddImage(encoded(of_palette, "PNG", transparency=0), palette_on_white, 0,
                                             "transparent"),
         "transparent.gif": OddImage(encoded(of_palette, "GIF", transparency=0), palette_on_white, 0, "GIF"),
         "transparent.tif": OddImage(encoded(see_through, "TIFF"), on_white, 0, "transparent"),
+        "transparent.avif": OddImage(encoded(see_through, "AVIF", quality=95), on_white, 6, "AVIF"),
         "transparent.webp": OddImage(encoded(see_through, "WEBP", lossless=True, exact=True), on_white, 3, "WEBP"),
     }
 
@@ -164,6 +174,10 @@ def _deep(scene: Image.Image, grey: Image.Image) -> dict[str, OddImage]:
                                       "TIFF of F"),
         "floats_with_gaps.tif": OddImage(encoded(Image.fromarray(gaps), "TIFF"), grey, 0.1, "TIFF of F"),
         "inks.jpg": OddImage(encoded(scene.convert("CMYK"), "JPEG", quality=95), scene, 4, "JPEG of CMYK"),
+        "big.tif": OddImage(encoded(scene, "TIFF", big_tiff=True), scene),
+        "grey_of_16_bits.pgm": OddImage(encoded(deep, "PPM"), grey, 0.1, "PPM"),
+        "floats.pfm": OddImage(encoded(fractions, "PPM"), grey, 0.1, "PPM"),
+        "lab.tif": OddImage(encoded(scene.convert("LAB"), "TIFF"), scene, 3, "TIFF of LAB"),
         "inks.tif": OddImage(encoded(scene.convert("CMYK"), "TIFF"), scene, 0, "TIFF of CMYK"),
         "jpeg_in_tiff.tif": OddImage(encoded(scene, "TIFF", compression="jpeg", quality=95), scene, 4, "TIFF of RGB"),
         "bilevel.tif": OddImage(encoded(scene.convert("1"), "TIFF"), scene.convert("1"), 0, "TIFF of 1"),
@@ -183,6 +197,7 @@ def _other_formats(scene: Image.Image, grey: Image.Image, palette: Image.Image) 
         "colours.gif": OddImage(encoded(palette, "GIF"), palette, 0, "GIF"),
         "animated.gif": OddImage(encoded(palette, "GIF", save_all=True, append_images=[grey.quantize(32)]), palette, 0,
                                  "GIF"),
+        "colours.dib": OddImage(encoded(scene, "DIB"), scene, 0, "DIB"),
         "colours.avif": OddImage(encoded(scene, "AVIF", quality=95), scene, 5, "AVIF"),
         "lossless.jp2": OddImage(encoded(scene, "JPEG2000"), scene, 3, "JPEG2000"),
         "codestream.j2k": OddImage(encoded(scene, "JPEG2000", no_jp2=True), scene, 3, "JPEG2000"),
@@ -206,9 +221,12 @@ def _other_formats(scene: Image.Image, grey: Image.Image, palette: Image.Image) 
 def not_images() -> dict[str, bytes]:
     """Files that are images by their ending and cannot be read."""
     jpeg, png = encoded(photo(), "JPEG"), encoded(photo(), "PNG")
+    size = jpeg.index(b"\xff\xc0") + 5  # of height and width, in its frame header
     return {"empty.jpg": b"", "page.jpg": b"<html>not found</html>", "cut.jpg": jpeg[:-200], "cut.png": png[:-200],
             "cut.webp": encoded(photo(), "WEBP")[:-300], "cut.gif": encoded(photo().quantize(64), "GIF")[:200],
-            "cut.tif": encoded(photo(), "TIFF")[:2000], "zip.heic": b"PK\3\4" + bytes(100)}
+            "cut.tif": encoded(photo(), "TIFF")[:2000], "cut_in_its_header.jpg": jpeg[:300],
+            "too_large.jpg": jpeg[:size] + b"\xff\x00\xff\x00" + jpeg[size + 4:],
+            "zip.heic": b"PK\3\4" + bytes(100)}
 
 
 def write(folder: Path) -> None:

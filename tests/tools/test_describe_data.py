@@ -40,7 +40,9 @@ def mixed(tmp_path: Path) -> Path:
     (root / "train/dog/cut.jpg").write_bytes(content.getvalue()[:3000])  # its header is whole
     save(root / "val/cat/a.jpg", (10, 10))
     shutil.copy(root / "train/cat/bb.png", root / "val/cat/again.png")
-    save(root / "val/owl/a.jpg", (10, 12))
+    (root / "val/owl").mkdir()
+    with Image.open(root / "train/cat/a.jpg") as image:
+        image.resize((90, 45)).save(root / "val/owl/near.png")
     return root
 
 
@@ -70,7 +72,9 @@ def test_counts_sizes_and_copies_are_told(mixed: Path, capsys: pytest.CaptureFix
     assert rest[0].splitlines() == [
         "classes only in train: dog", "classes only in val: owl",
         "images in both train and val: 1; they make the score better than it is",
-        "  train/cat/bb.png = val/cat/again.png"]
+        "  train/cat/bb.png = val/cat/again.png",
+        "images of val that look like one of train: 1; they may make the score better than it is",
+        "  val/owl/near.png ~ train/cat/a.jpg (1 of 64 bits differ)"]
     assert rest[1].splitlines() == [
         "class     train       val",
         "cat           4         2",
@@ -116,6 +120,26 @@ def test_the_image_is_drawn(tmp_path: Path, classes: int) -> None:
         colours = {colour for _, colour in image.convert("RGB").getcolors(2 ** 24)}
     assert {(31, 119, 180), (255, 127, 14), (211, 211, 211)} <= colours  # train, val, a crossed field
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_pairs_that_look_alike_are_drawn(mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = []
+    for distance in (8, -1):
+        out = described(capsys, "--dataset_path", mixed, "--output", tmp_path / "a.png", "--scene_distance", distance)
+        assert f"look like one of train: {int(distance == 8)}" in out
+        with Image.open(tmp_path / "a.png") as image:
+            sizes.append(image.height)
+    assert sizes[0] > sizes[1] + 100
+
+
+def test_the_parts_of_a_list_are_compared(images: Images, capsys: pytest.CaptureFixture[str]) -> None:
+    root = images({"cat": 2, "dog": 2})
+    shutil.copy(root / "cat/000.jpg", root / "cat/copy.jpg")
+    (root / "list.csv").write_text("path,label,split\ncat/000.jpg,cat,train\ncat/copy.jpg,cat,val\n"
+                                   "dog/000.jpg,dog,train\ndog/001.jpg,dog,train\ndog/001.jpg,dog,val\n")
+    out = described(capsys, "--dataset_path", root / "list.csv")
+    assert "images in both train and val: 2; " in out
+    assert "  train/cat/000.jpg = val/cat/copy.jpg\n  train/dog/001.jpg = val/dog/001.jpg\n" in out
 
 
 def test_long_names_keep_their_ends() -> None:

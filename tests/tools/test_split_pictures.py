@@ -4,10 +4,12 @@ import random
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import Images, assert_one_clear_line, run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from src.data.duplicates import find_duplicates
 from src.data.image_folder import ImageFolder
@@ -180,6 +182,72 @@ def test_another_disk_is_refused_for_links_and_for_room(tmp_path: Path, small_di
     with pytest.raises(UserError, match="a copy of the images takes up to .* or --link"):
         split(source, small_disk / "out")
     assert not list(small_disk.iterdir())
+
+
+# ---- groups
+
+def test_a_group_by_its_name_is_on_one_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = fill(tmp_path / "photos", {f"{name}/plant{n // 4}_{n}.jpg": f"{name} {n}" for name in ("apple", "pear")
+                                        for n in range(24)} | {"apple/other.jpg": "other"})
+    for seed, (pattern, groups) in enumerate({r"plant\d+": 6, r"^(\w+)/plant(\d+)": 12}.items()):
+        found = split(source, tmp_path / f"{seed}", "--group_pattern", pattern, "--seed", seed)
+        assert f"kept together: 48 images of {groups} groups" in capsys.readouterr().out
+        sides = {(name.split("/")[1] if groups == 12 else "", name.rpartition("/")[2].partition("_")[0],
+                  name.partition("/")[0]) for name in found if "plant" in name}
+        assert len(sides) == groups
+        assert sum(name.startswith("val/") for name in found) in {8, 9}
+
+
+def test_a_list_is_split_by_its_column(tmp_path: Path) -> None:
+    names = [f"{n:02d}.jpg" for n in range(20)]
+    fill(tmp_path / "all", {name: name for name in names})
+    (tmp_path / "all.csv").write_text("Path;label;Plant\n" + "".join(
+        f"all/{name};{'apple' if n % 2 else 'pear'};{n // 5}\n" for n, name in enumerate(names)))
+    found = split(tmp_path / "all.csv", tmp_path / "out", "--group_column", "plant")
+    assert {f"{name.split('/')[1]}/{content}" for name, content in found.items()} == {
+        f"{'apple' if n % 2 else 'pear'}/{name}" for n, name in enumerate(names)}
+    sides = {n // 5: {name.partition("/")[0] for name, content in found.items() if int(content[:2]) // 5 == n // 5}
+             for n in range(20)}
+    assert all(len(side) == 1 for side in sides.values())
+    assert split(tmp_path / "all.csv", tmp_path / "out", "--group_column", "plant") == found
+
+
+def test_a_class_in_one_group_cannot_be_split(tmp_path: Path) -> None:
+    source = numbered(tmp_path / "photos", {"apple": 6, "pear": 6})
+    with pytest.raises(UserError, match="class apple has too few images to be split: .* not in one group"):
+        split(source, tmp_path / "out", "--group_pattern", "^apple|pear/00[0-3]")
+
+
+def test_a_class_of_one_scene_is_split_all_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x, y = np.meshgrid(np.arange(60), np.arange(40))
+    for n in range(10):
+        for name, pixels in (("one", 2 * x + y), ("many", np.random.default_rng(n).integers(0, 256, (40, 60)))):
+            (tmp_path / "photos" / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray((pixels + n).clip(0, 255).astype(np.uint8)).save(tmp_path / f"photos/{name}/{n}.png")
+    main(["--source", str(tmp_path / "photos"), "--output", str(tmp_path / "out")])
+    assert "all images of a class look alike, and are split all the same: one\n" in capsys.readouterr().out
+    assert [len(list((tmp_path / "out/val" / name).iterdir())) for name in ("one", "many")] == [2, 2]
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (("--group_pattern", "("), r"--group_pattern \(: not a regular expression"),
+    (("--group_pattern", "x"), "--group_pattern x: is found in none of 4 names, such as a/000.jpg"),
+    (("--group_column", "x"), "--group_column x: .*photos is not a list"),
+    (("--scene_distance", "99"), "--scene_distance must be -1 to 16, not 99")])
+def test_wrong_groups(options: tuple[str, str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        split(numbered(tmp_path / "photos", {"a": 2, "b": 2}), tmp_path / "out", *options)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("path,label\na.jpg,a\n", "its columns are path, label; none is plant"),
+    ("a.jpg a\n", "has no columns with names, so no column plant"),
+    ("path,label,plant\n1.jpg,a/b,\n2.jpg,a/b,\n", "class a/b cannot be a folder"),
+    ("path,label,plant\n1.jpg,a,\n2.jpg,a,\n1.jpg,a,\n", "an image is in the list twice")])
+def test_a_list_that_cannot_be_split(text: str, message: str, tmp_path: Path) -> None:
+    fill(tmp_path, {"1.jpg": "1", "2.jpg": "2", "list.csv": text})
+    with pytest.raises(UserError, match=message):
+        split(tmp_path / "list.csv", tmp_path / "out", "--group_column", "plant")
 
 
 def test_only_files_of_one_content_are_duplicates(tmp_path: Path) -> None:

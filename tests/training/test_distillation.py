@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, config_for, few_blocks, make_images, run_script
+from conftest import ROOT, config_for, few_blocks, make_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mindspore import Tensor, nn, ops
@@ -21,6 +21,7 @@ from src.dataset import Batch, ImageData
 from src.deployment.exporter import ExportOptions, deployable, describe, export, write_description
 from src.errors import UserError
 from src.models import CrossEntropyWithLabelSmooth, define_net
+from src.normalisation import IMAGENET_PIXELS
 from src.training.distillation import DistillationDataset, DistillationLoss, Teacher
 from src.training.optimizer import build_optimizer
 from src.training.resume import Run
@@ -53,9 +54,9 @@ def teachers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     options = ExportOptions(32, 4)
     export(deployable(read_checkpoint(paths["ckpt"]), config, options), options, paths["mindir"])
     write_description(describe(paths["mindir"], options, CLASSES, 3, {}), paths["mindir"])
-    run = run_script("export.py", "--platform", "CPU", "--ckpt_file", paths["ckpt"], "--file_format", "ONNX",
-                     "--file_name", paths["onnx"], "--export_batch_size", 0, "--export_normalise", "--export_softmax")
-    assert run.returncode == 0, run.stderr
+    options = ExportOptions(32, batch_size=0, normalise=True, softmax=True)
+    export(deployable(read_checkpoint(paths["ckpt"]), config, options), options, paths["onnx"], CLASSES)
+    write_description(describe(paths["onnx"], options, CLASSES, 3, {}), paths["onnx"])
     return paths
 
 
@@ -158,6 +159,16 @@ def test_the_teacher_sees_the_mixed_images_and_keeps_their_shares(photos: Path, 
         assert ((shares.asnumpy() > 0.01) & (shares.asnumpy() < 0.99)).any()
 
 
+def test_a_teacher_takes_pixels_or_normalised_images(photos: Path, teachers: dict[str, Path]) -> None:
+    folder = ImageFolder.scan(photos / "train")
+    (pixels, _), (images, _) = (next(iter(ImageData(folder, 32, 6, training=True, normalisation=given).epoch(0)))
+                                for given in (None, IMAGENET_PIXELS))
+    for path in teachers.values():
+        teacher = Teacher(student("--kd_teacher", path), CLASSES)
+        teacher.prepare(6)
+        np.testing.assert_allclose(teacher(pixels).asnumpy(), teacher(images).asnumpy(), rtol=1e-3, atol=1e-3)
+
+
 def refusal(config: Any, classes: tuple[str, ...] = CLASSES) -> str:  # noqa: ANN401 - a Config
     with pytest.raises(UserError) as error:
         Teacher(config, classes).prepare(batch_size=2)
@@ -175,7 +186,7 @@ def test_teachers_that_will_not_do(teachers: dict[str, Path], tmp_path: Path) ->
     assert f"{TINY}: takes images of 32x32 pixels, not of 64x64; a teacher sees the student's images" in text
     text = refusal(student("--kd_teacher", TINY, "--multi_scale_min", 32, "--multi_scale_max", 64))
     assert "takes images of 32x32 pixels, not of 64x64" in text
-    nameless = shutil.copy(TINY, tmp_path)  # without its JSON
+    nameless = shutil.copy(teachers["mindir"], tmp_path)  # without its JSON
     text = refusal(student("--kd_teacher", nameless), ("a", "b"))
     assert text == f"{nameless}: as a teacher it must know the 2 classes of the images, and it knows 3"
 

@@ -1,11 +1,13 @@
 """`train.py --dry_run True` says what would be done and does nothing."""
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from src.data.image_folder import ImageFolder
 from src.distributed.world import World
 from src.mobilenetV2 import MobileNetV2
+from src.model_utils.config import get_config
 from src.training.dry_run import describe_run, multiply_adds
 from tests.conftest import config_for, run_script
 
@@ -23,7 +25,10 @@ def test_nothing_changes_on_disk(photos: Path, tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in photos.rglob("*")} == before
     told = table(run.stdout)
     assert told["recipe"] == "plain"
-    assert told["platform"] == "CPU, O0, 1 rank"
+    assert told["platform"] == "CPU, 1 rank"
+    assert told["precision"] == "O0, float32 throughout"
+    assert told["compiler"] == "cpu_kernels auto"
+    assert told["feed"] == "4.8 MB a batch, 4.8 MB a step to each rank, float32, normalised"
     assert told["steps"] == "2 per epoch, 15 epochs, 30 in all"
     assert told["validation"].startswith("9 in ")
     assert told["network"].startswith("MobileNetV2 1.0, 2,227,715 parameters, 299.")
@@ -49,6 +54,18 @@ def test_accumulated_batches_enlarge_them_too(photos: Path) -> None:
     assert told["steps"].startswith("1 per epoch")  # of 2 batches
 
 
+@pytest.mark.parametrize(("options", "feed"), [
+    ("--platform Ascend", "38.5 MB a batch, 38.5 MB a step to each rank, uint8 pixels"),
+    ("--platform Ascend --mixup_alpha 0.2 --grad_accum_steps 1",
+     "154.1 MB a batch, 154.1 MB a step to each rank, float32, normalised"),
+    ("--platform CPU", "154.1 MB a batch, 154.1 MB a step to each rank, float32, normalised"),
+    ("--platform CPU --freeze_layer backbone --pretrain_ckpt imagenet", "features in memory")])
+def test_the_bytes_that_go_to_the_device(options: str, feed: str) -> None:
+    folder = ImageFolder(Path("photos"), ("cat",), ("cat/000.jpg",) * 256, np.zeros(256, np.int32))
+    config = get_config(["--batch_size", "256", *options.split()])
+    assert table(describe_run(config, World(), folder, None))["feed"] == feed
+
+
 def test_multi_scale_training_needs_the_memory_of_its_largest_size(photos: Path) -> None:
     folder = ImageFolder.scan(photos / "train")
     range_of_sizes, largest_size = ("--multi_scale_min", 32, "--multi_scale_max", 128), ("--image_size", 128)
@@ -69,3 +86,16 @@ def test_a_frozen_backbone_needs_no_memory_for_its_layers(photos: Path) -> None:
 @pytest.mark.parametrize(("width", "millions"), [(1.0, 301), (1.4, 582)])
 def test_multiply_adds_are_the_paper_s(width: float, millions: int) -> None:
     assert round(multiply_adds(MobileNetV2(1000, width), 224) / 1e6) == millions
+
+
+def test_what_ascend_is_told(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HCCL_CONNECT_TIMEOUT", "3600")
+    monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "0,1")
+    config = get_config(["--platform", "Ascend", "--batch_size", "4", "--grad_accum_steps", "2"])
+    told = table(describe_run(config, World(0, 2), ImageFolder.scan(photos / "train"), None))
+    assert told["platform"] == "Ascend, 2 ranks"
+    assert told["precision"] == "O3, float16, weights in float32; loss scale 1024"
+    assert told["compiler"] == "jit_level O1"
+    assert "ASCEND_RT_VISIBLE_DEVICES=0,1, " in told["environment"]
+    assert "HCCL_CONNECT_TIMEOUT=3600" in told["environment"]
+    assert told["feed"] == "0.6 MB a batch, 1.2 MB a step to each rank, uint8 pixels"

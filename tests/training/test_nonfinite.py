@@ -79,7 +79,8 @@ def training(compiled: Compiled, tmp_path: Path) -> Training:
 
 
 def guard_of(training: Training, choice: str) -> NonFiniteGuard:
-    return NonFiniteGuard(training.config.replace({"on_nan": choice}), batch_norm_statistics(training.step),
+    changes = {"amp_level": "O2"} if choice == "overflow" else {"on_nan": choice}
+    return NonFiniteGuard(training.config.replace(changes), batch_norm_statistics(training.step),
                           training.checkpointer.roll_back)
 
 
@@ -144,9 +145,7 @@ def test_with_a_new_checkpoint_rolling_back_is_tried_anew(training: Training) ->
 
 
 def test_under_float16_it_is_an_overflow_and_skipped(training: Training) -> None:
-    config = training.config.replace({"on_nan": "stop", "amp_level": "O2"})
-    guard = NonFiniteGuard(config, [], training.checkpointer.roll_back)
-    assert training.take(batch(np.nan), guard) == 1
+    assert training.take(batch(np.nan), guard_of(training, "overflow")) == 1
 
 
 @pytest.mark.parametrize("fetched", [1, 7])  # steps at a time
@@ -192,3 +191,23 @@ def test_after_a_rollback_the_step_goes_on_from_the_checkpoint(training: Trainin
     for first, second in zip(*ends, strict=True):
         np.testing.assert_array_equal(first, second)
     assert counts[1] == counts[0] + 2
+
+
+def test_infinity_in_the_moving_statistics_is_taken_out_and_told(training: Training,
+                                                                  caplog: pytest.LogCaptureFixture) -> None:
+    """A forward pass that overflows leaves it there, although its step is left out; later steps do not take it out."""
+    guard = guard_of(training, "overflow")
+    training.take(batch(), guard)
+    guard.repair_statistics("step 0")
+    good = training.values(statistics=True)
+    assert training.take(batch(np.inf), guard) == 1
+    training.take(batch(), guard)
+    assert not all(np.isfinite(value).all() for value in training.values(statistics=True))
+    assert caplog.messages == []
+    guard.repair_statistics("step 2")
+    for value, wanted in zip(training.values(statistics=True), good, strict=True):
+        np.testing.assert_array_equal(value, wanted)
+    assert caplog.messages == ["batch norm's moving statistics were not finite at step 2: a forward pass overflowed. "
+                               "They are set back to those of step 0"]
+    training.take(batch(), guard)
+    assert all(np.isfinite(value).all() for value in training.values(statistics=True))

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -263,6 +264,14 @@ def test_a_key_that_a_checkpoint_lacks_had_its_default(whole: tuple[Path, Checkp
                                                   if name != "random_erasing"})
     assert run_like(whole[1]).difference(older) is None
     assert run_like(whole[1], random_erasing=0.5).difference(older) == "random_erasing is 0.5 now and was 0.0"
+
+
+def test_class_names_in_the_form_of_an_older_version_are_the_same() -> None:
+    name = "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
+    now, other = (Run(config_for(), (first, "tea"), "digest", 1, 3) for first in (name, "cafe"))
+    then = dataclasses.replace(now, classes=(unicodedata.normalize("NFD", name), "tea")).metadata(TrainingState())
+    assert now.difference(then) is None
+    assert other.difference(then) == "the training images have changed"
 
 
 def test_what_does_not_affect_the_result_leaves_every_bit(whole: tuple[Path, Checkpoint], given: tuple[object, ...],

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from conftest import config_for
 
-from src.metrics import EvalResult, count, judge
+from src.metrics import EvalResult, judge
 from src.training.resume import Run
 from src.training.state import TrainingState
 
@@ -15,7 +15,7 @@ def result(top1: float) -> EvalResult:
     labels = np.zeros(10, np.int64)
     logits = np.zeros((10, 2), np.float32)
     logits[np.arange(10), (np.arange(10) >= round(10 * top1)).astype(int)] = 1
-    return count(judge(logits, labels), 2, np.arange(10))
+    return EvalResult(judge(logits, labels), 2)
 
 
 @pytest.mark.parametrize(("scores", "expected"), [
@@ -31,6 +31,20 @@ def test_an_epoch_is_the_best_if_none_before_it_is_as_good(scores: list[float | 
     assert state.best_top1 == max(-1.0 if score is None else score for score in scores)
     assert [row["epoch"] for row in state.history] == list(range(1, len(scores) + 1))
     assert state.losses == []
+
+
+@pytest.mark.parametrize(("metric", "best"), [("top1", 0), ("balanced_accuracy", 1), ("val_loss", 2)])
+def test_best_metric_says_what_is_best(metric: str, best: int) -> None:
+    """Nine images of class 0, one of class 1: an epoch that is right on class 0, one on class 1 and half of the others,
+    one that is unsure of everything."""
+    labels = np.array([0] * 9 + [1])
+    epochs = [np.array([[2, 0]] * 10, np.float32) * 9, np.array([[2, 0]] * 5 + [[0, 2]] * 5, np.float32) * 9,
+              np.array([[0, 0.1]] * 10, np.float32)]
+    state, found = TrainingState(best_metric=metric), []
+    for logits in epochs:
+        state.finish_epoch(0.5, 0.1, EvalResult(judge(logits, labels), 2))
+        found.append(state.is_best)
+    assert max(range(3), key=lambda epoch: found[epoch] * (epoch + 1)) == best
 
 
 def test_a_state_comes_back_from_the_metadata_that_a_run_makes_of_it() -> None:

@@ -1,15 +1,17 @@
 """One optimisation step against numpy: SGD, its keys one by one, several batches, overflow, moving average."""
 from typing import Any
 
+import mindspore as ms
 import numpy as np
 import pytest
 from conftest import config_for
-from mindspore import Tensor, nn
+from mindspore import Parameter, Tensor, nn, ops
 
 from src.errors import UserError
 from src.mobilenetV2 import MobileNetV2, MobileNetV2Head
 from src.models import EMA_PREFIX, CrossEntropyWithLabelSmooth
 from src.training.optimizer import build_optimizer
+from src.training.overflow import ClearOverflow
 from src.training.step import TrainStep, count_steps, training_state
 
 SMOOTH, DECAY, MOMENTUM = 0.1, 0.01, 0.9
@@ -200,6 +202,61 @@ def test_float16_gets_the_whole_loss_scale_however_many_batches_there_are() -> N
     quarter, mean_loss, scaled, scaled_mean_loss = gradients
     assert np.abs(scaled).sum() == pytest.approx(1024 * np.abs(4 * quarter).sum(), rel=0.05)
     assert scaled_mean_loss == pytest.approx(mean_loss, rel=0.01)
+
+
+class Recorder(nn.Cell):
+    """In the place of `ClearOverflow`, whose operator Ascend alone has: counts, and takes away what came before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register = Parameter(Tensor(1, ms.float32), "register", requires_grad=False)  # set: an earlier overflow
+        self.calls = Parameter(Tensor(0, ms.int32), "calls", requires_grad=False)
+
+    def construct(self, inputs: Tensor) -> Tensor:
+        cleared = ops.depend(ops.assign(self.register, Tensor(0, ms.float32)),
+                             ops.assign_add(self.calls, Tensor(1, ms.int32)))
+        return ops.depend(inputs, cleared)
+
+
+class RegisterIsClear(nn.Cell):
+    """In the place of `amp.all_finite` on such a card."""
+
+    def __init__(self, register: Parameter) -> None:
+        super().__init__()
+        self.register = register
+
+    def construct(self, gradients: tuple) -> Tensor:
+        return ops.depend(self.register, gradients) == 0
+
+
+@pytest.mark.parametrize("accumulated", [1, 3])
+def test_an_earlier_overflow_in_the_register_does_not_count(accumulated: int) -> None:
+    """Cards that saturate keep it until it is cleared: once before the first batch of each step."""
+    _, step = make_step("--grad_accum_steps", accumulated)
+    recorder = Recorder()
+    step.clear_overflow, step.all_finite = recorder, RegisterIsClear(recorder.register)
+    for _ in range(2):
+        applied = [bool(applied) for _, applied in step.over(tuple(map(Tensor, batch(n))) for n in range(accumulated))]
+        assert applied == [True]
+        ops.assign(recorder.register, Tensor(1, ms.float32))  # by an evaluation, say
+    assert int(recorder.calls.asnumpy()) == 2
+
+
+def test_the_register_is_cleared_on_ascend_alone() -> None:
+    network = Classifier()
+    for platform, wanted in (("Ascend", ClearOverflow), ("CPU", type(None))):
+        config = config_for().replace({"platform": platform})
+        step = TrainStep(network, CrossEntropyWithLabelSmooth(SMOOTH), build_optimizer(network, LR, config), config)
+        assert type(step.clear_overflow) is wanted
+
+
+def test_cards_look_ahead_with_one_operator_for_each_parameter() -> None:
+    """MindSpore's own `ApplyMomentum`, which ignores Nesterov's rule on CPU."""
+    for platform, itself in (("Ascend", False), ("GPU", False), ("CPU", True)):
+        config = config_for("--nesterov", "True", "--cpu_kernels", "off").replace({"platform": platform})
+        optimizer = build_optimizer(Classifier(), LR, config)
+        assert optimizer.looks_ahead_itself is itself
+        assert optimizer.opt.use_nesterov is True
 
 
 def test_loss_scale_doubles_after_good_steps_and_halves_after_an_overflow() -> None:

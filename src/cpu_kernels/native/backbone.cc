@@ -10,7 +10,13 @@
 
 namespace {
 
-constexpr int HEADER = 3, FIELDS = 6;
+constexpr int HEADER = 3, FIELDS = 7;
+
+// The middle of the first window along a side. TensorFlow's SAME padding puts as few zeros as it takes, and an odd
+// number's larger part behind the side.
+int first_middle(const Layer &l, int side, bool same_padding) {
+  return same_padding && l.stride == 2 && side % 2 == 0 ? 1 : 0;
+}
 
 // Where everything lies in the memory of the saved activations: `Float` is const for the backward pass.
 template <class Float> struct SavedActivations {
@@ -62,6 +68,8 @@ Backbone::Backbone(const int32_t *plan, int images, int height, int width)
     l.images = images;
     l.height = height;
     l.width = width;
+    l.first_row = first_middle(l, height, p[6] != 0);
+    l.first_column = first_middle(l, width, p[6] != 0);
     l.out_height = height = (height - 1) / l.stride + 1;
     l.out_width = width = (width - 1) / l.stride + 1;
     layers.push_back(l);

@@ -7,8 +7,8 @@
 #include "layer.h"
 
 // What its plan, an int32 array, says: whether batch statistics are used (else the moving ones), whether the
-// features are pooled (their mean over each image's pixels), the number of layers, then six numbers a layer: kind,
-// stride, activation, shortcut, in_channels, out_channels (see Layer).
+// features are pooled (their mean over each image's pixels), the number of layers, then seven numbers a layer: kind,
+// stride, activation, shortcut, in_channels, out_channels (see Layer), and whether it has TensorFlow's SAME padding.
 struct Backbone {
   std::vector<Layer> layers;
   bool batch_statistics, pooled;

@@ -19,7 +19,7 @@ struct Header {
   int32_t batch_statistics, pooled, layers;
 };
 struct Row {
-  int32_t kind, stride, activation, shortcut, in_channels, out_channels;
+  int32_t kind, stride, activation, shortcut, in_channels, out_channels, same_padding;
 };
 
 [[noreturn]] void refuse(int layer, const std::string &fault) {
@@ -59,6 +59,7 @@ void check_row(const std::vector<Row> &rows, int i) {
   if (row.stride != 1 && (row.stride != 2 || kind == Kind::pointwise))
     refuse(i, "has the stride " + std::to_string(row.stride));
   if (row.activation != 0 && row.activation != 1) refuse(i, "does not say whether it has an activation");
+  if (row.same_padding != 0 && row.same_padding != 1) refuse(i, "does not say how it pads");
   for (const int channels : {row.in_channels, row.out_channels})
     if (channels < 1 || channels > MOST_CHANNELS) refuse(i, "has " + std::to_string(channels) + " channels");
   if (kind == Kind::depthwise && row.in_channels != row.out_channels) refuse(i, "changes the number of channels");

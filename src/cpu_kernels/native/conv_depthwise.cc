@@ -61,12 +61,13 @@ template <int S> void forward_planes(const Layer &l, const Activations &value, B
     float *out = y.at(block, image * l.out_plane());
     float *kept = moments.at(part, blocks, block);
     Rows rows(thread_scratch(Rows::floats(l.width)), l.height, l.width);
-    int loaded = std::max(0, first * S - 1);
+    int loaded = std::max(0, l.first_row + first * S - 1);
     for (int row = first; row < last; ++row) {
-      for (; loaded < std::min(row * S + 2, l.height); ++loaded)
+      const int middle = l.first_row + row * S, shift = l.first_column * LANES;
+      for (; loaded < std::min(middle + 2, l.height); ++loaded)
         load_value(value, block, (static_cast<size_t>(image) * l.height + loaded) * l.width, l.width,
                    rows.place(loaded));
-      depthwise_row<S>(taps, rows.row(row * S - 1), rows.row(row * S), rows.row(row * S + 1),
+      depthwise_row<S>(taps, rows.row(middle - 1) + shift, rows.row(middle) + shift, rows.row(middle + 1) + shift,
                        [&](int lane, auto &&convolve) {
                          Moments<Register> total;
                          if (row == first) {
@@ -97,7 +98,7 @@ inline void add_taps_gradient(const Layer &l, const float *gradient, const float
 #pragma GCC unroll 9
     for (int t = 0; t < TAPS; ++t) {
       Register x;
-      load(rows[t / 3] + (ox * S - 1 + t % 3) * LANES + lane, x);
+      load(rows[t / 3] + (l.first_column + ox * S - 1 + t % 3) * LANES + lane, x);
       sums.at[t] = multiply_add(g, x, sums.at[t]);
     }
   }
@@ -117,23 +118,24 @@ inline void input_gradient_row(const Layer &l, const Rows &d, const Taps &w, int
              convolve_row<8, -1>(w, above + i) + convolve_row<5, -1>(w, here + i) + convolve_row<2, -1>(w, below + i));
     }
   } else {
-    // An even row was seen by the middle row of one window, an odd one by the last of one and the first of the next;
-    // the columns likewise.
+    // Counted from the middle of the first window, an even row was seen by the middle row of one window, an odd one by
+    // the last of one and the first of the next; the columns likewise. The one before that middle is odd, too.
     // Two loops, since the taps of both and the sums are more than sixteen registers.
-    const bool odd = y % 2 != 0;
-    const float *one = d.row(y / 2) + lane, *two = d.row(odd ? y / 2 + 1 : -1) + lane;
+    const int from_middle = y - l.first_row, window = (from_middle + 1) / 2;
+    const bool odd = from_middle % 2 != 0;
+    const float *one = d.row(odd ? window - 1 : window) + lane, *two = d.row(odd ? window : -1) + lane;
     const auto add_tap = [](Register tap, const float *g, Register sum) {
       Register value;
       load(g, value);
       return multiply_add(tap, value, sum);
     };
     const Register left = w.at[odd ? 6 : 3], middle = w.at[odd ? 7 : 4], right = w.at[odd ? 8 : 5];
-    for (int x = 0; x < l.width; x += 2) {
-      const int i = x / 2 * LANES;
+    for (int x = l.first_column; x < l.width; x += 2) {
+      const int i = (x - l.first_column) / 2 * LANES;
       finish(x, add_tap(w.at[1], two + i, add_tap(middle, one + i, Register{})));
     }
-    for (int x = 1; x < l.width; x += 2) {
-      const int i = x / 2 * LANES, next = i + LANES;
+    for (int x = 1 - l.first_column; x < l.width; x += 2) {
+      const int next = (x - l.first_column + 1) / 2 * LANES, i = next - LANES;
       const Register of_one = add_tap(left, one + next, add_tap(right, one + i, Register{}));
       finish(x, of_one + add_tap(w.at[0], two + next, add_tap(w.at[2], two + i, Register{})));
     }
@@ -160,15 +162,16 @@ void backward_planes(const Layer &l, const Activations &value, const RawGradient
     std::fill_n(taps_gradient, TAPS * LANES, 0.0f);
     float *kept = sums.at(part, blocks, block);
     std::fill_n(kept, PartialSums::SUMS * LANES, 0.0f);
-    int x_loaded = std::max(0, first * S - 1), d_loaded = std::max(0, first - 1);
+    int x_loaded = std::max(0, l.first_row + first * S - 1), d_loaded = std::max(0, first - 1);
     for (int oy = first; oy < last; ++oy) {
       for (; d_loaded < std::min(oy + 2, l.out_height); ++d_loaded)
         load_gradient(gradient, block, first_out + static_cast<size_t>(d_loaded) * l.out_width, l.out_width,
                       d.place(d_loaded));
-      for (; x_loaded < std::min(oy * S + 2, l.height); ++x_loaded)
+      const int middle = l.first_row + oy * S;
+      for (; x_loaded < std::min(middle + 2, l.height); ++x_loaded)
         load_value(value, block, first_in + static_cast<size_t>(x_loaded) * l.width, l.width, x.place(x_loaded));
       for (int lane = 0; lane < LANES; lane += REGISTER_LANES)
-        add_taps_gradient<S>(l, d.row(oy), {x.row(oy * S - 1), x.row(oy * S), x.row(oy * S + 1)}, lane, taps_gradient);
+        add_taps_gradient<S>(l, d.row(oy), {x.row(middle - 1), x.row(middle), x.row(middle + 1)}, lane, taps_gradient);
       if (!input_gradient) continue;
       for (int y = oy * S; y < std::min(oy * S + S, l.height); ++y) {
         const size_t row = first_in + static_cast<size_t>(y) * l.width;

@@ -138,8 +138,8 @@ void image_gradient(const Layer &l, const RawGradient &gradient, float *out) {
     std::fill_n(image, l.in_channels * plane, 0.0f);
     float *d = thread_scratch(l.out_blocks() * LANES);
     for (size_t pixel = 0; pixel < out_plane; ++pixel) {
-      const int y0 = static_cast<int>(pixel / l.out_width) * l.stride - 1;
-      const int x0 = static_cast<int>(pixel % l.out_width) * l.stride - 1;
+      const int y0 = l.first_row + static_cast<int>(pixel / l.out_width) * l.stride - 1;
+      const int x0 = l.first_column + static_cast<int>(pixel % l.out_width) * l.stride - 1;
       for (int b = 0; b < l.out_blocks(); ++b) load_gradient(gradient, b, index * out_plane + pixel, 1, d + b * LANES);
       for (int i = 0; i < k; ++i) {
         const int y = y0 + i % 9 / 3, x = x0 + i % 3;

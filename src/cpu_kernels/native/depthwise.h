@@ -38,8 +38,8 @@ template <int FIRST, int STEP> ALWAYS_INLINE Register convolve_row(const Taps &t
 }
 
 // finish(lane, convolve) for each register of a block's channels: convolve(column) is the output there, of the three
-// input rows r0, r1, r2. These are given from their first pixel on; one before it and one behind the last are read,
-// too.
+// input rows r0, r1, r2. These are given from the middle of the first window on; one pixel before it and one behind the
+// last are read, too.
 template <int S, class Finish>
 ALWAYS_INLINE void depthwise_row(const float *taps, const float *r0, const float *r1, const float *r2,
                                  Finish &&finish) {

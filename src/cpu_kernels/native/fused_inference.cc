@@ -34,8 +34,8 @@ struct RowTile {
   int image, images, first, last;
 
   // The rows of the depthwise convolution's input that it needs.
-  int first_in(const Layer &l) const { return std::max(0, first * l.stride - 1); }
-  int last_in(const Layer &l) const { return std::min(l.height, (last - 1) * l.stride + 2); }
+  int first_in(const Layer &l) const { return std::max(0, l.first_row + first * l.stride - 1); }
+  int last_in(const Layer &l) const { return std::min(l.height, l.first_row + (last - 1) * l.stride + 2); }
 };
 
 // `at_once` images together, each group of them cut into `parts` row tiles.
@@ -183,11 +183,14 @@ void convolve_planes(const Layer &l, const FoldedLayer &folded, int first, int l
   for (int block = first; block < last; ++block) {
     for (int image = 0; image < tile.images; ++image) {
       const auto row = [&](int y) {
-        return y < 0 || y >= l.height ? zeros + LANES : in.row(block - first, image * rows_in + y - first_in);
+        const bool inside = y >= 0 && y < l.height;
+        const float *start = inside ? in.row(block - first, image * rows_in + y - first_in) : zeros + LANES;
+        return start + l.first_column * LANES;
       };
       float *to = out.at(block - first, static_cast<size_t>(image) * rows_out * l.out_width);
       for (int y = tile.first; y < tile.last; ++y, to += static_cast<size_t>(l.out_width) * LANES) {
-        depthwise_row<S>(folded.weights + block * TAPS * LANES, row(y * S - 1), row(y * S), row(y * S + 1),
+        const int middle = l.first_row + y * S;
+        depthwise_row<S>(folded.weights + block * TAPS * LANES, row(middle - 1), row(middle), row(middle + 1),
                          [&](int lane, auto &&convolve) {
                            Register bias;
                            load(folded.bias + block * LANES + lane, bias);

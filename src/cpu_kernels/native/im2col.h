@@ -11,7 +11,7 @@ inline void im2col(const Layer &l, const float *image, size_t first, int count, 
   size_t index = first / l.out_plane();
   int row = static_cast<int>(first % l.out_plane()) / l.out_width, column = static_cast<int>(first % l.out_width);
   for (int t = 0; t < count; ++t) {
-    const int y0 = row * l.stride - 1, x0 = column * l.stride - 1;
+    const int y0 = l.first_row + row * l.stride - 1, x0 = l.first_column + column * l.stride - 1;
     const bool inside = y0 >= 0 && y0 + 3 <= l.height && x0 >= 0 && x0 + 3 <= l.width;
     const float *in = image + index * l.in_channels * l.in_plane();
     int k = 0;

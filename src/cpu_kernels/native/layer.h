@@ -19,6 +19,9 @@ struct Layer {
   int shortcut;     // the value added behind it, or -1; value 0 is the input, value i the output of layer i - 1
   int in_channels, out_channels;
   int images, height, width, out_height, out_width;
+  // The row and column of the input at the middle of the first 3x3 window: 0, or 1 where the padding of an even side is
+  // all behind it. Window i is in the middle at first_row + i * stride.
+  int first_row, first_column;
   float epsilon, momentum;  // momentum: the weight of the batch in the moving statistics
   const float *weight, *gamma, *beta;
   float *moving_mean, *moving_variance;
