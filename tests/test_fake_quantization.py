@@ -1,15 +1,22 @@
 """Quantisation-aware training: the weights are those of an int8 export, the gradients those without rounding."""
+import sys
+from pathlib import Path
+
 import mindspore as ms
 import numpy as np
 import pytest
 from conftest import config_for, few_blocks
 from mindspore import Tensor, nn, ops
 
+import train
+from src.checkpoint.file import read_checkpoint
 from src.cpu_kernels.cells import library_in_use
+from src.errors import UserError
 from src.fake_quantization import fake_quantize
 from src.mobilenetV2 import MobileNetV2
 from src.models import define_ema, define_net
 from src.quantization.arithmetic import dequantize_weight, quantize_weight, weight_scales
+from src.utils import load_weights
 
 SHAPES = [(16, 24, 1, 1), (16, 7, 1, 1), (16, 1, 3, 3), (8, 3, 3, 3), (5, 24)]
 WEIGHTS = Tensor(np.random.default_rng(4).standard_normal((4, 3)).astype(np.float32))
@@ -86,3 +93,22 @@ def test_the_moving_average_is_rounded_too() -> None:
     for each in (network, ema):
         each.set_train(False)
     np.testing.assert_array_equal(ema(Tensor(IMAGES)).asnumpy(), network(Tensor(IMAGES)).asnumpy())
+
+
+def test_a_run_saves_plain_float_weights(photos: Path, tmp_path: Path) -> None:
+    options = ("--platform", "CPU", "--image_size", 32, "--width_mult", 0.35, "--batch_size", 8, "--epoch_size", 1,
+               "--qat", True, "--dataset_path", photos, "--save_checkpoint_path", tmp_path)
+    with few_blocks(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train.py", *map(str, options)])
+        train.main()
+        plain = MobileNetV2(3, 0.35)
+    checkpoint = read_checkpoint(tmp_path / "last.ckpt")
+    load_weights(plain, checkpoint)
+    assert checkpoint.config["qat"] is True
+    weight = checkpoint.network["backbone.last.conv.weight"].asnumpy()
+    assert np.abs(fake_quantize(Tensor(weight)).asnumpy() - weight).max() > 1e-3 * np.abs(weight).max()
+
+
+def test_a_frozen_backbone_is_refused() -> None:
+    with pytest.raises(UserError, match="--qat True trains the weights of all layers"):
+        train.load_pretrained(config_for("--qat", True, "--freeze_layer", "backbone"))
