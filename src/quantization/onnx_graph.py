@@ -8,25 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper, version_converter
+from onnx import helper, numpy_helper
 
 from src.quantization.arithmetic import corrected_bias, dequantize_weight, quantize_weight, weight_scales
 from src.quantization.calibration import Activation
 
-OPSET, IR_VERSION = 17, 8  # the opset's own IR; a step for each channel needs opset 13
 WEIGHTED = {"Conv", "Gemm"}
-INTEGER = {*WEIGHTED, "Add", "Pad", "ReduceMean", "GlobalAveragePool"}  # what computes on eight bits
+INTEGER = {*WEIGHTED, "Add", "GlobalAveragePool"}  # what computes on eight bits
 LARGEST_BIAS = 2.0 ** 30  # in int32, with room for the sums that are added to it
 
 
 def load_folded(path: Path) -> onnx.ModelProto:
-    """The graph of a file at `OPSET`, each batch norm folded into the convolution before it."""
+    """The graph of a file of `export`, each batch norm folded into the convolution before it."""
     model = onnx.load(path)
     _fold_batch_norms(model.graph)
-    if model.opset_import[0].version < OPSET:
-        model.ir_version = IR_VERSION  # older ones list the weights among the inputs
-        model = version_converter.convert_version(model, OPSET)
-    model.ir_version = max(model.ir_version, IR_VERSION)
     return model
 
 
