@@ -64,8 +64,8 @@ template <int S> void forward_planes(const Layer &l, const Activations &value, B
     int loaded = std::max(0, first * S - 1);
     for (int row = first; row < last; ++row) {
       for (; loaded < std::min(row * S + 2, l.height); ++loaded)
-        load_value(value, block, (static_cast<size_t>(image) * l.height + loaded) * l.width, l.width,
-                   rows.place(loaded));
+        load_value<true>(value, block, (static_cast<size_t>(image) * l.height + loaded) * l.width, l.width,
+                         rows.place(loaded));
       depthwise_row<S>(taps, rows.row(row * S - 1), rows.row(row * S), rows.row(row * S + 1),
                        [&](int lane, auto &&convolve) {
                          Moments<Register> total;
@@ -163,10 +163,10 @@ void backward_planes(const Layer &l, const Activations &value, const RawGradient
     int x_loaded = std::max(0, first * S - 1), d_loaded = std::max(0, first - 1);
     for (int oy = first; oy < last; ++oy) {
       for (; d_loaded < std::min(oy + 2, l.out_height); ++d_loaded)
-        load_gradient(gradient, block, first_out + static_cast<size_t>(d_loaded) * l.out_width, l.out_width,
-                      d.place(d_loaded));
+        load_gradient<true>(gradient, block, first_out + static_cast<size_t>(d_loaded) * l.out_width, l.out_width,
+                            d.place(d_loaded));
       for (; x_loaded < std::min(oy * S + 2, l.height); ++x_loaded)
-        load_value(value, block, first_in + static_cast<size_t>(x_loaded) * l.width, l.width, x.place(x_loaded));
+        load_value<true>(value, block, first_in + static_cast<size_t>(x_loaded) * l.width, l.width, x.place(x_loaded));
       for (int lane = 0; lane < LANES; lane += REGISTER_LANES)
         add_taps_gradient<S>(l, d.row(oy), {x.row(oy * S - 1), x.row(oy * S), x.row(oy * S + 1)}, lane, taps_gradient);
       if (!input_gradient) continue;
