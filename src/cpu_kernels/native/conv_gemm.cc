@@ -34,7 +34,8 @@ void gemm_forward(const Layer &l, const Activations &value, const float *image, 
     const int part = task / groups.groups, group = task % groups.groups;
     const int first_block = groups.first(group), last_block = groups.first(group + 1);
     const float *group_panels = panels + static_cast<size_t>(first_block) * LANES * k;
-    float *tile = thread_scratch(static_cast<size_t>(k_blocks) * MAX_TILE * LANES);
+    const size_t tile_floats = static_cast<size_t>(k_blocks) * MAX_TILE * LANES;
+    float *tile = thread_scratch(tile_floats + LARGEST_MR * LANES), *dropped = tile + tile_floats;
     split.for_tiles(part, [&](size_t first, int count, int next_count, bool first_tile) {
       load_input(l, value, image, 0, k_blocks, first, count, MAX_TILE, tile);
       Prefetcher prefetcher;
@@ -51,7 +52,7 @@ void gemm_forward(const Layer &l, const Activations &value, const float *image, 
             } else {
               total.read(kept);
             }
-            float *out = y.at(block, first + row);
+            float *out = y ? y.at(block, first + row) : dropped;
 #pragma GCC unroll 24
             for (int r = 0; r < column.ROWS; ++r) {
               if (row + r >= count) break;
