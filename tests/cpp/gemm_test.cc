@@ -27,31 +27,39 @@ void check_gemm(int rows, int k, int channels) {
   const int vectors = blocks_of(channels);
   std::vector<float> panels(static_cast<size_t>(k) * vectors * LANES, NAN);
   pack_panels(weights.data(), k, 1, channels, k, panels.data());
-  int columns = 0;
-  gemm(tile.data(), MAX_TILE, rows, panels.data(), k, vectors, [&](int row, int vector, const auto &column) {
-    for (int r = 0; r < column.ROWS; ++r) {
-      if (row + r >= rows) break;
-      ++columns;
-      float sums[LANES];
-      store(sums, column.at[r]);
-      for (int j = 0; j < LANES; ++j) {
-        const int channel = vector * LANES + j;
-        double expected = 0.0;
-        for (int i = 0; i < k && channel < channels; ++i)
-          expected += static_cast<double>(tile[place(i, row + r)]) * weights[static_cast<size_t>(channel) * k + i];
-        CHECK(close(sums[j], expected, k));
-      }
-    }
-  });
+  int columns = 0, steps = 0;
+  gemm(
+      tile.data(), MAX_TILE, rows, panels.data(), k, vectors,
+      [&](int row, int vector, const auto &column) {
+        for (int r = 0; r < column.ROWS; ++r) {
+          if (row + r >= rows) break;
+          ++columns;
+          float sums[LANES];
+          store(sums, column.at[r]);
+          for (int j = 0; j < LANES; ++j) {
+            const int channel = vector * LANES + j;
+            double expected = 0.0;
+            for (int i = 0; i < k && channel < channels; ++i)
+              expected += static_cast<double>(tile[place(i, row + r)]) * weights[static_cast<size_t>(channel) * k + i];
+            CHECK(close(sums[j], expected, k));
+          }
+        }
+      },
+      [&] { ++steps; });
   CHECK(columns == rows * vectors);
+  CHECK(steps == gemm_steps(rows, k, vectors));
 }
 
 void check_weight_gradient(int pixels, int k, int channels) {
   const std::vector<float> x = tile_of(k), d = tile_of(channels);
   const int vectors = blocks_of(channels);
   std::vector<float> gradient(static_cast<size_t>(blocks_of(k)) * LANES * vectors * LANES, NAN);
-  for (const bool first_tile : {true, false})
-    add_weight_gradient(x.data(), d.data(), MAX_TILE, pixels, k, vectors, gradient.data(), first_tile);
+  for (const bool first_tile : {true, false}) {
+    int steps = 0;
+    add_weight_gradient(x.data(), d.data(), MAX_TILE, pixels, k, vectors, gradient.data(), first_tile,
+                        [&] { ++steps; });
+    CHECK(steps == weight_gradient_steps(pixels, k, vectors));
+  }
   for (int i = 0; i < k; ++i) {
     for (int j = 0; j < channels; ++j) {
       double expected = 0.0;

@@ -140,7 +140,7 @@ def stores_to_the_stack(at: Instruction) -> bool:
     return re.match(r"v?mov", at.name) is not None and re.search(r"\(%rsp\)$", at.operands) is not None
 
 
-@pytest.mark.parametrize("source", ["conv_gemm", "conv_depthwise", "fused_inference"])
+@pytest.mark.parametrize("source", ["conv_gemm", "conv_depthwise", "fused_inference", "fused_training"])
 def test_sums_stay_in_registers(built: Built, source: str) -> None:
     """Nothing is stored to the stack in the loops that all time is spent in."""
     loops = [loop for function in functions_of(built.target, built.objects[source]) for loop in inner_loops(function)
@@ -156,7 +156,7 @@ def test_programs(built: Built, tmp_path: Path) -> None:
     if run is None:
         pytest.skip("this machine has no such processor, or only an emulator, which is for g++ alone")
     kernels = list(built.objects.values())
-    for name in ("gemm_test", "conv_test", "folded_test", "backbone_test"):
+    for name in ("gemm_test", "conv_test", "folded_test", "fused_training_test", "backbone_test"):
         program = tmp_path / name
         # g++ links, for clang does not know where the libraries of another processor are.
         linker = Target("g++", built.target.architecture).command

@@ -4,6 +4,7 @@
 
 #include "batch_norm.h"
 #include "conv.h"
+#include "fused_training.h"
 #include "layout.h"
 #include "thread_pool.h"
 #include "workspace.h"
@@ -18,9 +19,17 @@ int first_middle(const Layer &l, int side, bool same_padding) {
   return same_padding && l.stride == 2 && side % 2 == 0 ? 1 : 0;
 }
 
+// Whether layer i's output is computed anew by whoever reads it, and not stored: the depthwise convolution behind it
+// alone does.
+bool is_recomputed(const std::vector<Layer> &layers, size_t i) {
+  if (i + 1 >= layers.size() || !is_recomputed(layers[i], layers[i + 1])) return false;
+  const int value = static_cast<int>(i) + 1;
+  return std::none_of(layers.begin(), layers.end(), [&](const Layer &l) { return l.shortcut == value; });
+}
+
 // Where everything lies in the memory of the saved activations: `Float` is const for the backward pass.
 template <class Float> struct SavedActivations {
-  std::vector<BlockedView<Float>> raw;  // every layer's y
+  std::vector<BlockedView<Float>> raw;  // every layer's y that is stored
   std::vector<NormView<Float>> norms;   // every layer's normalisation
   // Values that exist in memory: the blocked input (0), sums with a shortcut (layer + 1).
   std::vector<BlockedView<Float>> values;
@@ -35,9 +44,10 @@ template <class Float> struct SavedActivations {
     using View = BlockedView<Float>;
     const Layer &first = layers.front();
     values.push_back(first.kind == Kind::dense ? View{} : View{take(first.in_floats()), first.in_pixels()});
-    for (const Layer &l : layers) {
+    for (size_t i = 0; i < layers.size(); ++i) {
+      const Layer &l = layers[i];
       const size_t channels = static_cast<size_t>(l.out_blocks()) * LANES;
-      raw.push_back({take(l.out_floats()), l.out_pixels()});
+      raw.push_back(is_recomputed(layers, i) ? View{} : View{take(l.out_floats()), l.out_pixels()});
       norms.push_back({take(channels), take(channels), take(channels), take(channels)});
       values.push_back(l.shortcut < 0 ? View{} : View{take(l.out_floats()), l.out_pixels()});
     }
@@ -99,9 +109,11 @@ void Backbone::forward(const float *input, float *features, float *memory) const
   PartialSums sums;
   for (size_t i = 0; i < layers.size(); ++i) {
     const Layer &l = layers[i];
-    if (l.kind == Kind::depthwise) {
+    if (i > 0 && is_recomputed(layers, i - 1)) {
+      expand_depthwise_forward({layers[i - 1], l, saved.view(layers, i - 1), saved.norms[i - 1]}, saved.raw[i], sums);
+    } else if (l.kind == Kind::depthwise) {
       depthwise_forward(l, saved.view(layers, i), saved.raw[i], sums);
-    } else {
+    } else if (batch_statistics || !is_recomputed(layers, i)) {
       gemm_forward(l, saved.view(layers, i), input, saved.raw[i], sums);
     }
     if (batch_statistics) {
@@ -132,10 +144,12 @@ void Backbone::backward(const float *input, const float *memory, const float *fe
   };
   size_t most[static_cast<int>(ScratchSlot::count)] = {};
   int widest = 0;
-  for (const Layer &l : layers) {
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const Layer &l = layers[i];
+    widest = std::max(widest, l.out_blocks() * LANES);
+    if (is_recomputed(layers, i)) continue;
     size_t &floats = most[static_cast<int>(slot_of(l))];
     floats = std::max(floats, l.out_floats());
-    widest = std::max(widest, l.out_blocks() * LANES);
   }
   const auto gradient_of = [&](int layer) -> BlockedTensor {
     const ScratchSlot slot = slot_of(layers[layer]);
@@ -152,25 +166,30 @@ void Backbone::backward(const float *input, const float *memory, const float *fe
   (pooled ? mean_gradient_to_blocks : to_blocks)(features_gradient, last().images, last().out_channels,
                                                  last().out_plane(), gradient);
   start_backward(last(), raw_output(count - 1), gradient, sums);
-  for (int i = count - 1; i >= 0; --i) {
+  for (int i = count - 1, first = i; i >= 0; i = first - 1) {
     const Layer &l = layers[i];
+    first = i > 0 && is_recomputed(layers, i - 1) ? i - 1 : i;
     batch_norm_backward(l, sums, saved.norms[i], batch_statistics, gammas[i], betas[i], a, b, c);
     if (l.shortcut >= 0) shortcut_gradients[l.shortcut] = gradient;
     const RawGradient raw = {gradient, saved.raw[i], a, b, c};
+    const Activations value = saved.view(layers, first), producer = raw_output(first - 1);
+    const ConstBlockedTensor shortcut_gradient = shortcut_gradients[first];
     BlockedTensor next;
-    if (i > 0) {
-      next = gradient_of(i - 1);
+    if (first > 0) {
+      next = gradient_of(first - 1);
     } else if (l.kind == Kind::dense && input_gradient != nullptr) {
       image_gradient(l, raw, input_gradient);
     } else if (input_gradient != nullptr) {
-      next = {shared_scratch(ScratchSlot::values, l.in_floats()), l.in_pixels()};
+      next = {shared_scratch(ScratchSlot::values, layers[0].in_floats()), layers[0].in_pixels()};
     }
-    if (l.kind == Kind::depthwise) {
-      depthwise_backward(l, saved.view(layers, i), raw, raw_output(i - 1), shortcut_gradients[i], weights[i], next,
-                         sums);
+    if (first < i) {
+      expand_depthwise_backward({layers[first], l, value, saved.norms[first]}, raw, batch_statistics, producer,
+                                shortcut_gradient, {weights[first], gammas[first], betas[first], weights[i]}, next,
+                                sums);
+    } else if (l.kind == Kind::depthwise) {
+      depthwise_backward(l, value, raw, producer, shortcut_gradient, weights[i], next, sums);
     } else {
-      gemm_backward(l, saved.view(layers, i), input, raw, raw_output(i - 1), shortcut_gradients[i], weights[i], next,
-                    sums);
+      gemm_backward(l, value, input, raw, producer, shortcut_gradient, weights[i], next, sums);
     }
     gradient = next;
   }

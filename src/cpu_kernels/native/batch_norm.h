@@ -3,9 +3,10 @@
 
 #include <cstring>
 
-#include "layer.h"
+#include "prefetch.h"
 
-// relu6(scale * y + shift) of `count` pixels of one block.
+// relu6(scale * y + shift) of `count` pixels of one block. PREFETCH_NEXT: asks for as many behind them, too.
+template <bool PREFETCH_NEXT = false>
 inline void load_value(const Activations &value, int block, size_t first, size_t count, float *out) {
   const float *in = value.raw.at(block, first);
   if (value.norm.scale == nullptr) {
@@ -14,18 +15,27 @@ inline void load_value(const Activations &value, int block, size_t first, size_t
   }
   const Vec scale = load(value.norm.scale + block * LANES), shift = load(value.norm.shift + block * LANES);
   if (value.activation) {
-    for (size_t i = 0; i < count * LANES; i += LANES) store(out + i, relu6(multiply_add(load(in + i), scale, shift)));
+    for (size_t i = 0; i < count * LANES; i += LANES) {
+      if (PREFETCH_NEXT) prefetch(in + i + count * LANES);
+      store(out + i, relu6(multiply_add(load(in + i), scale, shift)));
+    }
   } else {
     for (size_t i = 0; i < count * LANES; i += LANES) store(out + i, multiply_add(load(in + i), scale, shift));
   }
 }
 
+template <bool PREFETCH_NEXT = false>
 inline void load_gradient(const RawGradient &gradient, int block, size_t first, size_t count, float *out) {
   const float *g = gradient.gradient.at(block, first), *y = gradient.raw.at(block, first);
   const Vec a = load(gradient.a + block * LANES), b = load(gradient.b + block * LANES);
   const Vec c = load(gradient.c + block * LANES);
-  for (size_t i = 0; i < count * LANES; i += LANES)
+  for (size_t i = 0; i < count * LANES; i += LANES) {
+    if (PREFETCH_NEXT) {
+      prefetch(g + i + count * LANES);
+      prefetch(y + i + count * LANES);
+    }
     store(out + i, multiply_add(a, load(g + i), multiply_add(b, load(y + i), c)));
+  }
 }
 
 // The running sums of one channel block, or, with T = Register, of a part of it.

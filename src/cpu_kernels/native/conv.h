@@ -5,7 +5,7 @@
 #include "layer.h"
 
 // y = convolution of the input; `image` is the plain N x C x H x W input of Kind::dense, `value` that of
-// Kind::pointwise.
+// Kind::pointwise. Without a tensor for y its moments alone are computed.
 void gemm_forward(const Layer &layer, const Activations &value, const float *image, BlockedTensor y,
                   PartialSums &moments);
 // The same for Kind::depthwise.

@@ -34,32 +34,34 @@ void gemm_forward(const Layer &l, const Activations &value, const float *image, 
     const int part = task / groups.groups, group = task % groups.groups;
     const int first_block = groups.first(group), last_block = groups.first(group + 1);
     const float *group_panels = panels + static_cast<size_t>(first_block) * LANES * k;
-    float *tile = thread_scratch(static_cast<size_t>(k_blocks) * MAX_TILE * LANES);
+    const size_t tile_floats = static_cast<size_t>(k_blocks) * MAX_TILE * LANES;
+    float *tile = thread_scratch(tile_floats + LARGEST_MR * LANES), *dropped = tile + tile_floats;
     split.for_tiles(part, [&](size_t first, int count, int next_count, bool first_tile) {
       load_input(l, value, image, 0, k_blocks, first, count, MAX_TILE, tile);
       Prefetcher prefetcher;
       if (l.kind == Kind::pointwise) prefetcher.add(value.raw.from(0, first + count), k_blocks, next_count);
-      prefetcher.start(gemm_steps(count, last_block - first_block));
-      gemm(tile, MAX_TILE, count, group_panels, k, last_block - first_block,
-           [&](int row, int vector, const auto &column) {
-             prefetcher.step();
-             const int block = first_block + vector;
-             float *kept = moments.at(part, blocks, block);
-             Moments<Vec> total;
-             if (first_tile && row == 0) {
-               total.set_pivot(column.at[0]);
-             } else {
-               total.read(kept);
-             }
-             float *out = y.at(block, first + row);
+      prefetcher.start(gemm_steps(count, k, last_block - first_block));
+      gemm(
+          tile, MAX_TILE, count, group_panels, k, last_block - first_block,
+          [&](int row, int vector, const auto &column) {
+            const int block = first_block + vector;
+            float *kept = moments.at(part, blocks, block);
+            Moments<Vec> total;
+            if (first_tile && row == 0) {
+              total.set_pivot(column.at[0]);
+            } else {
+              total.read(kept);
+            }
+            float *out = y ? y.at(block, first + row) : dropped;
 #pragma GCC unroll 24
-             for (int r = 0; r < column.ROWS; ++r) {
-               if (row + r >= count) break;
-               store(out + r * LANES, column.at[r]);
-               total.add(column.at[r]);
-             }
-             total.write(kept);
-           });
+            for (int r = 0; r < column.ROWS; ++r) {
+              if (row + r >= count) break;
+              store(out + r * LANES, column.at[r]);
+              total.add(column.at[r]);
+            }
+            total.write(kept);
+          },
+          [&] { prefetcher.step(); });
     });
   });
 }
@@ -85,33 +87,38 @@ void gemm_backward(const Layer &l, const Activations &value, const float *image,
     split.for_tiles(part, [&](size_t first, int count, int next_count, bool first_tile) {
       for (int b = 0; b < blocks; ++b) load_gradient(gradient, b, first, count, d + b * tile_block);
       load_input(l, value, image, first_block, last_block, first, count, MAX_TILE, x);
-      add_weight_gradient(x, d, MAX_TILE, count, std::min(k - first_block * LANES, own * LANES), blocks,
-                          partial + weights * part + first_block * LANES * row, first_tile);
-      if (!input_gradient) return;
+      const int channels = std::min(k - first_block * LANES, own * LANES);
       Prefetcher prefetcher;
       const size_t next = first + count;
       prefetcher.add(gradient.gradient.from(0, next), blocks, next_count);
       prefetcher.add(gradient.raw.from(0, next), blocks, next_count);
       prefetcher.add(value.raw.from(first_block, next), own, next_count);
       prefetcher.add(shortcut_gradient.from(first_block, next), own, next_count);
-      prefetcher.start(gemm_steps(count, own));
-      gemm(d, MAX_TILE, count, group_panels, l.out_channels, own, [&](int pixel, int vector, const auto &column) {
-        prefetcher.step();
-        const int block = first_block + vector;
-        const BackwardEpilogue<Vec> epilogue(producer, block);
-        float *kept = sums.at(part, k_blocks, block);
-        GradientSums<Vec> total;
-        if (!first_tile || pixel != 0) total.read(kept);
-        const size_t start = first + pixel;
+      prefetcher.start(weight_gradient_steps(count, channels, blocks) +
+                       (input_gradient ? gemm_steps(count, l.out_channels, own) : 0));
+      const auto step = [&] { prefetcher.step(); };
+      add_weight_gradient(x, d, MAX_TILE, count, channels, blocks, partial + weights * part + first_block * LANES * row,
+                          first_tile, step);
+      if (!input_gradient) return;
+      gemm(
+          d, MAX_TILE, count, group_panels, l.out_channels, own,
+          [&](int pixel, int vector, const auto &column) {
+            const int block = first_block + vector;
+            const BackwardEpilogue<Vec> epilogue(producer, block);
+            float *kept = sums.at(part, k_blocks, block);
+            GradientSums<Vec> total;
+            if (!first_tile || pixel != 0) total.read(kept);
+            const size_t start = first + pixel;
 #pragma GCC unroll 24
-        for (int r = 0; r < column.ROWS; ++r) {
-          if (pixel + r >= count) break;
-          Vec g = column.at[r];
-          if (shortcut_gradient) g += load(shortcut_gradient.at(block, start + r));
-          store(input_gradient.at(block, start + r), epilogue(g, start + r, total));
-        }
-        total.write(kept);
-      });
+            for (int r = 0; r < column.ROWS; ++r) {
+              if (pixel + r >= count) break;
+              Vec g = column.at[r];
+              if (shortcut_gradient) g += load(shortcut_gradient.at(block, start + r));
+              store(input_gradient.at(block, start + r), epilogue(g, start + r, total));
+            }
+            total.write(kept);
+          },
+          step);
     });
   });
   // Tasks of some input channels each add up the parts, and write the rows of the framework's layout.

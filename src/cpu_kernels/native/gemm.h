@@ -6,6 +6,7 @@
 // vectors stay in registers.
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 
 #include "simd.h"
@@ -89,21 +90,28 @@ ALWAYS_INLINE void multiply_add(const float *a, size_t a_stride, const float *b,
   }
 }
 
+struct Nothing {
+  ALWAYS_INLINE void operator()() const {}
+};
+
 // For each panel of `vectors` vectors and each group of rows of the tile `a` (`k` channels, `tile` pixels apart):
 // finish(first pixel, vector, column) gets the sums over k of a[pixel][k] * b[k][output channel]. The last group
 // may reach beyond `rows`: those sums mean nothing, but the tile's memory must reach as far. Groups have LESS rows less
-// than fit the registers.
-template <int LESS = 0, class Finish>
-inline void gemm(const float *a, size_t tile, int rows, const float *b, int k, int vectors, Finish &&finish) {
+// than fit the registers. step() is called gemm_steps times, evenly over all the time that this takes.
+template <int LESS = 0, class Finish, class Step = Nothing>
+inline void gemm(const float *a, size_t tile, int rows, const float *b, int k, int vectors, Finish &&finish,
+                 Step &&step = {}) {
   for_panels(vectors, [&](auto width, int first) {
     constexpr int NR = decltype(width)::value, ROWS = MR<NR> - LESS;
     for (int row = 0; row < rows; row += ROWS) {
       Accumulators<ROWS, NR> sums = {};
       const float *x = a + row * LANES, *w = b + static_cast<size_t>(first) * LANES * k;
       int rest = k;
-      for (; rest >= LANES; rest -= LANES, x += tile * LANES)
+      for (; rest >= LANES; rest -= LANES, x += tile * LANES) {
+        step();
 #pragma GCC unroll 4
         for (int j = 0; j < LANES; ++j, w += NR * LANES) multiply_add(x + j, LANES, w, LANES, sums);
+      }
       for (int j = 0; j < rest; ++j, w += NR * LANES) multiply_add(x + j, LANES, w, LANES, sums);
 #pragma GCC unroll 4
       for (int v = 0; v < NR; ++v) finish(row, first + v, sums[v]);
@@ -122,8 +130,14 @@ inline void gemm_few_rows(const float *a, size_t tile, int rows, const float *b,
   }
 }
 
-// About as often as gemm calls finish.
-inline int gemm_steps(int rows, int vectors) { return vectors * (rows / MR<MAX_NR> + (rows % MR<MAX_NR> > 0)); }
+inline int gemm_steps(int rows, int k, int vectors) {
+  int steps = 0;
+  for_panels(vectors, [&](auto width, int) {
+    constexpr int ROWS = MR<decltype(width)::value>;
+    steps += (rows + ROWS - 1) / ROWS * (k / LANES);
+  });
+  return steps;
+}
 
 // Calls f(Constant<ROWS>, first row) for groups of at most SIZE of the rows 0 ... k - 1, within blocks of sixteen.
 template <int SIZE, class F> ALWAYS_INLINE void for_row_groups(int k, F &&f) {
@@ -138,8 +152,10 @@ template <int SIZE, class F> ALWAYS_INLINE void for_row_groups(int k, F &&f) {
 
 // Adds to `gradient` [input channel][output channel], `vectors` vectors a row, the sums over the pixels of the tiles
 // x (k input channels) and d. Rows beyond k up to the next multiple of sixteen are written too, and mean nothing.
+// step() is called weight_gradient_steps times, evenly over all the time that this takes.
+template <class Step = Nothing>
 inline void add_weight_gradient(const float *x, const float *d, int tile, int pixels, int k, int vectors,
-                                float *gradient, bool first_tile) {
+                                float *gradient, bool first_tile, Step &&step = {}) {
   for_panels(vectors, [&](auto width, int first) {
     constexpr int NR = decltype(width)::value;
     for_row_groups<GRADIENT_MR<NR>>(k, [&](auto rows, int row) {
@@ -148,8 +164,11 @@ inline void add_weight_gradient(const float *x, const float *d, int tile, int pi
       const float *b = d + static_cast<size_t>(first) * tile * LANES;
       float *out = gradient + (static_cast<size_t>(row) * vectors + first) * LANES;
       Accumulators<ROWS, NR> sums = {};
-      for (int p = 0; p < pixels; ++p, a += LANES, b += LANES)
-        multiply_add(a, 1, b, static_cast<size_t>(tile) * LANES, sums);
+      for (int rest = pixels; rest > 0; rest -= LANES) {
+        step();
+        for (int p = std::min(rest, LANES); p > 0; --p, a += LANES, b += LANES)
+          multiply_add(a, 1, b, static_cast<size_t>(tile) * LANES, sums);
+      }
 #pragma GCC unroll 16
       for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
@@ -159,4 +178,12 @@ inline void add_weight_gradient(const float *x, const float *d, int tile, int pi
         }
     });
   });
+}
+
+inline int weight_gradient_steps(int pixels, int k, int vectors) {
+  int steps = 0;
+  for_panels(vectors, [&](auto width, int) {
+    for_row_groups<GRADIENT_MR<decltype(width)::value>>(k, [&](auto, int) { steps += (pixels + LANES - 1) / LANES; });
+  });
+  return steps;
 }

@@ -4,6 +4,10 @@
 
 #include "layer.h"
 
+// A pixel's block is a cache line.
+ALWAYS_INLINE void prefetch(const float *line) { __builtin_prefetch(line, 0, 2); }
+
+// Lines that are asked for a few at a time, between pieces of a matrix product: many at once would wait for each other.
 class Prefetcher {
  public:
   // The first `count` pixels of the first blocks of a tensor; there may be none.
@@ -25,10 +29,9 @@ class Prefetcher {
     int blocks, count;
   };
 
-  // A pixel's block is a cache line.
   ALWAYS_INLINE void next() {
     Stream &s = streams_[first_];
-    __builtin_prefetch(s.data + pixel_ * LANES, 0, 2);
+    prefetch(s.data + pixel_ * LANES);
     if (++pixel_ < s.count) return;
     pixel_ = 0;
     s.data += s.stride;
