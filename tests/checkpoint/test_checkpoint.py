@@ -77,7 +77,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
-    assert "no such checkpoint" in fault_of(tmp_path)
+    assert "a folder, not a checkpoint" in fault_of(tmp_path)
 
 
 @pytest.mark.parametrize("with_json", [True, False])

@@ -64,7 +64,7 @@ def call(operator: Callable[..., int], arrays: Sequence[np.ndarray]) -> int:
 
 def evaluation_arguments() -> list[np.ndarray]:
     """Of `backbone_infer`: a 1x1 convolution from 4 channels to 8, on two images of 3x5 pixels."""
-    return [np.array([0, 0, 1, 0, 1, 1, -1, 4, 8], np.int32), *(np.ones(shape, np.float32) for shape in (
+    return [np.array([0, 0, 1, 0, 1, 1, -1, 4, 8, 0], np.int32), *(np.ones(shape, np.float32) for shape in (
         (1, 2), (2, 4, 3, 5), (8, 4, 1, 1), (8,), (8,), (8,), (8,), (2, 8, 3, 5)))]
 
 
@@ -76,11 +76,11 @@ WRONG: dict[str, tuple[int, np.ndarray, str]] = {
     "type": (IMAGES, np.ones((2, 4, 3, 5), np.float16), "is of float16, not of float32"),
     "weight": (WEIGHT, np.ones((8, 4, 3, 3), np.float32), "(weight) is of shape [8, 4, 3, 3], not [8, 4, 1, 1]"),
     "output": (FEATURES, np.ones((2, 8, 3, 4), np.float32), "(features) is of shape [2, 8, 3, 4], not [2, 8, 3, 5]"),
-    "plan's length": (0, np.array([0, 0, 2, 0, 1, 1, -1, 4, 8], np.int32),
-                      "9 numbers, which are not those of 2 layers"),
-    "stride": (0, np.array([0, 0, 1, 0, 2, 1, -1, 4, 8], np.int32), "layer 0 of the plan has the stride 2"),
-    "no channels": (0, np.array([0, 0, 1, 0, 1, 1, -1, 4, 0], np.int32), "layer 0 of the plan has 0 channels"),
-    "shortcut": (0, np.array([0, 0, 1, 0, 1, 1, 1, 4, 8], np.int32), "layer 0 of the plan has the shortcut 1"),
+    "plan's length": (0, np.array([0, 0, 2, 0, 1, 1, -1, 4, 8, 0], np.int32),
+                      "10 numbers, which are not those of 2 layers"),
+    "stride": (0, np.array([0, 0, 1, 0, 2, 1, -1, 4, 8, 0], np.int32), "layer 0 of the plan has the stride 2"),
+    "no channels": (0, np.array([0, 0, 1, 0, 1, 1, -1, 4, 0, 0], np.int32), "layer 0 of the plan has 0 channels"),
+    "shortcut": (0, np.array([0, 0, 1, 0, 1, 1, 1, 4, 8, 0], np.int32), "layer 0 of the plan has the shortcut 1"),
 }
 
 
@@ -107,11 +107,11 @@ def test_a_number_of_no_dimension_is_one(library: ctypes.CDLL) -> None:
 
 
 def test_functions_for_ctypes_refuse_what_cannot_be(library: ctypes.CDLL, capfd: pytest.CaptureFixture) -> None:
-    plan, out = np.array([0, 0, 1, 0, 1, 1, -1, 4, 8], np.int32), (ctypes.c_int64 * 4)()
+    plan, out = np.array([0, 0, 1, 0, 1, 1, -1, 4, 8, 0], np.int32), (ctypes.c_int64 * 4)()
     address = ctypes.c_void_p(plan.ctypes.data)
     calls: list[tuple[Callable[..., int], tuple]] = [
-        (library.backbone_shapes, (address, *map(ctypes.c_int64, (8, 2, 3, 5)), out)),
-        (library.backbone_shapes, (address, *map(ctypes.c_int64, (9, 2, -1, 5)), out)),
+        (library.backbone_shapes, (address, *map(ctypes.c_int64, (9, 2, 3, 5)), out)),
+        (library.backbone_shapes, (address, *map(ctypes.c_int64, (10, 2, -1, 5)), out)),
         (library.shm_all_reduce_file, (ctypes.c_int64(1), ctypes.c_int64(10))),
         (library.shm_all_reduce_join, (-1, *map(ctypes.c_int64, (0, 2, 10)))),
         (library.use_threads, (0,)),
@@ -121,7 +121,7 @@ def test_functions_for_ctypes_refuse_what_cannot_be(library: ctypes.CDLL, capfd:
         line = capfd.readouterr().err
         assert line.startswith("CPU kernels: ")
         assert line.count("\n") == 1
-    assert library.backbone_shapes(address, *map(ctypes.c_int64, (9, 2, 3, 5)), out) == 0
+    assert library.backbone_shapes(address, *map(ctypes.c_int64, (10, 2, 3, 5)), out) == 0
     assert list(out)[:3] == [8, 3, 5]
 
 

@@ -66,7 +66,8 @@ def test_train_fine_tune_evaluate_export_classify(platform: Platform) -> None:
     # ---- evaluate
     run = job("eval.py", "obs://bucket/scored", data_url=DATA, checkpoint_url="obs://bucket/out/checkpoint/last.ckpt",
               confusion_matrix="confusion.png")
-    assert platform.stored("bucket/scored") == ["confusion.png", "eval.log"]
+    assert platform.stored("bucket/scored") == ["confusion.png", "eval.log", "predictions/metrics.json",
+                                                "predictions/scored.csv"]
     trained = list(csv.DictReader((platform.storage / "bucket/out/checkpoint/curves.csv").open(encoding="utf-8")))[-1]
     for text in (run.stdout, (platform.storage / "bucket/scored/eval.log").read_text(encoding="utf-8")):
         assert float(re.search(r"'acc': ([\d.]+)", text)[1]) == pytest.approx(float(trained["top1"]), abs=1e-5)

@@ -150,7 +150,7 @@ def test_several_machines_get_their_ranks_and_one_master(bench: Bench) -> None:
         assert run.returncode == 0, run.stderr
         options, _ = msrun_options(bench.calls[-1]["argv"])
         assert options == {"--worker_num": "16", "--local_worker_num": "8", "--master_addr": "10.0.0.1",
-                           "--master_port": "8118", "--node_rank": node_rank, "--join": "True",
+                           "--master_port": "8118", "--node_rank": node_rank, "--join": "True", "--bind_core": "True",
                            "--log_dir": str(bench.folder / "train/msrun")}
     assert (bench.folder / "train/rank8/log8.log").exists()
 
@@ -286,7 +286,8 @@ def test_the_first_rank_that_fails_gives_the_status(bench: Bench) -> None:
     bench.rank_table(0, 1)
     # Rank 0 would wait forever for rank 1, as ranks do.
     behaviour = "import time, sys\nif os.environ['RANK_ID'] == '1': sys.exit('out of luck')\ntime.sleep(3600)"
-    run = bench.run("run_train.sh", "Ascend", CONFIG, 2, "0,1", "table.json", bench.data, BEHAVIOUR=behaviour)
+    run = bench.run("run_train.sh", "Ascend", CONFIG, 2, "0,1", "table.json", bench.data, BEHAVIOUR=behaviour,
+                    RANK_TABLE_START="legacy")
     assert run.returncode == 1
     assert "rank 1 ended with status 1" in run.stderr
     assert run.stderr.endswith("out of luck\n")

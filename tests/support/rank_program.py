@@ -25,7 +25,7 @@ from src.distributed.collectives import all_reduce, average_parameters, broadcas
 from src.distributed.device import setup_device  # noqa: E402
 from src.distributed.world import World  # noqa: E402
 from src.evaluation import evaluate  # noqa: E402
-from src.mobilenetV2 import ConvBN, InvertedResidual, MobileNetV2Head  # noqa: E402
+from src.mobilenetV2 import BN_EPS, SYMMETRIC, ConvBN, InvertedResidual, MobileNetV2Head  # noqa: E402
 from src.model_utils.config import Config, get_config  # noqa: E402
 from src.models import EMA_PREFIX, CrossEntropyWithLabelSmooth  # noqa: E402
 from src.training.features import pooled_features  # noqa: E402
@@ -44,6 +44,7 @@ class SmallBackbone(nn.Cell):
 
     def __init__(self) -> None:
         super().__init__()
+        self.padding, self.bn_eps = SYMMETRIC, BN_EPS
         self.stem, self.block = ConvBN(3, 8, kernel_size=3, stride=2), InvertedResidual(8, 8, 1, expand_ratio=2)
 
     def construct(self, images: Tensor) -> Tensor:
