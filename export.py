@@ -20,7 +20,7 @@ from mindspore import Tensor
 
 from src.checkpoint.pretrained import open_pretrained
 from src.deployment.conversion import CONVERTERS, convert, require_converter
-from src.deployment.engines import is_installed
+from src.deployment.engines import RUNTIMES, is_installed
 from src.deployment.exporter import (
     ExportOptions,
     deployable,
@@ -58,8 +58,11 @@ def main(config: Config) -> None:
         raise UserError(f"AIR files can be written on Ascend only, not on {config.platform}; use --file_format MINDIR, "
                         "which MindSpore Lite runs on Ascend 310 too")
     quantized = config.quantize == "int8"
-    if quantized and config.file_format != "ONNX":
-        raise UserError(f"--quantize int8 writes ONNX files, not {config.file_format}: add --file_format ONNX")
+    if quantized and config.file_format not in {"ONNX", "TFLITE"}:
+        raise UserError(f"--quantize int8 writes ONNX and TFLITE files, not {config.file_format}: add --file_format "
+                        "ONNX")
+    if quantized and config.file_format == "TFLITE" and not is_installed("ai_edge_litert"):
+        raise UserError(f"--quantize int8 compares what it writes with the float file: {RUNTIMES} to run TFLITE")
     if config.file_format in CONVERTERS:
         require_converter(config.file_format, config.export_batch_size, path)
     checkpoint = open_pretrained(config.pretrain_ckpt)
@@ -76,7 +79,15 @@ def main(config: Config) -> None:
     quantization: dict[str, Any] | None = None
     written = (f"{path}: {config.file_format}, {config.image_size}x{config.image_size} pixels, batches of "
                f"{options.batch_size or 'any size'}, {expected.shape[1]} {output_name(options.softmax)}")
-    if config.file_format in CONVERTERS:
+    if quantized:
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / path.with_suffix(ENDINGS["ONNX"]).name
+            export(network, options, source, checkpoint.classes)
+            verdict = f"its float form {verify(source, images, expected, config)}"
+            table, calibrated_on = export_int8(source, path, checkpoint.classes, options, config)
+        verdict += f"\n{table}"
+        quantization = {"type": "int8", "calibration_images": calibrated_on}
+    elif config.file_format in CONVERTERS:
         onnx = onnx_content(network, options, checkpoint.classes)
         with convert(config.file_format, onnx, images, options.softmax) as converted:
             if converted.scores is not None and not agree(converted.scores, expected):
@@ -84,14 +95,6 @@ def main(config: Config) -> None:
             verdict = f"not verified: {converted.remark}" if converted.scores is None else \
                 describe_difference(converted.scores, expected)
             converted.move_to(path)
-    elif quantized:
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder) / path.name
-            export(network, options, source, checkpoint.classes)
-            verdict = f"its float form {verify(source, images, expected, config)}"
-            table, calibrated_on = export_int8(source, path, checkpoint.classes, options, config)
-        verdict += f"\n{table}"
-        quantization = {"type": "int8", "calibration_images": calibrated_on}
     else:
         export(network, options, path, checkpoint.classes)
         verdict = verify(path, images, expected, config)

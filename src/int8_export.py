@@ -9,20 +9,22 @@ from src.data.image_check import scan_checked
 from src.data.sources import eval_source
 from src.dataset import IGNORE_INDEX, ImageData
 from src.deployment.calibration_images import load_calibration_images
+from src.deployment.conversion import convert
 from src.deployment.description import description_path
 from src.deployment.exporter import ExportOptions
+from src.deployment.formats import ENDINGS
 from src.deployment.runtime import load_exported
 from src.distributed.world import ALONE
 from src.model_utils.config import Config
 from src.normalisation import Normalisation
-from src.quantization.int8 import quantize_file
+from src.quantization.int8 import check_enough, quantize_file
 from src.reports.int8_comparison import compare, describe_comparison
 from src.utils import check_classes
 
 
 def export_int8(source: Path, path: Path, classes: tuple[str, ...] | None, options: ExportOptions,
                 config: Config) -> tuple[str, int]:
-    """Write the eight-bit form of an ONNX file, calibrated on the images of `calibration`.
+    """Write the eight-bit form of an ONNX file, as ONNX or TFLite, calibrated on the images of `calibration`.
 
     Args:
         source: the float file.
@@ -41,7 +43,13 @@ def export_int8(source: Path, path: Path, classes: tuple[str, ...] | None, optio
     normalisation = None if options.normalise else options.normalisation
     calibration = load_calibration_images(config, classes, normalisation)
     labelled = _labelled_images(config, classes, normalisation) if config.dataset_path else None
-    quantize_file(source, calibration.images, path)
+    if path.suffix == ENDINGS["TFLITE"]:
+        check_enough(calibration.images)
+        with convert("TFLITE", source.read_bytes(), calibration.images[:1], options.softmax,
+                     calibration.images) as converted:
+            converted.move_to(path)
+    else:
+        quantize_file(source, calibration.images, path)
     description_path(path).unlink(missing_ok=True)  # it describes an older file
     networks = load_exported(source, config), load_exported(path, config)
     batches = _batches(labelled) if labelled else [(calibration.images, calibration.labels)]

@@ -93,10 +93,18 @@ def require_converter(file_format: str, batch_size: int, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def convert(file_format: str, onnx: bytes, images: np.ndarray, softmax: bool) -> Iterator[Converted]:
+def convert(file_format: str, onnx: bytes, images: np.ndarray, softmax: bool,
+            calibration: np.ndarray | None = None) -> Iterator[Converted]:
     """What the format's converter makes of an ONNX file, and what its runtime computes for the images.
 
     The files are deleted at the end of the block.
+
+    Args:
+        file_format: one of `CONVERTERS`.
+        onnx: the content of the file.
+        images: N x 3 x H x W float32, to compute the scores of.
+        softmax: whether the scores are probabilities.
+        calibration: for TFLITE, images of the same kind; the file is then of int8, and computes no scores here.
 
     Raises:
         UserError: the converter failed.
@@ -109,11 +117,16 @@ def convert(file_format: str, onnx: bytes, images: np.ndarray, softmax: bool) ->
         source.write_bytes(onnx)
         np.save(batch, images)
         try:
-            told = run_child([converter.python(), converter.script, source, output, batch, scores,
-                              output_name(softmax)])
+            arguments = [source, output, batch, scores, output_name(softmax)]
+            if calibration is not None:
+                np.save(folder / "calibration.npy", calibration)
+                arguments.append(folder / "calibration.npy")
+            told = run_child([converter.python(), converter.script, *arguments])
         except UserError as error:
             raise UserError(f"{file_format}: {converter.title} cannot write this network: {error}") from error
         if scores.exists():
             yield Converted(output, np.load(scores), "")
+        elif calibration is not None:
+            yield Converted(output, None, "its numbers are int8")
         else:
             yield Converted(output, None, told.strip().splitlines()[-1])

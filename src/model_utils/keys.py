@@ -308,7 +308,7 @@ class Keys:
     export_softmax: bool = key(False, EXPORTED, "Put a softmax into the graph, which then gives probabilities.",
                                commands=(EXPORT,))
     quantize: str = key("none", EXPORTED, "int8 writes a network of eight-bit numbers, a quarter of the size. It "
-                                          "needs file_format ONNX and calibration.",
+                                          "needs file_format ONNX or TFLITE, and calibration.",
                         commands=(EXPORT,), choices=("none", "int8"))
     calibration: str = key("", EXPORTED, "Images to measure the ranges of an int8 network's numbers on: a folder, or a "
                                          "text file that lists images. Labels are not needed.", commands=(EXPORT,))

@@ -25,10 +25,15 @@ def quantize_file(source: Path, images: np.ndarray, path: Path) -> None:
     Raises:
         UserError: there are too few images.
     """
-    if len(images) < FEWEST_IMAGES:
-        raise UserError(f"{len(images)} calibration image{'s' if len(images) != 1 else ''} that can be read: too few "
-                        f"to measure the ranges of activations; give at least {FEWEST_IMAGES}, better 200")
+    check_enough(images)
     model = load_folded(source)
     quantize_graph(model, calibrate(model, activations(model), equalisable(model), images))
     with atomic_write(path) as temporary:
         temporary.write_bytes(model.SerializeToString())
+
+
+def check_enough(images: np.ndarray) -> None:
+    """Raise UserError if there are too few images to calibrate on."""
+    if len(images) < FEWEST_IMAGES:
+        raise UserError(f"{len(images)} calibration image{'s' if len(images) != 1 else ''} that can be read: too few "
+                        f"to measure the ranges of activations; give at least {FEWEST_IMAGES}, better 200")

@@ -13,13 +13,18 @@ from PIL import Image
 
 from src.checkpoint.file import write_checkpoint
 from src.checkpoint.record import CheckpointMetadata
+from src.deployment import exporter
 from src.deployment.calibration_images import load_calibration_images
+from src.deployment.conversion import convert
+from src.deployment.exporter import Deployable, ExportOptions
+from src.deployment.formats import ENDINGS
 from src.deployment.runtime import load_exported
 from src.errors import UserError
 from src.mobilenetV2 import MobileNetV2
 from src.normalisation import IMAGENET_PIXELS
 from src.quantization.int8 import quantize_file
 from src.quantization.onnx_graph import activations, equalisable, load_folded
+from tests.support.converters import needs_converter
 
 CLASSES = ("blue", "green", "red")
 SIZE = 32
@@ -194,15 +199,19 @@ def export(*argv: Any) -> Any:  # noqa: ANN401 - a finished process
     return run_script("export.py", "--platform", "CPU", "--image_size", SIZE, *argv)
 
 
-def test_the_command_prints_both_side_by_side(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("file_format", "batch_size"), [("ONNX", 4), ("TFLITE", 4), ("TFLITE", 0)])
+def test_the_command_prints_both_side_by_side(file_format: str, batch_size: int, tmp_path: Path) -> None:
+    if file_format == "TFLITE":
+        needs_converter(file_format)
+        pytest.importorskip("ai_edge_litert", reason="needs a runtime that requirements-runtimes.txt names")
     network = MobileNetV2(len(CLASSES), 0.35)
-    checkpoint, path = tmp_path / "best.ckpt", tmp_path / "模型.onnx"
+    checkpoint, path = tmp_path / "best.ckpt", tmp_path / f"模型{ENDINGS[file_format]}"
     write_checkpoint(checkpoint, {parameter.name: parameter for parameter in network.get_parameters()}, {},
                      CheckpointMetadata({"width_mult": 0.35, "image_size": SIZE}, CLASSES))
     root = make_images(tmp_path / "photos", {"blue": 9, "green": 9, "red": 9})
     Image.new("CMYK", (50, 40)).save(root / "red" / "cmyk.jpg")
-    run = export("--ckpt_file", checkpoint, "--file_format", "ONNX", "--file_name", path, "--export_batch_size", 4,
-                 "--quantize", "int8", "--calibration", root)
+    run = export("--ckpt_file", checkpoint, "--file_format", file_format, "--file_name", path, "--export_batch_size",
+                 batch_size, "--quantize", "int8", "--calibration", root)
     assert run.returncode == 0, run.stderr
     assert "verified: loaded back, it differs from the checkpoint" in run.stdout
     lines = {line.split()[0]: line for line in run.stdout.splitlines() if line.strip()}
@@ -217,13 +226,28 @@ def test_the_command_prints_both_side_by_side(tmp_path: Path) -> None:
                                                              f"{path.name}.json"}
     # infer.py and eval.py read it as any other file.
     loaded = load_exported(path, config_for())
-    assert (loaded.batch_size, loaded.classes) == (4, CLASSES)
+    assert (loaded.batch_size, loaded.classes) == (batch_size, CLASSES)
     assert loaded.logits(photos(5)).shape == (5, 3)
     score = run_script("eval.py", "--platform", "CPU", "--dataset_path", root, "--pretrain_ckpt", path)
     assert score.returncode == 0, score.stderr
     assert "'images': 28" in score.stdout
 
 
+def test_a_tflite_file_is_of_whole_numbers_throughout(tmp_path: Path) -> None:
+    """Also its input and output, as accelerators want it."""
+    needs_converter("TFLITE")
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="needs requirements-runtimes.txt")
+    source = tmp_path / "float.onnx"
+    network = Deployable(MobileNetV2(len(CLASSES), 0.35), ExportOptions(SIZE)).set_train(False)
+    exporter.export(network, ExportOptions(SIZE), source, CLASSES)
+    with convert("TFLITE", source.read_bytes(), photos(1), False, photos(30)) as converted:
+        loaded = interpreter.Interpreter(model_content=converted.path.read_bytes())
+    loaded.allocate_tensors()
+    kinds = Counter(np.dtype(tensor["dtype"]).name for tensor in loaded.get_tensor_details())
+    assert kinds["float32"] == 0
+    assert kinds["int8"] > 100
+
+
 def test_another_format_is_refused(tmp_path: Path) -> None:
     run = export("--ckpt_file", tmp_path / "best.ckpt", "--quantize", "int8", "--calibration", tmp_path)
-    assert_one_clear_line(run, "--quantize int8 writes ONNX files, not MINDIR")
+    assert_one_clear_line(run, "--quantize int8 writes ONNX and TFLITE files, not MINDIR")
