@@ -82,7 +82,7 @@ def get_config(argv: Sequence[str] | None = None) -> Config:
     defaults = {**{name: key.default for name, key in KEYS.items()}, **base.values}
     options, unknown = _parse_command_line(defaults, argv)
     config_path = options.pop("config_path", None)
-    chosen = _read_file(_find(Path(config_path))).values if config_path else {}
+    chosen = _chosen_values(_find(Path(config_path))) if config_path else {}
     platform = options.get("platform") or chosen.get("platform") or defaults["platform"]
     profile = _read_file(PROFILES[platform]) if platform in PROFILES else NO_PROFILE
     recipe = {**defaults, **profile.values, **chosen, **options}["recipe"]
@@ -96,6 +96,16 @@ def get_config(argv: Sequence[str] | None = None) -> Config:
         if word.startswith("--"):  # its value may be a secret
             logger.info(f"{word.partition('=')[0]}: not an option of this program, passed over")
     return config
+
+
+def _chosen_values(path: Path) -> dict[str, Any]:
+    """The values of the user's file. The files that are read anyway say no more than which platform is meant."""
+    values = _read_file(path).values
+    if path.samefile(BASE_FILE):
+        return {}
+    if any(path.samefile(profile) for profile in PROFILES.values()):
+        return {"platform": values["platform"]}
+    return values
 
 
 # ---- values

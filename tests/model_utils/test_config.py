@@ -99,6 +99,16 @@ def test_platform_chooses_its_profile(platform: str) -> None:
     assert get_config(["--platform", platform.upper()]).as_dict() == {**VALUES, **profile(platform)[0]}
 
 
+@pytest.mark.parametrize(("name", "platform"), [
+    ("default_config.yaml", "Ascend"), ("default_config_gpu.yaml", "GPU"), ("default_config_cpu.yaml", "CPU")])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_file_that_is_read_anyway_leaves_the_recipe_alone(name: str, platform: str, recipe: str) -> None:
+    """As in `run_train.sh Ascend default_config.yaml ... --recipe best`."""
+    named = get_config(["--config_path", name, "--recipe", recipe])
+    assert named == get_config(["--platform", platform, "--recipe", recipe])
+    assert "epoch_size" not in named.chosen
+
+
 @pytest.mark.parametrize("name", ["gpu", "cpu", "boost"])
 def test_profiles_state_only_what_differs(name: str) -> None:
     stated, recipes = profile(name)
