@@ -89,12 +89,20 @@ def test_a_killed_server_ends_the_run_in_one_line(admin: Admin, port: str, tmp_p
     data = ImageData(folder, 32, 2, training=True, cache=handle)
     assert len(list(data.epoch(0))) == 4
     server, = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()
-               and {b"dataset-cache-server", port.encode()} <= {
-                   word.rpartition(b"/")[2] for word in (entry / "cmdline").read_bytes().split(b"\0")})
+               and {b"dataset-cache-server", port.encode()} <= command_words(entry))
     os.kill(server, signal.SIGKILL)
     with pytest.raises(UserError, match=f"port {port} is unreachable") as told:
         list(data.epoch(1))
     assert "\n" not in str(told.value)
+
+
+def command_words(process: Path) -> set[bytes]:
+    """The words of a process's command without their folders; none if it has ended."""
+    try:
+        command = (process / "cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return set()
+    return {word.rpartition(b"/")[2] for word in command.split(b"\0")}
 
 
 def test_a_cache_needs_a_session() -> None:

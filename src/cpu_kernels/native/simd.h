@@ -39,7 +39,8 @@ ALWAYS_INLINE Register multiply_add(float a, Register b, Register c) { return a 
 ALWAYS_INLINE Register relu6(Register x) {
   const Register zero = {}, six = 6.0f - zero;
 #if defined(__AVX512F__)
-  return _mm512_min_ps(_mm512_max_ps(x, zero), six);
+  constexpr __mmask16 all = 0xffff;  // without it g++ 12 warns of a value in its own header
+  return _mm512_maskz_min_ps(all, _mm512_maskz_max_ps(all, x, zero), six);
 #elif defined(__AVX__)
   return _mm256_min_ps(_mm256_max_ps(x, zero), six);
 #elif defined(__SSE2__)
