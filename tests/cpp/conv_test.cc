@@ -3,15 +3,14 @@
 #include "conv.h"
 
 #include <cmath>
-#include <cstring>
 #include <vector>
 
 #include "batch_norm.h"
 #include "checks.h"
 #include "layout.h"
 #include "random_floats.h"
+#include "same_bits.h"
 #include "tasks.h"
-#include "thread_pool.h"
 
 namespace {
 
@@ -202,10 +201,6 @@ struct Run {
   }
 };
 
-bool same_bits(const std::vector<float> &a, const std::vector<float> &b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
-}
-
 }  // namespace
 
 int main() {
@@ -222,17 +217,10 @@ int main() {
   };
   for (const Case &c : cases) {
     Run first(c);
-    set_thread_count(1);
-    first.compute();
-    first.check();
-    for (const int threads : {2, 3, 8, 64}) {
-      if (THREAD_SANITIZER && threads > 8) continue;
-      set_thread_count(threads);
-      Run again = first;
-      again.compute();
+    check_on_threads(first, [&](const Run &again) {
       CHECK(same_bits(again.y, first.y) && same_bits(again.weight_gradient, first.weight_gradient));
       CHECK(same_bits(again.moments.data, first.moments.data) && same_bits(again.image_gradient, first.image_gradient));
       if (c.kind != Kind::dense) CHECK(same_bits(again.input_gradient, first.input_gradient));
-    }
+    });
   }
 }

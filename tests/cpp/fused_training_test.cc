@@ -4,7 +4,6 @@
 #include "fused_training.h"
 
 #include <cmath>
-#include <cstring>
 #include <numeric>
 #include <vector>
 
@@ -12,7 +11,7 @@
 #include "checks.h"
 #include "conv.h"
 #include "random_floats.h"
-#include "thread_pool.h"
+#include "same_bits.h"
 
 namespace {
 
@@ -29,10 +28,6 @@ void check_close(const std::vector<float> &found, const Doubles &expected) {
   double largest = 0.0;
   for (const double value : expected) largest = std::fmax(largest, std::fabs(value));
   for (size_t i = 0; i < expected.size(); ++i) CHECK(std::fabs(found[i] - expected[i]) <= 3e-5 * (largest + 1e-2));
-}
-
-bool same_bits(const std::vector<float> &a, const std::vector<float> &b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
 struct Run {
@@ -221,17 +216,10 @@ int main() {
   };
   for (const Case &c : cases) {
     Run first(c);
-    set_thread_count(1);
-    first.compute();
-    first.check();
-    for (const int threads : {2, 3, 8, 64}) {
-      if (THREAD_SANITIZER && threads > 8) continue;
-      set_thread_count(threads);
-      Run again = first;
-      again.compute();
+    check_on_threads(first, [&](const Run &again) {
       CHECK(same_bits(again.moments.data, first.moments.data) && same_bits(again.sums.data, first.sums.data));
       CHECK(same_bits(again.of_weight, first.of_weight) && same_bits(again.of_gamma, first.of_gamma));
       CHECK(same_bits(again.of_taps, first.of_taps) && same_bits(again.of_input, first.of_input));
-    }
+    });
   }
 }
