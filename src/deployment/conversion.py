@@ -126,7 +126,5 @@ def convert(file_format: str, onnx: bytes, images: np.ndarray, softmax: bool,
             raise UserError(f"{file_format}: {converter.title} cannot write this network: {error}") from error
         if scores.exists():
             yield Converted(output, np.load(scores), "")
-        elif calibration is not None:
-            yield Converted(output, None, "its numbers are int8")
         else:
             yield Converted(output, None, told.strip().splitlines()[-1])

@@ -22,6 +22,7 @@ def main(source: str, output: str, images: str, scores: str, name: str, calibrat
                         copy_onnx_input_output_names_to_tflite=True, output_signaturedefs=True)
         if calibration:
             Path(output).write_bytes(quantized(folder, np.load(calibration).transpose(0, 2, 3, 1)))
+            print("its numbers are int8")
             return
         (Path(folder) / f"{Path(source).stem}_float32.tflite").rename(output)
 
