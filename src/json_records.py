@@ -107,3 +107,18 @@ def _bounded(number: Any) -> Any:  # noqa: ANN401 - an int or a float
     if isinstance(number, int) and abs(number) > LARGEST:
         raise ValueError("too large")
     return number
+
+
+def read_text_lists(path: Path, length: int) -> dict[str, list[str]]:
+    """What a cache remembers: a list of `length` texts for each name. Empty if the file is missing or damaged."""
+    try:
+        entries = read_json(path)
+    except UserError:
+        return {}
+    well_formed = isinstance(entries, dict) and all(are_texts(entry, length) for entry in entries.values())
+    return entries if well_formed else {}
+
+
+def are_texts(entry: object, length: int) -> bool:
+    """Whether a value from JSON is a list of so many texts."""
+    return isinstance(entry, list) and len(entry) == length and all(isinstance(part, str) for part in entry)

@@ -19,7 +19,7 @@ from src.data.image_cache import is_copy_for
 from src.data.image_folder import ImageFolder
 from src.errors import UserError
 from src.files import atomic_write, lock
-from src.json_records import read_json
+from src.json_records import are_texts, read_text_lists
 
 PORTION = 512  # files that a process takes at a time
 POLL = 0.2  # seconds between looks at what other processes do
@@ -135,20 +135,16 @@ class CheckMemory:
     def _remembered(self, position: int) -> Finding | None:
         """The finding about a file that is not good as it is, if it is of the present file and its copy is there."""
         entry = self._others.get(self._folder.files[position])
-        if entry is None or entry[0] != self._stamp(position):
+        if entry is None or entry[0] != self._folder.stamp(position):
             return None
         finding = Finding(*entry[1:])
         return finding if not finding.copy or is_copy_for(Path(finding.copy), self._shorter_side) else None
-
-    def _stamp(self, position: int) -> str:
-        size, time_changed = self._folder.stats[position].tolist()
-        return os.strerror(time_changed) if size < 0 else f"{size} {time_changed}"
 
     def _remember(self, findings: Mapping[int, Finding]) -> None:
         self._read()
         good = [position for position, finding in findings.items() if finding == Finding()]
         self._good = np.union1d(self._good, self._keys[good])
-        self._others |= {self._folder.files[position]: [self._stamp(position), *dataclasses.astuple(finding)]
+        self._others |= {self._folder.files[position]: [self._folder.stamp(position), *dataclasses.astuple(finding)]
                          for position, finding in findings.items() if finding != Finding()}
         with atomic_write(self._good_path) as temporary, temporary.open("wb") as file:
             np.save(file, self._good)
@@ -159,7 +155,8 @@ class CheckMemory:
         """Read both files, unless they are those that were read last."""
         versions = _version(self._good_path), _version(self._others_path)
         if versions != self._versions:
-            self._good, self._others = _read_good(self._good_path), _read_others(self._others_path)
+            self._good = _read_good(self._good_path)
+            self._others = read_text_lists(self._others_path, 1 + len(dataclasses.fields(Finding)))
             self._versions = versions
 
 
@@ -180,16 +177,6 @@ def _read_good(path: Path) -> np.ndarray:
     return good if good.dtype == np.uint64 and good.ndim == 1 else np.empty(0, np.uint64)
 
 
-def _read_others(path: Path) -> dict[str, list[str]]:
-    try:
-        entries = read_json(path)
-    except UserError:
-        return {}
-    length = 1 + len(dataclasses.fields(Finding))
-    well_formed = isinstance(entries, dict) and all(_are_texts(entry, length) for entry in entries.values())
-    return entries if well_formed else {}
-
-
 def _parse(content: bytes, count: int) -> list[Finding] | None:
     """The findings in the file of a portion; None if it is not whole."""
     try:
@@ -197,12 +184,8 @@ def _parse(content: bytes, count: int) -> list[Finding] | None:
     except ValueError:
         return None
     whole = isinstance(entries, list) and len(entries) == count \
-        and all(_are_texts(entry, len(dataclasses.fields(Finding))) for entry in entries)
+        and all(are_texts(entry, len(dataclasses.fields(Finding))) for entry in entries)
     return [Finding(*entry) for entry in entries] if whole else None
-
-
-def _are_texts(entry: object, length: int) -> bool:
-    return isinstance(entry, list) and len(entry) == length and all(isinstance(part, str) for part in entry)
 
 
 def _are_in(keys: np.ndarray, among: np.ndarray) -> np.ndarray:

@@ -125,6 +125,11 @@ class ImageFolder:
         with ThreadPoolExecutor(STAT_THREADS) as pool:
             return np.concatenate([np.empty((0, 2), np.int64), *pool.map(stats, range(0, len(self), STAT_PORTION))])
 
+    def stamp(self, position: int) -> str:
+        """A text that changes with a file: its size and time, or why it cannot be asked."""
+        size, time_changed = self.stats[position].tolist()
+        return os.strerror(time_changed) if size < 0 else f"{size} {time_changed}"
+
     def keys(self) -> np.ndarray:
         """N uint64: hashes of name, size and time of each file."""
         return np.fromiter((int.from_bytes(hashlib.blake2b(line, digest_size=8).digest(), "little")

@@ -26,7 +26,7 @@ from src.data.image_folder import ImageFolder
 from src.data.images import open_image, to_rgb
 from src.errors import UserError
 from src.files import atomic_write
-from src.json_records import read_json
+from src.json_records import read_text_lists
 
 DISTANCE = 8  # of 64 bits
 OFF, FARTHEST = -1, 16  # distances: no image is like another one; beyond it most pairs are chance
@@ -51,8 +51,10 @@ def read_looks(folder: ImageFolder) -> np.ndarray:
     An image has no look if it cannot be read, or is of one colour. Looks are remembered with each file's size and time.
     """
     path = cache_folder("looks") / f"{hashlib.sha256(os.fsencode(folder.root)).hexdigest()[:32]}.json"
-    memory = _remembered(path)
-    stamps = [_stamp(folder.root / name) for name in folder.files]
+    memory = read_text_lists(path, 2)  # stamp and look of each file
+    if any(len(look) not in {0, 2 * LOOK_BYTES} for _, look in memory.values()):
+        memory = {}
+    stamps = [folder.stamp(position) for position in range(len(folder))]
     unknown = [name for name, stamp in zip(folder.files, stamps, strict=True) if memory.get(name, [""])[0] != stamp]
     if unknown:
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
@@ -182,23 +184,3 @@ def _count_bits(values: np.ndarray) -> np.ndarray:
 def _hashes(looks: np.ndarray) -> np.ndarray:
     """The hash of each look, N uint64."""
     return np.ascontiguousarray(looks[:, :HASH_BYTES]).view(np.uint64).ravel()
-
-
-def _stamp(path: Path) -> str:
-    try:
-        status = path.stat()
-    except OSError as error:
-        return str(error.strerror)
-    return f"{status.st_size} {status.st_mtime_ns}"
-
-
-def _remembered(path: Path) -> dict[str, Sequence[str]]:
-    """The remembered looks: stamp and look of each file; none if they cannot be read."""
-    try:
-        memory = read_json(path)
-    except UserError:
-        return {}
-    well_formed = isinstance(memory, dict) and all(
-        isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)
-        and len(entry[1]) in {0, 2 * LOOK_BYTES} for entry in memory.values())
-    return memory if well_formed else {}
