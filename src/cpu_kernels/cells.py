@@ -10,8 +10,8 @@ from mindspore import Tensor, nn, ops
 from src.cpu_kernels.builder import build, load
 from src.cpu_kernels.compiler import KernelsUnavailable, find_compiler
 from src.cpu_kernels.threads import thread_count
-from src.fake_quantization import FakeQuantizedConv2d, fake_quantize
-from src.mobilenetV2 import SAME, ConvBN, InvertedResidual, MobileNetV2, MobileNetV2Backbone
+from src.fake_quantization import FakeQuantizedConv2d, FakeQuantizedDense, fake_quantize
+from src.mobilenetV2 import SAME, ConvBN, InvertedResidual, MobileNetV2, MobileNetV2Backbone, MobileNetV2Head
 
 # As in native/layer.h: what a layer is, and the shortcut of a layer that has none.
 POINTWISE, DEPTHWISE, DENSE = range(3)
@@ -159,6 +159,29 @@ class _EvaluationBackbone(_Backbone):
         return self.gradients(images, weights, statistics, saved, dout)
 
 
+class _EvaluationNetwork(_EvaluationBackbone):
+    """The same with the classifier: what the framework needs to start three more operators is much for one image."""
+
+    def __init__(self, library: Path, plan: _BackbonePlan) -> None:
+        super().__init__(library, plan)
+
+        def logits(*shapes: Shape) -> list[int]:
+            return [shapes[2][0], shapes[-1][0]]
+
+        self.infer_logits = ops.Custom(f"{library}:network_infer", logits, ms.float32, "aot")
+
+    def construct(self, images: Tensor, weights: tuple, statistics: tuple, classifier: tuple) -> Tensor:
+        return self.infer_logits(self.plan, self.constants, images, *weights, *statistics, *classifier)
+
+    def bprop(self, images: Tensor, weights: tuple, statistics: tuple, classifier: tuple, out: Tensor,
+              dout: Tensor) -> tuple:
+        """Called by the framework."""
+        features, saved = self.forward(self.plan, self.constants, images, *weights, *statistics)
+        of_features = ops.matmul(dout, classifier[0]).reshape(features.shape)
+        of_classifier = ops.matmul(dout.T, features.reshape(features.shape[:2])), dout.sum(axis=0)
+        return *self.gradients(images, weights, statistics, saved, of_features), of_classifier
+
+
 class _Accelerated(nn.Cell):
     """Mixed into a stock cell: the same parameters, names and children, another `construct`."""
 
@@ -188,12 +211,16 @@ class _Accelerated(nn.Cell):
 
     def run_backbone(self, x: Tensor) -> Tensor:
         """The features, by the kernels."""
+        if self.training:
+            return self.training_operators(x, self.rounded_weights(), self.backbone_statistics)[0]
+        return self.evaluation_operators(x, self.rounded_weights(), self.backbone_statistics)
+
+    def rounded_weights(self) -> tuple:
+        """The weights to compute with: in quantisation-aware training those of the convolutions are rounded."""
         weights = self.backbone_weights
         if self.is_quantization_aware:
             weights = (*[fake_quantize(weight) for weight in weights[:self.layers]], *weights[self.layers:])
-        if self.training:
-            return self.training_operators(x, weights, self.backbone_statistics)[0]
-        return self.evaluation_operators(x, weights, self.backbone_statistics)
+        return weights
 
 
 class AcceleratedConvBN(_Accelerated, ConvBN):
@@ -209,12 +236,28 @@ class AcceleratedBackbone(_Accelerated, MobileNetV2Backbone):
 
 
 class AcceleratedMobileNetV2(_Accelerated, MobileNetV2):
-    """A network whose backbone and pooling are one operator: the head gets features of 1x1 pixels."""
+    """A network whose backbone and pooling are one operator: in training the head gets features of 1x1 pixels.
+
+    In evaluation the whole network is one operator, if its classifier is the usual one.
+    """
 
     compile_phase = nn.Cell.compile_phase  # the head below is compiled
 
+    def adopt(self, library: Path, plan: _BackbonePlan) -> None:
+        super().adopt(library, plan)
+        dense = self.head.classifier
+        self.has_usual_head = (type(self.head) is MobileNetV2Head and type(dense) in (nn.Dense, FakeQuantizedDense)
+                               and dense.has_bias and dense.weight.dtype == ms.float32 and dense.activation is None)
+        self.network_operators = _EvaluationNetwork(library, plan)
+
     def construct(self, images: Tensor) -> Tensor:
-        return self.head(self.run_backbone(images))
+        if self.training or not self.has_usual_head:
+            return self.head(self.run_backbone(images))
+        weight = self.head.classifier.weight
+        if self.is_quantization_aware:
+            weight = fake_quantize(weight)
+        return self.network_operators(images, self.rounded_weights(), self.backbone_statistics,
+                                      (weight, self.head.classifier.bias))
 
 
 _ACCELERATED: dict[type[nn.Cell], type[_Accelerated]] = {

@@ -15,8 +15,8 @@
 #include "checks.h"
 
 using Operator = int(int, void **, int *, int64_t **, const char **, void *, void *);
-extern "C" Operator backbone_forward, backbone_infer, backbone_backward, momentum_update, ema_update, all_finite,
-    shm_all_reduce;
+extern "C" Operator backbone_forward, backbone_infer, network_infer, backbone_backward, momentum_update, ema_update,
+    all_finite, shm_all_reduce;
 extern "C" int backbone_shapes(const int32_t *plan, int64_t numbers, int64_t images, int64_t height, int64_t width,
                                int64_t *out);
 extern "C" int use_threads(int count);
@@ -98,7 +98,7 @@ struct Call {
 const std::vector<int32_t> PLAN = {1, 0, 4, 2, 1,  1,  -1, 3, 8, 0, 0, 1, 1,  -1, 8, 18,
                                    0, 1, 1, 1, -1, 18, 18, 0, 0, 1, 0, 1, 18, 8,  0};
 constexpr size_t FIELDS = 7;  // of a layer
-constexpr int LAYERS = 4, BATCH_SIZE = 2, SIDE = 5;
+constexpr int LAYERS = 4, BATCH_SIZE = 2, SIDE = 5, CLASSES = 7;
 const Sizes WEIGHTS[LAYERS] = {{8, 3, 3, 3}, {18, 8, 1, 1}, {18, 1, 3, 3}, {8, 18, 1, 1}};
 const Sizes IMAGES = {BATCH_SIZE, 3, SIDE, SIDE}, FEATURES = {BATCH_SIZE, 8, SIDE, SIDE};
 
@@ -109,9 +109,9 @@ int64_t saved_floats() {
   return out[3];
 }
 
-Call backbone_call(const char *name, Operator *function) {
+Call backbone_call(const char *name, Operator *function, const std::vector<int32_t> &plan = PLAN) {
   Call call = {name, function, {}};
-  call.add(PLAN);
+  call.add(plan);
   call.add({LAYERS, 2}, 0.1f);
   call.add(IMAGES);
   for (int which = 0; which < 5; ++which)
@@ -127,6 +127,13 @@ std::vector<Call> calls() {
 
   all.push_back(backbone_call("backbone_infer", backbone_infer));
   all.back().add(FEATURES);
+
+  std::vector<int32_t> pooled = PLAN;
+  pooled[1] = 1;
+  all.push_back(backbone_call("network_infer", network_infer, pooled));
+  all.back().add({CLASSES, FEATURES[1]});
+  all.back().add(Sizes{CLASSES});
+  all.back().add({BATCH_SIZE, CLASSES});
 
   for (const bool images_too : {false, true}) {
     all.push_back(backbone_call("backbone_backward", backbone_backward));
@@ -247,6 +254,12 @@ void other_arguments() {
   sum.add(Sizes{3});
   sum.add(Sizes{3});
   sum.check_refused("an all-reduce that nobody has joined in", 0);
+
+  Call unpooled = backbone_call("network_infer", network_infer);
+  unpooled.add({CLASSES, FEATURES[1]});
+  unpooled.add(Sizes{CLASSES});
+  unpooled.add({BATCH_SIZE, CLASSES});
+  unpooled.check_refused("a plan without pooling, the", 0);
 
   for (const int count : {INT_MIN, -1, 0, 1025, INT_MAX}) CHECK(use_threads(count) != 0);
 }

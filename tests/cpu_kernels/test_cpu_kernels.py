@@ -11,6 +11,7 @@ from mindspore import Tensor, nn, ops
 from src.cpu_kernels import accelerate, accelerate_optimizer, ema_update
 from src.cpu_kernels.cells import Shape
 from src.cpu_kernels.optimizer import AcceleratedEmaUpdate, AcceleratedMomentum
+from src.fake_quantization import make_quantization_aware
 from src.mobilenetV2 import PADDINGS, SAME, ConvBN, InvertedResidual, MobileNetV2, MobileNetV2Backbone, MobileNetV2Head
 from src.model_utils.config import Config
 from src.momentum import Momentum
@@ -125,6 +126,35 @@ def test_network_pools_like_its_head(train: bool, padding: str) -> None:
     accelerate(networks[1], "on")
     x = np.random.default_rng(1).standard_normal((4, 3, 64, 96)).astype(np.float32)
     assert_equal(*(results(network, x) for network in networks))
+
+
+@pytest.mark.parametrize("qat", [False, True])
+def test_a_whole_network_scores_and_has_gradients_as_the_stock_one(qat: bool) -> None:
+    """In evaluation the classifier, whose number of classes fills no tile here, is part of the operator."""
+    def make() -> MobileNetV2:
+        network = MobileNetV2(11, 0.35)
+        if qat:
+            make_quantization_aware(network)
+        return network
+
+    stock, ours = pair(make, train=False)
+    x = np.random.default_rng(1).standard_normal((3, 3, 64, 32)).astype(np.float32)
+    assert_equal(results(stock, x), results(ours, x))
+
+
+def test_a_head_of_another_kind_stays() -> None:
+    class TwiceTheLogits(MobileNetV2Head):
+        def construct(self, features: Tensor) -> Tensor:
+            return 2 * self.classifier(ops.mean(features, (2, 3)))
+
+    def make() -> MobileNetV2:
+        network = MobileNetV2(3, 0.35)
+        network.head = TwiceTheLogits(network.backbone.out_channels, 3)
+        return network
+
+    stock, ours = pair(make, train=False)
+    x = np.random.default_rng(1).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    assert_equal({"output": stock(Tensor(x)).asnumpy()}, {"output": ours(Tensor(x)).asnumpy()})
 
 
 @pytest.mark.parametrize("width_mult", [0.35, 0.5, 0.75, 1.0, 1.3, 1.4])
@@ -284,7 +314,7 @@ def test_evaluation_sees_each_change_of_a_parameter() -> None:
 
 def test_an_image_scores_alike_alone_and_among_others() -> None:
     """One image is cut into other tasks than many."""
-    network = MobileNetV2Backbone(0.35)
+    network = MobileNetV2(5, 0.35)
     fill(network)
     network.set_train(False)
     accelerate(network, "on")

@@ -15,6 +15,7 @@
 
 #include "arguments.h"
 #include "backbone_arguments.h"
+#include "classifier.h"
 #include "optimizer.h"
 #include "shm_all_reduce.h"
 #include "thread_pool.h"
@@ -61,6 +62,23 @@ void backbone_infer(const Arguments &arguments) {
   const BackboneInputs in(arguments);
   arguments.expect_count(in.end + 1);
   in.backbone.infer(in.images, arguments.floats(in.end, "features", features_shape(in.backbone)));
+}
+
+// Further inputs: weight and bias of the classifier behind a backbone with pooling. Output: logits.
+void network_infer(const Arguments &arguments) {
+  const BackboneInputs in(arguments);
+  const int weight_at = in.end, bias_at = in.end + 1, logits_at = in.end + 2;
+  arguments.expect_count(logits_at + 1);
+  if (!in.backbone.pooled) throw std::invalid_argument("the plan does not pool the features, which classifying needs");
+  const int images = in.backbone.last().images, channels = in.backbone.last().out_channels;
+  const Shape bias_shape = arguments.shape(bias_at, "bias of the classifier");
+  const float *bias = arguments.floats(bias_at, "bias of the classifier", {bias_shape.sizes[0]});
+  const int64_t classes = bias_shape.sizes[0];
+  const float *weight = arguments.floats(weight_at, "weight of the classifier", {classes, channels});
+  float *logits = arguments.floats(logits_at, "logits", {images, classes});
+  const AlignedFloats features = allocate_floats(static_cast<size_t>(images) * channels);
+  in.backbone.infer(in.images, features.get());
+  classify(features.get(), images, channels, weight, bias, static_cast<int>(classes), logits);
 }
 
 // Further inputs: saved activations, gradient of the features. Outputs: the gradients of all weights, gammas, betas,
@@ -161,6 +179,7 @@ void shm_all_reduce(const Arguments &arguments) {
   }
 OPERATOR(backbone_forward)
 OPERATOR(backbone_infer)
+OPERATOR(network_infer)
 OPERATOR(backbone_backward)
 OPERATOR(momentum_update)
 OPERATOR(ema_update)
