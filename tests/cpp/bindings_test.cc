@@ -131,9 +131,9 @@ std::vector<Call> calls() {
   std::vector<int32_t> pooled = PLAN;
   pooled[1] = 1;
   all.push_back(backbone_call("network_infer", network_infer, pooled));
-  all.back().add({CLASSES, FEATURES[1]});
+  all.back().add(Sizes{CLASSES, FEATURES[1]});
   all.back().add(Sizes{CLASSES});
-  all.back().add({BATCH_SIZE, CLASSES});
+  all.back().add(Sizes{BATCH_SIZE, CLASSES});
 
   for (const bool images_too : {false, true}) {
     all.push_back(backbone_call("backbone_backward", backbone_backward));
@@ -256,9 +256,9 @@ void other_arguments() {
   sum.check_refused("an all-reduce that nobody has joined in", 0);
 
   Call unpooled = backbone_call("network_infer", network_infer);
-  unpooled.add({CLASSES, FEATURES[1]});
+  unpooled.add(Sizes{CLASSES, FEATURES[1]});
   unpooled.add(Sizes{CLASSES});
-  unpooled.add({BATCH_SIZE, CLASSES});
+  unpooled.add(Sizes{BATCH_SIZE, CLASSES});
   unpooled.check_refused("a plan without pooling, the", 0);
 
   for (const int count : {INT_MIN, -1, 0, 1025, INT_MAX}) CHECK(use_threads(count) != 0);
