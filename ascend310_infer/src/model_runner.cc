@@ -15,6 +15,12 @@ std::shared_ptr<mindspore::Context> make_context(const Device &device) {
     context->MutableDeviceInfo().push_back(std::make_shared<mindspore::CPUDeviceInfo>());
     return context;
   }
+  if (device.type == "GPU") {
+    auto gpu = std::make_shared<mindspore::GPUDeviceInfo>();
+    gpu->SetDeviceID(device.id);
+    context->MutableDeviceInfo().push_back(gpu);
+    return context;
+  }
   auto ascend = std::make_shared<mindspore::AscendDeviceInfo>();
   ascend->SetDeviceID(device.id);
   if (!device.aipp.empty()) ascend->SetInsertOpConfigPath(device.aipp);
