@@ -335,7 +335,7 @@ def test_bad_models_folders_and_options(lite: Path, build_folder: Path, tmp_path
     assert_fails(run(), "a.bin: has 100 bytes, the model takes 12288")
     assert_fails(run(TINY, "raw", "--preprocess", "DVPP"), "preprocessing DVPP: not built into this program")
     assert_fails(run(TINY, "raw", "--device", "NPU"), "--device must be Ascend, GPU or CPU, not NPU")
-    assert_fails(run(TINY, "raw", "--device", "GPU"), "cannot be loaded")  # this Lite was built without GPU
+    assert_fails(run(TINY, "raw", "--device", "GPU"), "cannot be loaded on GPU")  # this Lite was built without it
     assert_fails(run(TINY, "raw", "--nonsense", "1"), "--nonsense: no such option")
     assert_fails(run(TINY, "raw", "--device_id"), "--device_id: needs a value")
     assert not (tmp_path / "out").exists()
