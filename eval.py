@@ -20,6 +20,7 @@ from src.deployment.model_file import open_model
 from src.distributed.device import setup_device
 from src.errors import run_command
 from src.evaluation import evaluate
+from src.metrics import EvalResult
 from src.model_utils.config import Config
 from src.modelarts.job import local_or_modelarts
 from src.reports.evaluation_files import write_metrics, write_scored
@@ -32,6 +33,11 @@ from src.utils import check_classes
 @local_or_modelarts
 def main(config: Config) -> None:
     """Evaluate as the command line says."""
+    score(config)
+
+
+def score(config: Config) -> EvalResult:
+    """Evaluate, and write and print what a configuration asks for. Returns the result, the same on all ranks."""
     world = setup_device(config)
 
     # ---- the model, and images of its classes
@@ -46,7 +52,7 @@ def main(config: Config) -> None:
                      rank=world.rank, rank_size=world.rank_size, normalisation=model.normalisation)
     result = evaluate(network, data, world)
     if not world.is_main_process:
-        return
+        return result
     out = Path(config.predictions)
     write_metrics(result, folder, model, out / "metrics.json")
     write_scored(result, folder, out / "scored.csv")
@@ -57,6 +63,7 @@ def main(config: Config) -> None:
     if path := report_path(config):
         write_report(evaluation_report(model, folder, result, network, world), path)
         print(f"report: {path}")
+    return result
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Accuracy of what the Ascend 310 program computed.")
     parser.add_argument("--result_path", required=True, type=Path, help="folder of the .bin files")
     parser.add_argument("--label_path", required=True, type=Path, help="file of lines relative/file/name:class index")
+    parser.add_argument("--config_path", help=argparse.SUPPRESS)  # MindSpore's model zoo gave it; nothing here reads it
     options = parser.parse_args(argv)
 
     labels = read_labels(options.label_path)

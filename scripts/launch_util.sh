@@ -27,9 +27,10 @@ wrong_usage() {
 # ---- arguments
 
 # Splits "$@" into ARGUMENTS and, from the first that starts with --, OPTIONS. Takes the platform and a configuration
-# file off the front: PLATFORM, CONFIG.
+# file off the front: PLATFORM, CONFIG. MindSpore's model zoo also writes --config_path before that file.
 split_arguments() {
     ARGUMENTS=() OPTIONS=() CONFIG=
+    if [ "${2:-}" = --config_path ] && [[ ${4:---} != --* ]]; then set -- "$1" "${@:3}"; fi
     while [ $# -gt 0 ] && [[ $1 != --* ]]; do
         ARGUMENTS+=("$1")
         shift
@@ -45,7 +46,7 @@ split_arguments() {
         *) wrong_usage "${ARGUMENTS[0]} is no platform; it must be Ascend, GPU or CPU" ;;
     esac
     ARGUMENTS=("${ARGUMENTS[@]:1}")
-    if [[ ${ARGUMENTS[0]:-} == *.yaml || ${ARGUMENTS[0]:-} == *.yml ]]; then
+    if [[ (${ARGUMENTS[0]:-} == *.yaml || ${ARGUMENTS[0]:-} == *.yml) && ! -d ${ARGUMENTS[0]} ]]; then
         CONFIG=$(absolute_file "configuration file" "${ARGUMENTS[0]}" "$ROOT")
         ARGUMENTS=("${ARGUMENTS[@]:1}")
     fi
@@ -92,6 +93,26 @@ check_devices() {
     [ -z "$twice" ] || wrong_usage "DEVICES names card $twice twice ($2)"
 }
 
+# check_rank_table WORD...: the words after DEVICES. Sets RANK_TABLE, and GIVEN to 1 if the first word is a rank table or
+# None. It may be left out, as in the last releases of MindSpore's model zoo: a folder is the data set.
+check_rank_table() {
+    RANK_TABLE='' GIVEN=1
+    [ -n "${1:-}" ] || wrong_usage "RANK_TABLE_FILE is missing; None leaves it to msrun"
+    if [ "${1,,}" = none ]; then
+        [ -d "$1" ] || return 0
+        if [ -d "${2:-}" ]; then
+            (checkpoint_or_name "$2") >/dev/null 2>&1 || return 0
+            wrong_usage "'$1 $2' has two readings: no rank table and the data set $2 (write $1 ./$2), or the data set $1 \
+and the checkpoint $2 (write ./$1 $2)"
+        fi
+        GIVEN=0
+    elif [[ -f $1 || $1 == *.json ]]; then
+        RANK_TABLE=$(absolute_file "rank table" "$1")
+    else
+        GIVEN=0
+    fi
+}
+
 # The part of the arguments that is the same on every platform: DATASET [CKPT] [FREEZE_LAYER] [FILTER_HEAD].
 check_training_arguments() {
     [ $# -le 4 ] || wrong_usage "too many arguments: ${*:5}"
@@ -132,9 +153,9 @@ check_train_command() {
         Ascend)
             check_devices "${1:-}" "${2:-}"
             LOCAL_RANKS=$1 DEVICES=$2
-            [ -n "${3:-}" ] || wrong_usage "RANK_TABLE_FILE is missing; None leaves it to msrun"
-            [ "${3,,}" = none ] || RANK_TABLE=$(absolute_file "rank table" "$3")
-            shift 3
+            shift 2
+            check_rank_table "$@"
+            shift "$GIVEN"
             ;;
     esac
     check_training_arguments "$@"

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Accuracy of a MINDIR on an Ascend 310: build the program, run it over a folder of images, count.
+# Accuracy of a MINDIR on an Ascend 310: build the program, run it over a folder of images, count. run_infer_cpp.sh calls
+# it, too.
 set -euo pipefail
 USAGE='usage:
   bash run_infer_310.sh MINDIR DATA LABEL {DVPP,CPU} [DEVICE_ID]
 DATA: a folder of images; LABEL: their classes, of tools/make_label_file.py. DVPP or CPU prepares the images.
-Environment: LITE_HOME (or MS_LITE_HOME), the folder of MindSpore Lite; DEVICE_TYPE=CPU computes without an Ascend;
+Environment: LITE_HOME (or MS_LITE_HOME), the folder of MindSpore Lite; DEVICE_TYPE=CPU or GPU computes without an Ascend;
 BUILD_FOLDER (default ascend310_infer/build). Writes ./result_Files, ./infer.log and ./acc.log; earlier ones are moved aside.'
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -24,11 +25,13 @@ wrong_usage() {
 [ -f "$1" ] || fail "$1: no such MINDIR file"
 [ -d "$2" ] || fail "$2: no such folder of images"
 [ -f "$3" ] || fail "$3: no such label file"
-[ "$4" = DVPP ] || [ "$4" = CPU ] || wrong_usage "images are prepared by DVPP or CPU, not '$4'"
+preprocess=${4^^}
+[ "$preprocess" = DVPP ] || [ "$preprocess" = CPU ] || wrong_usage "images are prepared by DVPP or CPU, not '$4'"
 [[ ${5:-0} =~ ^[0-9]{1,3}$ ]] || wrong_usage "DEVICE_ID must be a whole number, not '$5'"
 device=${DEVICE_TYPE:-Ascend}
-[ "$device" = Ascend ] || [ "$device" = CPU ] || fail "DEVICE_TYPE must be Ascend or CPU, not '$device'"
-[ "$device $4" != "CPU DVPP" ] || fail "DVPP is a part of Ascend; with DEVICE_TYPE=CPU the images are prepared by CPU"
+[[ $device =~ ^(Ascend|GPU|CPU)$ ]] || fail "DEVICE_TYPE must be Ascend, GPU or CPU, not '$device'"
+[ "$device" = Ascend ] || [ "$preprocess" = CPU ] ||
+    fail "DVPP is a part of Ascend; with DEVICE_TYPE=$device the images are prepared by CPU"
 lite=${LITE_HOME:-${MS_LITE_HOME:-}}
 
 # ---- build
@@ -40,14 +43,14 @@ for old in result_Files acc.log; do
     [ ! -e "$old" ] || mv -- "$old" "$old-earlier-$(date +%Y%m%d-%H%M%S-%N)"
 done
 aipp=()
-[ "$4" != DVPP ] || aipp=(--aipp "$ROOT/src/aipp.cfg")
+[ "$preprocess" != DVPP ] || aipp=(--aipp "$ROOT/src/aipp.cfg")
 for libraries in "$lite/runtime/lib" "$lite/lib" "$lite/mindspore_lite/lib"; do
     [ ! -d "$libraries" ] || LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 done
 export LD_LIBRARY_PATH
 status=0
 "$build/infer310" --model "$1" --data "$2" --output result_Files --device "$device" --device_id "${5:-0}" \
-    --preprocess "$4" "${aipp[@]}" >infer.log 2>&1 || status=$?
+    --preprocess "$preprocess" "${aipp[@]}" >infer.log 2>&1 || status=$?
 grep -v '^\[\(WARNING\|INFO\)\]' infer.log || true
 [ "$status" -eq 0 ] || {
     echo "error: infer310 ended with status $status; see $PWD/infer.log" >&2

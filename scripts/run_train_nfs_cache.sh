@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train as run_train.sh does, with the images of a slow (network) file system kept in a cache server's memory.
 set -euo pipefail
-USAGE='  bash run_train_nfs_cache.sh Ascend [CONFIG] DEVICE_NUM DEVICES RANK_TABLE_FILE|None DATASET [CKPT] [FREEZE_LAYER] [FILTER_HEAD]
+USAGE='  bash run_train_nfs_cache.sh Ascend [CONFIG] DEVICE_NUM DEVICES [RANK_TABLE_FILE|None] DATASET [CKPT] [FREEZE_LAYER] [FILTER_HEAD]
   bash run_train_nfs_cache.sh GPU [CONFIG] DEVICE_NUM DEVICES DATASET [CKPT] [FREEZE_LAYER] [FILTER_HEAD]
   bash run_train_nfs_cache.sh CPU [CONFIG] DATASET [CKPT] [FREEZE_LAYER] [FILTER_HEAD]
 CONFIG is a .yaml file; DEVICES as in 0,1,2,3; FREEZE_LAYER none or backbone; FILTER_HEAD True or False.

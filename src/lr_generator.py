@@ -22,8 +22,10 @@ def get_lr(lr_init: float, lr_max: float, lr_end: float, warmup_epochs: float, t
 def run_lr(config: Config, global_batch: int, steps_per_epoch: int) -> np.ndarray:
     """Learning rates of the steps of a configured run, scaled to its global batch by the linear rule.
 
+    An `lr_base_batch` of 0 takes the rates as they are.
+
     Goyal et al., "Accurate, Large Minibatch SGD", section 2.1, https://arxiv.org/abs/1706.02677.
     """
-    scale = global_batch / config.lr_base_batch
+    scale = global_batch / config.lr_base_batch if config.lr_base_batch else 1.0
     return get_lr(config.lr_init * scale, config.lr_max * scale, config.lr_end * scale, config.warmup_epochs,
                   config.epoch_size, steps_per_epoch)

@@ -38,6 +38,12 @@ def refusal(results: Results) -> str:
     return str(error.value)
 
 
+def test_the_model_zoo_s_command_counts_the_same(results: Results, capsys: pytest.CaptureFixture) -> None:
+    postprocess.main(["--config_path=../default_config.yaml", f"--result_path={results[0]}",
+                      f"--label_path={results[1]}"])
+    assert capsys.readouterr().out.endswith("'Accuracy': 0.70000\n")
+
+
 def test_every_image_counts(results: Results) -> None:
     run = run_script("postprocess.py", "--result_path", results[0], "--label_path", results[1])
     assert run.returncode == 0, run.stderr

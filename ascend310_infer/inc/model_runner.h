@@ -8,7 +8,7 @@
 #include "include/api/model.h"
 
 struct Device {
-  std::string type = "Ascend";  // or CPU
+  std::string type = "Ascend";  // or GPU, CPU
   uint32_t id = 0;
   std::string aipp;  // file of AIPP's settings; empty for none
 };

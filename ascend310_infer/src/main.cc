@@ -1,6 +1,6 @@
 // Classifies a folder of images: one file of float32 logits for each.
 //
-//   infer310 --model M.mindir --data FOLDER --output RESULTS [--device Ascend|CPU] [--device_id 0]
+//   infer310 --model M.mindir --data FOLDER --output RESULTS [--device Ascend|GPU|CPU] [--device_id 0]
 //            [--preprocess CPU|DVPP|RAW] [--aipp src/aipp.cfg] [--inputs FOLDER]
 //
 // --inputs also keeps what entered the network, as files for --preprocess RAW.
@@ -42,8 +42,8 @@ Options parse_options(int count, char **words) {
   for (const char *name : {"model", "data", "output"}) {
     if (options[name].empty()) throw std::runtime_error(std::string("--") + name + " is missing");
   }
-  if (options["device"] != "Ascend" && options["device"] != "CPU") {
-    throw std::runtime_error("--device must be Ascend or CPU, not " + options["device"]);
+  if (options["device"] != "Ascend" && options["device"] != "GPU" && options["device"] != "CPU") {
+    throw std::runtime_error("--device must be Ascend, GPU or CPU, not " + options["device"]);
   }
   const std::string &id = options["device_id"];
   if (id.empty() || id.size() > 3 || id.find_first_not_of("0123456789") != std::string::npos) {

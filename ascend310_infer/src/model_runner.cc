@@ -15,6 +15,12 @@ std::shared_ptr<mindspore::Context> make_context(const Device &device) {
     context->MutableDeviceInfo().push_back(std::make_shared<mindspore::CPUDeviceInfo>());
     return context;
   }
+  if (device.type == "GPU") {
+    auto gpu = std::make_shared<mindspore::GPUDeviceInfo>();
+    gpu->SetDeviceID(device.id);
+    context->MutableDeviceInfo().push_back(gpu);
+    return context;
+  }
   auto ascend = std::make_shared<mindspore::AscendDeviceInfo>();
   ascend->SetDeviceID(device.id);
   if (!device.aipp.empty()) ascend->SetInsertOpConfigPath(device.aipp);
@@ -37,7 +43,8 @@ void check(const mindspore::Status &status, const std::string &what) {
 
 ModelRunner::ModelRunner(const std::string &path, const Device &device) {
   check(model_.Build(path, mindspore::kMindIR, make_context(device)),
-        path + ": cannot be loaded; damaged, or of a MindIR version that this MindSpore Lite does not read");
+        path + ": cannot be loaded on " + device.type + "; the file is damaged, or this MindSpore Lite reads no such " +
+            "MindIR version, or was built without that device");
   auto inputs = model_.GetInputs();
   if (inputs.size() != 1 || inputs[0].Shape().size() != 4) {
     throw std::runtime_error(path + ": does not take one batch of pictures");

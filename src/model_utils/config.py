@@ -21,6 +21,7 @@ import yaml
 from src.errors import UserError, first_line
 from src.log import logger
 from src.model_utils.keys import ALIASES, EVAL, EXPORT, INFER, KEYS, TRAIN, Key, Keys
+from src.model_utils.model_zoo import NO_EFFECT, OBSOLETE, is_of_model_zoo, translate_file, translate_option
 
 BASE_FILE = Path(__file__).resolve().parents[2] / "default_config.yaml"
 PROFILES = {platform: BASE_FILE.with_name(f"default_config_{platform.lower()}.yaml") for platform in ("GPU", "CPU")}
@@ -154,14 +155,27 @@ def _parse_command_line(base: Mapping[str, Any], argv: Sequence[str] | None) -> 
     for name, key in KEYS.items():
         is_own = program in key.commands or program not in PURPOSES
         _add_option(groups[key.group], name, key, _help(key, base[name]) if is_own else argparse.SUPPRESS)
+    for name in sorted(OBSOLETE):
+        parser.add_argument(f"--{name}", metavar="TEXT", nargs="?", help=argparse.SUPPRESS)
     given, unknown = parser.parse_known_args(argv)
     options = vars(given)
+    for name in sorted(OBSOLETE & options.keys()):
+        _translate_option(options, name)
     for name in KEYS.keys() & options.keys():
         values = {KEYS[name].check(name, value, "command line") for value in options[name]}
         if len(values) > 1:
             raise UserError(f"command line: --{name} is given {len(options[name])} times, with different values")
         options[name] = values.pop()
     return options, unknown
+
+
+def _translate_option(options: dict[str, Any], name: str) -> None:
+    """Put the key that an option of MindSpore's model zoo means in its place, if it means one."""
+    key, value = translate_option(name, options.pop(name), "command line")
+    if name not in NO_EFFECT:
+        options.setdefault(key, []).append(value)
+    meaning = "without effect here" if name in NO_EFFECT else f"read as --{key} {value}"
+    logger.info(f"--{name}: an option of MindSpore's model zoo (docs/migration.md), {meaning}")
 
 
 def _add_option(parser: argparse._ActionsContainer, name: str, key: Key, help_text: str) -> None:
@@ -221,6 +235,9 @@ def _read_file(path: Path) -> _File:
     too, and nothing reads these.
     """
     first, *others = _read_documents(path) or [[]]
+    if is_of_model_zoo(name for name, _, _ in first):
+        first, remark = translate_file(first, path, Path(sys.argv[0]).name)
+        logger.info(remark)
     values: dict[str, Any] = {}
     for name, value, line in first:
         where = f"{path}, line {line}"

@@ -227,7 +227,7 @@ class Keys:
     lr_max: float = key(0.4, SCHEDULE, "Learning rate after the warm-up.", min=0.0)
     lr_end: float = key(0.0, SCHEDULE, "Learning rate of the last step.", min=0.0)
     lr_base_batch: int = key(2048, SCHEDULE, "Global batch that the learning rates are meant for. They are scaled in "
-                                             "proportion to this run's global batch.", min=1)
+                                             "proportion to this run's global batch; 0 takes them as they are.", min=0)
 
     momentum: float = key(0.9, OPTIMIZER, "Momentum of the optimizer.", min=0.0, below=1.0)
     nesterov: bool = key(False, OPTIMIZER, "Use Nesterov's momentum.")

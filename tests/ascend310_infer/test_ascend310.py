@@ -334,7 +334,8 @@ def test_bad_models_folders_and_options(lite: Path, build_folder: Path, tmp_path
     assert_fails(run(data="none"), "none: no such folder")
     assert_fails(run(), "a.bin: has 100 bytes, the model takes 12288")
     assert_fails(run(TINY, "raw", "--preprocess", "DVPP"), "preprocessing DVPP: not built into this program")
-    assert_fails(run(TINY, "raw", "--device", "GPU"), "--device must be Ascend or CPU")
+    assert_fails(run(TINY, "raw", "--device", "NPU"), "--device must be Ascend, GPU or CPU, not NPU")
+    assert_fails(run(TINY, "raw", "--device", "GPU"), "cannot be loaded on GPU")  # this Lite was built without it
     assert_fails(run(TINY, "raw", "--nonsense", "1"), "--nonsense: no such option")
     assert_fails(run(TINY, "raw", "--device_id"), "--device_id: needs a value")
     assert not (tmp_path / "out").exists()
@@ -347,7 +348,7 @@ def test_bad_models_folders_and_options(lite: Path, build_folder: Path, tmp_path
     ((), "are needed"), (("m", "d", "l"), "are needed"), (("m", "d", "l", "CPU", "0", "x"), "too many"),
     (("none", "d", "l", "CPU"), "none: no such MINDIR"), (("m", "none", "l", "CPU"), "none: no such folder"),
     (("m", "d", "none", "CPU"), "none: no such label"), (("m", "d", "l", "GPU"), "DVPP or CPU, not 'GPU'"),
-    (("m", "d", "l", "CPU", "x"), "DEVICE_ID"), (("m", "d", "l", "DVPP"), "DVPP is a part of Ascend"),
+    (("m", "d", "l", "CPU", "x"), "DEVICE_ID"), (("m", "d", "l", "dvpp"), "DVPP is a part of Ascend"),
 ])
 def test_wrong_arguments_of_the_script(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:
     (tmp_path / "m").touch()

@@ -195,7 +195,6 @@ REFUSED = [
     (("GPU", 2, "0,01", "../data set"), "not '0,01'"),
     (("GPU", 2, "0,1,", "../data set"), "not '0,1,'"),
     (("Ascend", CONFIG, 17, ",".join(map(str, range(17))), "None", "../data set"), "must be 1 to 16"),
-    (("Ascend", 2, "0,1", "None", "../data set"), "CONFIG is missing"),
     (("Ascend", CONFIG, 2, "0,1"), "RANK_TABLE_FILE is missing"),
     (("Ascend", CONFIG, 2, "0,1", "no.json", "../data set"), "no.json: no such rank table"),
 ]
