@@ -41,7 +41,7 @@ Image resize_shorter_side(const Image &image, int side, Interpolation interpolat
 Image letterbox(const Image &image, int size, Interpolation interpolation) {
   const double longer = std::max(image.width, image.height);
   const auto scaled = [&](int side) {
-    return std::max(1, static_cast<int>(static_cast<double>(side) * size / longer + 0.5));
+    return std::max(1, static_cast<int>(std::lround(static_cast<double>(side) * size / longer)));
   };
   const Image whole = resize(image, scaled(image.width), scaled(image.height), interpolation);
   Image square{size, size, {}};
@@ -82,7 +82,7 @@ Framing read_framing(const std::filesystem::path &model) {
     framing.crop_mode = word_of(json, "crop_mode", {"center", "pad", "squash"});
     framing.crop_pct = share_of(json, "crop_pct", framing.crop_pct);
     if (word_of(json, "interpolation", {"bilinear", "bicubic"}) == "bicubic")
-      framing.interpolation = Interpolation::Bicubic;
+      framing.interpolation = Interpolation::BICUBIC;
     framing.tta = word_of(json, "tta", {"none", "flip", "five_crop"});
     if (framing.tta == "five_crop" && framing.crop_mode != "center") throw std::runtime_error("tta");
   } catch (const std::runtime_error &fault) {
