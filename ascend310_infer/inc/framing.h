@@ -12,7 +12,7 @@
 struct Framing {
   std::string crop_mode = "center";  // or pad, squash
   double crop_pct = 0.875;           // share of the shorter side that the crop keeps; for center alone
-  Interpolation interpolation = Interpolation::BILINEAR;
+  Interpolation interpolation = Interpolation::bilinear;
   std::string tta = "none";  // or flip, five_crop
 
   // How many views of an image count.

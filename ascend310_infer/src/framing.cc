@@ -82,7 +82,7 @@ Framing read_framing(const std::filesystem::path &model) {
     framing.crop_mode = word_of(json, "crop_mode", {"center", "pad", "squash"});
     framing.crop_pct = share_of(json, "crop_pct", framing.crop_pct);
     if (word_of(json, "interpolation", {"bilinear", "bicubic"}) == "bicubic")
-      framing.interpolation = Interpolation::BICUBIC;
+      framing.interpolation = Interpolation::bicubic;
     framing.tta = word_of(json, "tta", {"none", "flip", "five_crop"});
     if (framing.tta == "five_crop" && framing.crop_mode != "center") throw std::runtime_error("tta");
   } catch (const std::runtime_error &fault) {

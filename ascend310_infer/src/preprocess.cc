@@ -28,7 +28,7 @@ class RawPreprocess : public Preprocess {
 void check_dvpp_can(const Framing &framing) {
   std::string beyond;
   if (framing.crop_mode == "pad") beyond = "crop_mode pad";
-  if (framing.interpolation == Interpolation::BICUBIC) beyond = "interpolation bicubic";
+  if (framing.interpolation == Interpolation::bicubic) beyond = "interpolation bicubic";
   if (framing.views() > 1) beyond = "tta " + framing.tta;
   if (beyond.empty()) return;
   throw std::runtime_error("preprocessing DVPP: the JSON beside the model says " + beyond +

@@ -159,6 +159,6 @@ Image upright(const Image &image, int orientation) {
 
 Image resize(const Image &image, int width, int height, Interpolation interpolation) {
   if (width == image.width && height == image.height) return image;
-  return interpolation == Interpolation::BICUBIC ? resize_bicubic(image, width, height)
+  return interpolation == Interpolation::bicubic ? resize_bicubic(image, width, height)
                                                  : resize_bilinear(image, width, height);
 }

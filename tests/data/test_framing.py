@@ -177,9 +177,9 @@ def test_the_mean_over_views_by_hand() -> None:
 def test_evaluation_scores_the_mean_of_both_views(tta: str, tmp_path: Path) -> None:
     """Five images in batches of two, so that the last one is filled."""
     for number in range(5):
-        folder = tmp_path / ("left", "right")[number % 2]
-        folder.mkdir(exist_ok=True)
-        Image.fromarray(photo(40, 40 + number)).save(folder / f"{number}.png")
+        path = tmp_path / ("left", "right")[number % 2] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(photo(40, 40 + number)).save(path)
     folder = ImageFolder.scan(tmp_path)
     (images, labels), = ImageData(folder, SIZE, 5, training=False).epoch()
     logits = Halves()(images).asnumpy().astype(np.float64)
