@@ -13,6 +13,7 @@ from src.log import reader_log_level
 
 os.environ.update(reader_log_level(os.environ))  # MindSpore reads it when it is imported, below
 
+from src.data.framing import Framing
 from src.data.image_check import scan_checked
 from src.data.sources import eval_source
 from src.dataset import ImageData
@@ -49,7 +50,8 @@ def score(config: Config) -> EvalResult:
     # ---- evaluate
     network = model.network(config.num_classes or len(folder.classes))
     data = ImageData(folder, config.image_size, config.batch_size, training=False, num_workers=config.num_workers,
-                     rank=world.rank, rank_size=world.rank_size, normalisation=model.normalisation)
+                     rank=world.rank, rank_size=world.rank_size, normalisation=model.normalisation,
+                     framing=Framing.with_views(config))
     result = evaluate(network, data, world)
     if not world.is_main_process:
         return result

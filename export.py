@@ -19,6 +19,7 @@ import numpy as np
 from mindspore import Tensor
 
 from src.checkpoint.pretrained import open_pretrained
+from src.data.framing import Framing
 from src.deployment.conversion import CONVERTERS, convert, require_converter
 from src.deployment.engines import RUNTIMES, is_installed
 from src.deployment.exporter import (
@@ -68,7 +69,7 @@ def main(config: Config) -> None:
     checkpoint = open_pretrained(config.pretrain_ckpt)
     config = config.adopt(checkpoint.config, "image_size", *NETWORK_KEYS, where=checkpoint.path)
     options = ExportOptions(config.image_size, config.export_batch_size, config.export_normalise,
-                            config.export_softmax, NORMALISATIONS[config.normalisation])
+                            config.export_softmax, NORMALISATIONS[config.normalisation], Framing.with_views(config))
     network = deployable(checkpoint, config, options)
 
     # ---- its output for a random image, to compare with

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from src.data.framing import Framing, mean_over_views
 from src.data.image_cache import limit_cache
 from src.data.image_check import describe_copies
 from src.deployment.contact_sheet import draw_contact_sheet
@@ -43,13 +44,14 @@ def main(config: Config) -> None:
     batch_size = min(config.batch_size, len(paths))
     predict = model.predictor(batch_size, config.num_classes)
     workers = decoding_workers(config.num_workers, config.onnx_threads)
-    stream = ImageStream(paths, config.image_size, batch_size, workers, model.normalisation)
+    stream = ImageStream(paths, config.image_size, batch_size, workers, model.normalisation,
+                         Framing.with_views(config))
 
     # ---- classify, while the next images are decoded
     found: dict[int, Prediction] = {}
     with tqdm(total=len(paths), unit="image", dynamic_ncols=True, disable=None) as bar:
         for positions, images in stream:
-            logits = predict(images)
+            logits = mean_over_views(predict, images)
             classes = model.class_names(logits.shape[1])
             for position, row in zip(positions.tolist(), logits, strict=True):
                 found[position] = likeliest(paths[position], row, classes, config.top_k)

@@ -23,6 +23,7 @@ from src.checkpoint.file import Checkpoint, read_checkpoint
 from src.checkpoint.names import BEST, LAST
 from src.checkpoint.pretrained import open_pretrained
 from src.data.cache_server import dataset_cache
+from src.data.framing import Framing
 from src.data.image_check import scan_checked
 from src.data.image_folder import ImageFolder
 from src.data.sources import test_source, train_source, validation_source
@@ -188,7 +189,7 @@ def data_source(config: Config, augmentation: Augmentation, world: World, folder
     normalisation = NORMALISATIONS[config.normalisation]
     if config.freeze_layer == "backbone":
         features = pooled_features(backbone, folder, config.image_size, config.batch_size, config.num_workers, world,
-                                   normalisation)
+                                   normalisation, Framing.of(config))
         data: Data = FeatureData(features, folder.labels, config.batch_size, training=training, seed=config.seed,
                                  rank=world.rank, rank_size=world.rank_size)
     else:
@@ -196,7 +197,7 @@ def data_source(config: Config, augmentation: Augmentation, world: World, folder
         data = ImageData(folder, config.image_size, config.batch_size, training=training, seed=config.seed,
                          augmentation=augmentation, num_workers=config.num_workers, rank=world.rank,
                          rank_size=world.rank_size, cache=dataset_cache(config),
-                         normalisation=normalisation if is_normalised else None,
+                         normalisation=normalisation if is_normalised else None, framing=Framing.of(config),
                          epochs=config.epoch_size if training else 1, batches_per_step=config.grad_accum_steps)
     if training and data.batch_size < config.batch_size:
         print(f"batch_size is {data.batch_size}, not {config.batch_size}: there are no more training images")

@@ -15,7 +15,7 @@ if ! command -v g++ >/dev/null; then
     exit 0
 fi
 flags=(-std=c++17 -Isrc/cpu_kernels/native -Iascend310_infer/inc)
-checked=(src/cpu_kernels/native/*.cc tests/cpp/*.cc ascend310_infer/src/{files,image_kind,normalisation,resize}.cc)
+checked=(src/cpu_kernels/native/*.cc tests/cpp/*.cc ascend310_infer/src/{description,files,framing,image_kind,normalisation,resize}.cc)
 # The rest of the 310 program includes MindSpore Lite. dvpp_preprocess.cc needs a package for Ascend.
 lite=${LITE_HOME:-}/mindspore_lite
 if [ -d "$lite/include/api" ]; then

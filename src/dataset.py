@@ -14,11 +14,12 @@ import numpy as np
 from mindspore import Tensor
 
 from src.data.cache_server import cached_images, write_manifest
+from src.data.framing import Framing
 from src.data.image_cache import LEAST_SHORTER_SIDE, copies_folder
 from src.data.image_check import check_file
 from src.data.image_folder import ImageFolder
 from src.data.mixing import BatchAugmentation
-from src.data.transforms import IMAGENET, Augmentation, eval_transforms, train_transforms
+from src.data.transforms import CENTRE, IMAGENET, Augmentation, eval_transforms, train_transforms
 from src.errors import UserError, first_line
 from src.normalisation import IMAGENET_PIXELS, Normalisation
 
@@ -74,6 +75,7 @@ class ImageData:
     next one begins to work during the last batches of the present one, so that training does not wait for it.
 
     Args:
+        framing: of evaluation. With several views of an image, each batch has N x V x 3 x size x size images.
         epochs: of the run. No epoch is begun beforehand after the last one.
         batches_per_step: batches at the end of an epoch that do not fill a step are not used.
     """
@@ -81,11 +83,11 @@ class ImageData:
     def __init__(self, folder: ImageFolder, image_size: int, batch_size: int, *, training: bool, seed: int = 0,
                  augmentation: Augmentation = IMAGENET, num_workers: int = 1, rank: int = 0, rank_size: int = 1,
                  cache: ds.DatasetCache | None = None, normalisation: Normalisation | None = IMAGENET_PIXELS,
-                 epochs: int = 1, batches_per_step: int = 1) -> None:
+                 framing: Framing = CENTRE, epochs: int = 1, batches_per_step: int = 1) -> None:
         self.images, self.batch_size, self.steps_per_epoch = shard(len(folder), batch_size, training, rank, rank_size)
         self.training, self._augmentation = training, augmentation
         self._transforms = train_transforms(image_size, augmentation, normalisation) if training \
-            else eval_transforms(image_size, normalisation)
+            else eval_transforms(image_size, normalisation, framing)
         self._folder, self._workers = folder, usable_workers(num_workers)
         self._seed, self._rank, self._rank_size = seed, rank, rank_size
         self._cache, self._manifest = cache, write_manifest(folder) if cache else Path()
@@ -161,7 +163,7 @@ class ImageData:
 
     def _pad(self, images: Tensor, labels: Tensor) -> Batch:
         missing = self.batch_size - labels.shape[0]
-        return (Tensor(np.pad(images.asnumpy(), ((0, missing), (0, 0), (0, 0), (0, 0)), mode="edge")),
+        return (Tensor(np.pad(images.asnumpy(), ((0, missing), *[(0, 0)] * (images.ndim - 1)), mode="edge")),
                 Tensor(np.pad(labels.asnumpy(), (0, missing), constant_values=IGNORE_INDEX)))
 
 

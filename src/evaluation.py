@@ -1,8 +1,9 @@
 """Evaluates a network on a data source: every image exactly once, on any number of ranks."""
 import numpy as np
-from mindspore import nn
+from mindspore import Tensor, nn
 from tqdm import tqdm
 
+from src.data.framing import IMAGES_OF_VIEWS, mean_over_views
 from src.dataset import IGNORE_INDEX, Data
 from src.distributed.collectives import all_gather
 from src.distributed.world import World
@@ -20,7 +21,7 @@ def evaluate(network: nn.Cell, data: Data, world: World) -> EvalResult:
     for inputs, batch_labels in tqdm(data.epoch(0), total=data.steps_per_epoch, desc="eval", leave=False,
                                      disable=None if world.is_main_process else True):
         real = batch_labels.asnumpy() != IGNORE_INDEX
-        logits = network(inputs).asnumpy()[real].astype(np.float32)
+        logits = _logits(network, inputs)[real].astype(np.float32)
         judged.append(judge(logits, batch_labels.asnumpy()[real]))
         classes = logits.shape[1]
     network.set_train(training)
@@ -28,6 +29,13 @@ def evaluate(network: nn.Cell, data: Data, world: World) -> EvalResult:
     if len(images) != data.images:
         raise AssertionError(f"{len(images)} images were scored of {data.images}")
     return _gather(images, classes, world)
+
+
+def _logits(network: nn.Cell, inputs: Tensor) -> np.ndarray:
+    """N x C. Of several views of an image, N x V x 3 x H x W, the mean."""
+    if inputs.ndim < IMAGES_OF_VIEWS:
+        return network(inputs).asnumpy()
+    return mean_over_views(lambda view: network(Tensor(view)).asnumpy(), inputs.asnumpy())
 
 
 def _gather(judged: np.ndarray, classes: int, world: World) -> EvalResult:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from src.data.framing import Framing
 from src.data.image_check import scan_checked
 from src.data.sources import eval_source
 from src.dataset import IGNORE_INDEX, ImageData
@@ -64,7 +65,7 @@ def _labelled_images(config: Config, classes: tuple[str, ...] | None, normalisat
     folder = scan_checked(eval_source(config.dataset_path), config, ALONE, training=False)
     check_classes(classes, folder.classes, folder.root)
     return ImageData(folder, config.image_size, config.batch_size, training=False, num_workers=config.num_workers,
-                     normalisation=normalisation)
+                     normalisation=normalisation, framing=Framing.of(config))
 
 
 def _batches(data: ImageData) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -32,6 +32,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.cpu_kernels.threads import thread_count
 from src.data.formats.mindrecord_writer import pack_mindrecord
+from src.data.framing import Framing
 from src.data.image_folder import ImageFolder
 from src.data.transforms import train_transforms
 from src.dataset import ImageData, usable_workers
@@ -187,7 +188,8 @@ def measure_inference(model_path: str, steps: int) -> dict[str, float]:
                 predict(images)
             seconds["onnx_images_per_s"].append(time.perf_counter() - start)
             start = time.perf_counter()
-            for _, batch in ImageStream(paths, size, batch_size, workers, model.normalisation):
+            for _, batch in ImageStream(paths, size, batch_size, workers, model.normalisation,
+                                        Framing.of(model.config)):
                 predict(batch)
             seconds["infer_images_per_s"].append(time.perf_counter() - start)
     return {"batch_size": batch_size, "image_size": size, "threads": threads,

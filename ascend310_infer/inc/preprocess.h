@@ -6,14 +6,18 @@
 #include <string>
 
 #include "files.h"
+#include "framing.h"
 #include "model_runner.h"
 #include "normalisation.h"
 
 class Preprocess {
  public:
   virtual ~Preprocess() = default;
-  // Fills a slot of the model's batch with an image. Throws, with the file's name, if that is not possible.
-  virtual void fill(const std::filesystem::path &file, unsigned char *slot) = 0;
+  // How many views of an image there are.
+  virtual int views() const { return 1; }
+  // Writes the views of an image, each of the size of a slot of the model's batch. Throws, with the file's name, if
+  // that is not possible.
+  virtual void fill(const std::filesystem::path &file, unsigned char *views) = 0;
   // The files of a folder that it reads. Throws as `list_images`.
   virtual Images list(const std::filesystem::path &root) const { return list_images(root); }
 };
@@ -22,10 +26,9 @@ class Preprocess {
 // AIPP) or RAW (files that hold the slot's bytes). Throws if this program was built without it or the model is not for
 // it.
 std::unique_ptr<Preprocess> make_preprocess(const std::string &kind, const ModelRunner &model,
-                                            const Normalisation &normalisation, uint32_t device_id);
+                                            const Normalisation &normalisation, const Framing &framing,
+                                            uint32_t device_id);
 
-std::unique_ptr<Preprocess> make_cpu_preprocess(const ModelRunner &model, const Normalisation &normalisation);
-std::unique_ptr<Preprocess> make_dvpp_preprocess(const ModelRunner &model, uint32_t device_id);
-
-// The shorter side before the centre crop, as src/data/transforms.py has it.
-int resize_size(int image_size);
+std::unique_ptr<Preprocess> make_cpu_preprocess(const ModelRunner &model, const Normalisation &normalisation,
+                                                const Framing &framing);
+std::unique_ptr<Preprocess> make_dvpp_preprocess(const ModelRunner &model, const Framing &framing, uint32_t device_id);

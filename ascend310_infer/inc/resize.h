@@ -12,5 +12,8 @@ struct Image {
 // The image upright; `orientation` is of `jpeg_orientation`.
 Image upright(const Image &image, int orientation);
 
-// Bilinear resizing to the bit as OpenCV does it on 8-bit images, which is what MindSpore's Resize calls.
-Image resize(const Image &image, int width, int height);
+enum class Interpolation { bilinear, bicubic };
+
+// Resizing as OpenCV does it on 8-bit images, which is what MindSpore's Resize calls: bilinear to the bit; bicubic but
+// for a rounding here and there, for OpenCV adds up the rows in float32 on some processors.
+Image resize(const Image &image, int width, int height, Interpolation interpolation = Interpolation::bilinear);

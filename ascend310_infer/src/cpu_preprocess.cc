@@ -1,5 +1,4 @@
-// Decode, resize, crop and normalise on the CPU, as src/data/transforms.py does in evaluation.
-#include <cmath>
+// Decode, frame and normalise on the CPU, as src/data/transforms.py does in evaluation.
 #include <csetjmp>
 #include <cstdint>
 #include <cstdio>
@@ -11,7 +10,6 @@
 #include "files.h"
 #include "image_kind.h"
 #include "preprocess.h"
-#include "resize.h"
 
 namespace {
 constexpr uint64_t LARGEST = 1'000'000'000;  // pixels, as src/data/images.py has it
@@ -83,24 +81,33 @@ bool decode_jpeg(const std::vector<unsigned char> &content, Image *image, ErrorH
 
 class CpuPreprocess : public Preprocess {
  public:
-  CpuPreprocess(const ModelRunner &model, const Normalisation &normalisation)
+  CpuPreprocess(const ModelRunner &model, const Normalisation &normalisation, const Framing &framing)
       : size_(static_cast<int>(model.image_size())),
         channels_first_(model.channels_first()),
-        normalisation_(normalisation) {}
+        normalisation_(normalisation),
+        framing_(framing) {}
 
-  void fill(const std::filesystem::path &file, unsigned char *slot) override {
+  int views() const override { return framing_.views(); }
+
+  void fill(const std::filesystem::path &file, unsigned char *views) override {
     const auto content = read_file(file);
     Image image;
     ErrorHandler handler{};
     if (!decode_jpeg(content, &image, &handler)) {
       throw std::runtime_error(file.string() + ": cannot be decoded as JPEG (" + handler.message + ")");
     }
-    image = resize_shorter_side(upright(image, jpeg_orientation(content)), resize_size(size_));
-    const int left = (image.width - size_) / 2, top = (image.height - size_) / 2;
-    auto *out = reinterpret_cast<float *>(slot);
+    image = frame(upright(image, jpeg_orientation(content)), framing_, size_);
+    auto *out = reinterpret_cast<float *>(views);
+    for (int view = 0; view < framing_.views(); ++view, out += 3 * size_ * size_) {
+      normalise(view_of(image, framing_, size_, view), out);
+    }
+  }
+
+ private:
+  void normalise(const Image &image, float *out) const {
     for (int y = 0; y < size_; ++y) {
       for (int x = 0; x < size_; ++x) {
-        const size_t pixel = 3 * (static_cast<size_t>(top + y) * image.width + static_cast<size_t>(left + x));
+        const size_t pixel = 3 * (static_cast<size_t>(y) * image.width + static_cast<size_t>(x));
         for (int c = 0; c < 3; ++c) {
           const int place = channels_first_ ? (c * size_ + y) * size_ + x : (y * size_ + x) * 3 + c;
           out[place] = (static_cast<float>(image.rgb[pixel + c]) - normalisation_.mean[c]) / normalisation_.std[c];
@@ -109,22 +116,15 @@ class CpuPreprocess : public Preprocess {
     }
   }
 
- private:
-  // The longer side as MindSpore's Resize has it: in float32, rounded down.
-  static Image resize_shorter_side(const Image &image, int side) {
-    const auto w = static_cast<float>(image.width), h = static_cast<float>(image.height);
-    const auto longer = static_cast<float>(side);
-    return image.height < image.width ? resize(image, static_cast<int>(std::floor(w / h * longer)), side)
-                                      : resize(image, side, static_cast<int>(std::floor(h / w * longer)));
-  }
-
   int size_;
   bool channels_first_;
   Normalisation normalisation_;
+  Framing framing_;
 };
 }  // namespace
 
-std::unique_ptr<Preprocess> make_cpu_preprocess(const ModelRunner &model, const Normalisation &normalisation) {
+std::unique_ptr<Preprocess> make_cpu_preprocess(const ModelRunner &model, const Normalisation &normalisation,
+                                                const Framing &framing) {
   if (!model.takes_float32()) throw std::runtime_error("preprocessing CPU: the model does not take float32");
-  return std::make_unique<CpuPreprocess>(model, normalisation);
+  return std::make_unique<CpuPreprocess>(model, normalisation, framing);
 }

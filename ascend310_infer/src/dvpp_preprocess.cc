@@ -29,22 +29,23 @@ std::pair<uint32_t, uint32_t> jpeg_size(const std::vector<unsigned char> &conten
 
 class DvppPreprocess : public Preprocess {
  public:
-  DvppPreprocess(const ModelRunner &model, uint32_t device_id)
-      : size_(static_cast<uint32_t>(model.image_size())), slot_size_(model.slot_size()), device_id_(device_id) {}
+  DvppPreprocess(const ModelRunner &model, const Framing &framing, uint32_t device_id)
+      : size_(static_cast<uint32_t>(model.image_size())),
+        slot_size_(model.slot_size()),
+        framing_(framing),
+        device_id_(device_id) {}
 
-  void fill(const std::filesystem::path &file, unsigned char *slot) override {
+  void fill(const std::filesystem::path &file, unsigned char *views) override {
     const auto content = read_file(file);
     if (jpeg_orientation(content) != 1) {
       throw std::runtime_error(file.string() +
                                ": its EXIF data say that it is turned, which DVPP does not do; use --preprocess CPU");
     }
-    // Given two numbers DVPP resizes to them, so they are worked out for each image to keep its proportions.
     const auto [height, width] = jpeg_size(content, file.string());
-    const uint32_t shorter = std::min(height, width);
-    if (shorter == 0) throw std::runtime_error(file.string() + ": not a JPEG file");
-    const auto side = static_cast<uint32_t>(resize_size(static_cast<int>(size_)));
+    if (height == 0 || width == 0) throw std::runtime_error(file.string() + ": not a JPEG file");
+    const std::vector<uint32_t> square = {size_, size_};
     const auto operation = std::make_shared<DvppDecodeResizeCropJpeg>(
-        std::vector<uint32_t>{size_, size_}, std::vector<uint32_t>{height * side / shorter, width * side / shorter});
+        square, framing_.crop_mode == "squash" ? square : in_proportion(height, width));
     mindspore::dataset::Execute execute(operation, MapTargetDevice::kAscend310, device_id_);
     const mindspore::MSTensor encoded(file.string(), mindspore::DataType::kNumberTypeUInt8,
                                       {static_cast<int64_t>(content.size())}, content.data(), content.size());
@@ -58,16 +59,24 @@ class DvppPreprocess : public Preprocess {
                                " bytes, the model takes " + std::to_string(slot_size_) +
                                "; src/aipp.cfg must be for its size");
     }
-    std::memcpy(slot, image.Data().get(), slot_size_);
+    std::memcpy(views, image.Data().get(), slot_size_);
   }
 
  private:
+  // Given two numbers DVPP resizes to them, so they are worked out for each image to keep its proportions.
+  std::vector<uint32_t> in_proportion(uint32_t height, uint32_t width) const {
+    const auto side = static_cast<uint32_t>(framing_.shorter_side(static_cast<int>(size_)));
+    const uint32_t shorter = std::min(height, width);
+    return {height * side / shorter, width * side / shorter};
+  }
+
   uint32_t size_;
   size_t slot_size_;
+  Framing framing_;
   uint32_t device_id_;
 };
 }  // namespace
 
-std::unique_ptr<Preprocess> make_dvpp_preprocess(const ModelRunner &model, uint32_t device_id) {
-  return std::make_unique<DvppPreprocess>(model, device_id);
+std::unique_ptr<Preprocess> make_dvpp_preprocess(const ModelRunner &model, const Framing &framing, uint32_t device_id) {
+  return std::make_unique<DvppPreprocess>(model, framing, device_id);
 }

@@ -3,16 +3,19 @@
 //   infer310 --model M.mindir --data FOLDER --output RESULTS [--device Ascend|GPU|CPU] [--device_id 0]
 //            [--preprocess CPU|DVPP|RAW] [--aipp src/aipp.cfg] [--inputs FOLDER]
 //
-// --inputs also keeps what entered the network, as files for --preprocess RAW.
-// The result of FOLDER/a/b.jpg is RESULTS/a/b.jpg.bin. Any fault ends the program with status 1 and a line that names
-// the file.
+// --inputs also keeps what entered the network, as files for --preprocess RAW: a.jpg.bin, and further views of an image
+// as a.jpg.1.bin and so on. The JSON beside the model says how images are prepared, and how many views count; the
+// logits are the mean over the views. The result of FOLDER/a/b.jpg is RESULTS/a/b.jpg.bin. Any fault ends the program
+// with status 1 and a line that names the file.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <filesystem>
+#include <functional>
 #include <iostream>
 #include <map>
 #include <numeric>
@@ -79,36 +82,49 @@ void run(Options options) {
   }
   const auto device_id = static_cast<uint32_t>(std::stoul(options["device_id"]));
   ModelRunner model(options["model"], {options["device"], device_id, options["aipp"]});
-  const auto preprocess =
-      make_preprocess(options["preprocess"], model, read_normalisation(options["model"]), device_id);
+  const auto preprocess = make_preprocess(options["preprocess"], model, read_normalisation(options["model"]),
+                                          read_framing(options["model"]), device_id);
   const auto [files, left_out] = preprocess->list(data);
   if (!left_out.empty()) {
     std::printf("left out: %zu no image (%s)\n", left_out.size(), list_some(left_out, ", ").c_str());
   }
 
-  const auto batch_size = static_cast<size_t>(model.batch_size());
+  const auto batch_size = static_cast<size_t>(model.batch_size()), slot_size = model.slot_size();
+  const auto views = static_cast<size_t>(preprocess->views());
+  std::vector<unsigned char> images(batch_size * views * slot_size);
   std::vector<double> latencies;
   double first = 0, preprocessing = 0;
   for (size_t begin = 0; begin < files.size(); begin += batch_size) {
     const size_t end = std::min(begin + batch_size, files.size());
     const auto preprocessing_begin = std::chrono::steady_clock::now();
     // What fills up the last batch is left over from the one before; its logits go nowhere.
-    for (size_t i = begin; i < end; ++i) preprocess->fill(data / files[i], model.slot(static_cast<int64_t>(i - begin)));
+    for (size_t i = begin; i < end; ++i) preprocess->fill(data / files[i], &images[(i - begin) * views * slot_size]);
     preprocessing += milliseconds_since(preprocessing_begin);
-    if (begin == 0) {
-      const auto warm_up_begin = std::chrono::steady_clock::now();
-      model.predict();
-      first = milliseconds_since(warm_up_begin);
+    std::vector<float> logits;  // the sum over the views
+    for (size_t view = 0; view < views; ++view) {
+      for (size_t i = 0; i < batch_size; ++i) {
+        std::memcpy(model.slot(static_cast<int64_t>(i)), &images[(i * views + view) * slot_size], slot_size);
+      }
+      if (begin == 0 && view == 0) {
+        const auto warm_up_begin = std::chrono::steady_clock::now();
+        model.predict();
+        first = milliseconds_since(warm_up_begin);
+      }
+      const auto predict_begin = std::chrono::steady_clock::now();
+      const auto found = model.predict();
+      latencies.push_back(milliseconds_since(predict_begin));
+      logits.resize(found.size());
+      std::transform(found.begin(), found.end(), logits.begin(), logits.begin(), std::plus<>());
     }
-    const auto predict_begin = std::chrono::steady_clock::now();
-    const auto logits = model.predict();
-    latencies.push_back(milliseconds_since(predict_begin));
+    for (float &logit : logits) logit /= static_cast<float>(views);
     const size_t classes = logits.size() / batch_size;
     for (size_t i = begin; i < end; ++i) {
       write_file(output / (files[i] + ".bin"), logits.data() + (i - begin) * classes, classes * sizeof(float));
-      if (!options["inputs"].empty()) {
-        write_file(fs::path(options["inputs"]) / (files[i] + ".bin"), model.slot(static_cast<int64_t>(i - begin)),
-                   model.slot_size());
+      if (options["inputs"].empty()) continue;
+      for (size_t view = 0; view < views; ++view) {
+        const std::string number = view == 0 ? "" : "." + std::to_string(view);
+        write_file(fs::path(options["inputs"]) / (files[i] + number + ".bin"),
+                   &images[((i - begin) * views + view) * slot_size], slot_size);
       }
     }
   }

@@ -6,21 +6,9 @@
 #include <stdexcept>
 #include <string>
 
-#include "files.h"
+#include "description.h"
 
 namespace {
-constexpr const char *SPACE = " \t\r\n";
-
-// Where the value of a key begins; npos if the text has no such key. A text in quotes is one if a colon follows.
-size_t value_of(const std::string &json, const std::string &key) {
-  const std::string quoted = '"' + key + '"';
-  for (size_t at = json.find(quoted); at != std::string::npos; at = json.find(quoted, at + 1)) {
-    const size_t colon = json.find_first_not_of(SPACE, at + quoted.size());
-    if (colon != std::string::npos && json[colon] == ':') return json.find_first_not_of(SPACE, colon + 1);
-  }
-  return std::string::npos;
-}
-
 // Nothing if the text has no such key.
 std::optional<std::array<float, 3>> three_numbers(const std::string &json, const std::string &key) {
   size_t at = value_of(json, key);
@@ -31,7 +19,7 @@ std::optional<std::array<float, 3>> three_numbers(const std::string &json, const
     char *end = nullptr;
     numbers[i] = std::strtof(json.c_str() + at + 1, &end);
     if (end == json.c_str() + at + 1 || !std::isfinite(numbers[i])) throw std::runtime_error(key);
-    at = json.find_first_not_of(SPACE, static_cast<size_t>(end - json.c_str()));
+    at = json.find_first_not_of(JSON_SPACE, static_cast<size_t>(end - json.c_str()));
   }
   if (at == std::string::npos || json[at] != ']') throw std::runtime_error(key);
   return numbers;
@@ -47,11 +35,8 @@ bool Normalisation::is_imagenets() const {
 }
 
 Normalisation read_normalisation(const std::filesystem::path &model) {
-  const std::filesystem::path path = model.string() + ".json";
   Normalisation normalisation;
-  if (!std::filesystem::is_regular_file(path)) return normalisation;
-  const auto content = read_file(path);
-  const std::string json(content.begin(), content.end()), inside = "\"inside the graph\"";
+  const std::string json = read_description(model), inside = "\"inside the graph\"";
   const size_t normalise = value_of(json, "normalise");
   if (normalise != std::string::npos && json.compare(normalise, inside.size(), inside) == 0)
     return {{0.0F, 0.0F, 0.0F}, {1.0F, 1.0F, 1.0F}};
@@ -61,7 +46,8 @@ Normalisation read_normalisation(const std::filesystem::path &model) {
     for (const float deviation : normalisation.std)
       if (deviation <= 0) throw std::runtime_error("std");
   } catch (const std::runtime_error &fault) {
-    throw std::runtime_error(path.string() + ": has no three numbers as " + fault.what() + "; export the model anew");
+    throw std::runtime_error(description_path(model).string() + ": has no three numbers as " + fault.what() +
+                             "; export the model anew");
   }
   return normalisation;
 }

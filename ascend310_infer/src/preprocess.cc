@@ -1,14 +1,11 @@
 #include "preprocess.h"
 
-#include <cmath>
 #include <cstring>
 #include <stdexcept>
 
 #include "files.h"
 
 namespace {
-constexpr double CROP_PCT = 0.875;
-
 class RawPreprocess : public Preprocess {
  public:
   explicit RawPreprocess(size_t size) : size_(size) {}
@@ -27,22 +24,32 @@ class RawPreprocess : public Preprocess {
  private:
   size_t size_;
 };
+
+void check_dvpp_can(const Framing &framing) {
+  std::string beyond;
+  if (framing.crop_mode == "pad") beyond = "crop_mode pad";
+  if (framing.interpolation == Interpolation::bicubic) beyond = "interpolation bicubic";
+  if (framing.views() > 1) beyond = "tta " + framing.tta;
+  if (beyond.empty()) return;
+  throw std::runtime_error("preprocessing DVPP: the JSON beside the model says " + beyond +
+                           ", which DVPP does not do; take CPU");
+}
 }  // namespace
 
-int resize_size(int image_size) { return static_cast<int>(std::lround(image_size / CROP_PCT)); }
-
 std::unique_ptr<Preprocess> make_preprocess(const std::string &kind, const ModelRunner &model,
-                                            const Normalisation &normalisation, [[maybe_unused]] uint32_t device_id) {
+                                            const Normalisation &normalisation, const Framing &framing,
+                                            [[maybe_unused]] uint32_t device_id) {
   if (kind == "DVPP" && !normalisation.is_imagenets()) {
     throw std::runtime_error(
         "preprocessing DVPP: src/aipp.cfg normalises with the numbers of ImageNet, and the model has others; take CPU");
   }
+  if (kind == "DVPP") check_dvpp_can(framing);
   if (kind == "RAW") return std::make_unique<RawPreprocess>(model.slot_size());
 #ifdef HAVE_CPU_PREPROCESS
-  if (kind == "CPU") return make_cpu_preprocess(model, normalisation);
+  if (kind == "CPU") return make_cpu_preprocess(model, normalisation, framing);
 #endif
 #ifdef HAVE_DVPP_PREPROCESS
-  if (kind == "DVPP") return make_dvpp_preprocess(model, device_id);
+  if (kind == "DVPP") return make_dvpp_preprocess(model, framing, device_id);
 #endif
   throw std::runtime_error("preprocessing " + kind + ": not built into this program; build.sh tells why");
 }

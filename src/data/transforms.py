@@ -1,8 +1,8 @@
 """From an encoded image to the input of the network, with MindSpore's own C++ operators.
 
 Training: random resized crop, flip, colour jitter, normalise. src/data/mixing.py has the augmentation of whole batches.
-Evaluation: shorter side to `round(size / 0.875)`, centre crop, normalise. Evaluation, export and deployment share the
-numbers here and in src/normalisation.py.
+Evaluation: resize, crop or pad as src/data/framing.py says, normalise. Evaluation, export and deployment share the
+numbers there and in src/normalisation.py.
 """
 from dataclasses import dataclass
 
@@ -10,11 +10,10 @@ import mindspore as ms
 from mindspore.dataset import transforms, vision
 
 from src.data.auto_augment import auto_augment
+from src.data.framing import Framing
 from src.errors import UserError
 from src.model_utils.config import Config
 from src.normalisation import IMAGENET_PIXELS, Normalisation
-
-CROP_PCT = 0.875  # fraction of the shorter side that the evaluation crop keeps
 
 
 @dataclass(frozen=True)
@@ -71,11 +70,7 @@ class Augmentation:
 
 
 IMAGENET = Augmentation()
-
-
-def resize_size(image_size: int) -> int:
-    """The shorter side, in pixels, before the centre crop of evaluation."""
-    return round(image_size / CROP_PCT)
+CENTRE = Framing()
 
 
 def train_transforms(image_size: int, augmentation: Augmentation = IMAGENET,
@@ -97,10 +92,14 @@ def train_transforms(image_size: int, augmentation: Augmentation = IMAGENET,
     ]
 
 
-def eval_transforms(image_size: int, normalisation: Normalisation | None = IMAGENET_PIXELS) -> list:
-    """Encoded image to its 3 x `image_size` x `image_size` float32 centre, normalised or as pixels of 0 to 255."""
-    return [vision.Decode(), vision.Resize(resize_size(image_size)), vision.CenterCrop(image_size),
-            *(_normalise(normalisation) if normalisation else [vision.HWC2CHW(), transforms.TypeCast(ms.float32)])]
+def eval_transforms(image_size: int, normalisation: Normalisation | None = IMAGENET_PIXELS,
+                    framing: Framing = CENTRE) -> list:
+    """Encoded image to the float32 square of a framing, 3 x `image_size` x `image_size`; with V views of it, to V x 3 x
+    `image_size` x `image_size`. Normalised, or as pixels of 0 to 255.
+    """
+    return [vision.Decode(), *framing.transforms(image_size),
+            *(_normalise(normalisation) if normalisation else [vision.HWC2CHW(), transforms.TypeCast(ms.float32)]),
+            *framing.view_transforms(image_size)]
 
 
 def _normalise(normalisation: Normalisation) -> list:

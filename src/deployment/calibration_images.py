@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from src.data.framing import Framing
 from src.dataset import IGNORE_INDEX
 from src.deployment.prediction import ImageStream, list_images
 from src.errors import UserError
@@ -43,7 +44,7 @@ def load_calibration_images(config: Config, classes: Sequence[str] | None,
         paths = sorted(random.Random(config.seed).sample(paths, config.calibration_images))  # noqa: S311
     images = np.empty((len(paths), 3, config.image_size, config.image_size), np.float32)
     stream = ImageStream(paths, config.image_size, min(config.batch_size, len(paths)), config.num_workers,
-                         normalisation)
+                         normalisation, Framing.of(config))
     for positions, batch in stream:
         images[positions] = batch
     for position, fault in sorted(stream.faults.items()):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from src.data.framing import Framing
 from src.deployment.formats import files_of
 from src.errors import UserError
 from src.files import file_digest
@@ -14,6 +15,8 @@ from src.json_records import make_record, read_json
 
 ANY_SIZE = "any"  # of batches
 CHANNELS = 3
+# The keys of a `Preprocessing`, as an ONNX file has them.
+NUMBERS, TEXTS = ("centre_crop", "mean", "std", "crop_pct"), ("normalise", "crop_mode", "interpolation", "tta")
 LARGEST_BATCH, LARGEST_SIDE = 2 ** 16, 2 ** 13  # images, pixels: larger values mean that the file is damaged
 
 
@@ -44,6 +47,16 @@ class Preprocessing:
     normalise: str = ""
     mean: tuple[float, ...] | None = None  # for pixels of 0 to 255; None: as for ImageNet
     std: tuple[float, ...] | None = None
+    # Files of earlier versions have neither of these, or what the defaults are.
+    crop_mode: str = Framing.crop_mode
+    crop_pct: float = Framing.crop_pct
+    interpolation: str = Framing.interpolation
+    tta: str = Framing.tta
+
+    @property
+    def framing(self) -> Framing:
+        """How an image becomes the input."""
+        return Framing(self.crop_mode, self.crop_pct, self.interpolation, self.tta)
 
     def __post_init__(self) -> None:
         if self.centre_crop is not None and not 1 <= self.centre_crop <= LARGEST_SIDE:
@@ -53,6 +66,7 @@ class Preprocessing:
                 raise ValueError(f"{name} must be {CHANNELS} numbers")
         if self.std is not None and not all(value > 0 for value in self.std):
             raise ValueError("std must be more than 0")
+        _ = self.framing  # whose values are checked when it is made
 
 
 @dataclass(frozen=True)
@@ -107,11 +121,11 @@ def unpack_metadata(texts: Mapping[str, str], where: object) -> Description:
     """
     fault = f"{where}: its metadata are not those of a network that this project exported"
     try:
-        numbers = {key: json.loads(texts[key]) for key in ("centre_crop", "mean", "std", "classes") if key in texts}
+        numbers = {key: json.loads(texts[key]) for key in (*NUMBERS, "classes") if key in texts}
     except (ValueError, RecursionError) as error:
         raise UserError(f"{fault} ({error})") from error
     found = {"output": {"meaning": texts.get("output", Output.meaning)},
-             "preprocessing": {"normalise": texts.get("normalise", ""),
-                               **{key: numbers.get(key) for key in ("centre_crop", "mean", "std")}},
+             "preprocessing": {key: numbers[key] if key in NUMBERS else texts[key]
+                               for key in (*NUMBERS, *TEXTS) if key in texts},
              "classes": numbers.get("classes")}
     return make_record(Description, found, fault)

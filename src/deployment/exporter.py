@@ -4,6 +4,7 @@ The exported graph has stock cells alone, whatever kernels the network was train
 preprocessing and the digest; see src/deployment/description.py.
 """
 import contextlib
+import dataclasses
 import json
 import os
 import tempfile
@@ -17,7 +18,8 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from src.checkpoint.file import Checkpoint
-from src.data.transforms import resize_size
+from src.data.framing import PAD_COLOUR, Framing
+from src.data.transforms import CENTRE
 from src.deployment.description import ANY_SIZE, content_digest, description_path, pack_metadata
 from src.deployment.formats import ENDINGS, INPUT, input_layout, output_name
 from src.deployment.onnx_graph import OnnxGraph
@@ -40,6 +42,7 @@ class ExportOptions:
     normalise: bool = False  # True: the graph takes RGB pixels of 0 to 255 and normalises them
     softmax: bool = False  # True: the output is probabilities, not logits
     normalisation: Normalisation = IMAGENET_PIXELS  # in the graph, or before it
+    framing: Framing = CENTRE  # before the graph
 
 
 class Deployable(nn.Cell):
@@ -140,8 +143,7 @@ def usage(options: ExportOptions, classes: tuple[str, ...] | None, num_classes: 
         "output": {"name": output, "meaning": output, "num_classes": num_classes},
         "preprocessing": {
             "colours": "RGB",
-            "resize_shorter_side": resize_size(options.image_size),
-            "interpolation": "bilinear",
+            **_framing(options.framing, options.image_size),
             "centre_crop": options.image_size,
             "pixels": [0, 255],
             "mean": options.normalisation.pixel_mean,
@@ -150,6 +152,16 @@ def usage(options: ExportOptions, classes: tuple[str, ...] | None, num_classes: 
         },
         "classes": list(classes) if classes else None,
     }
+
+
+def _framing(framing: Framing, image_size: int) -> dict[str, Any]:
+    """What is done with an image before `centre_crop`, which leaves all of a square that has its size already."""
+    numbers: dict[str, Any] = {"resize_shorter_side": framing.shorter_side(image_size)}
+    if framing.crop_mode == "pad":
+        numbers = {"resize_longer_side": image_size, "pad_colour": list(PAD_COLOUR)}
+    elif framing.crop_mode == "squash":
+        numbers = {"resize": [image_size, image_size]}
+    return {**dataclasses.asdict(framing), **numbers}
 
 
 def write_description(description: Mapping[str, Any], path: Path) -> None:

@@ -1,4 +1,5 @@
 """Opens a trained model for evaluation or prediction: a checkpoint or an exported file."""
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,5 +94,6 @@ def open_model(config: Config) -> ModelFile:
         return ModelFile(where, checkpoint, config.adopt(checkpoint.config, "image_size", *NETWORK_KEYS, where=where))
     path = Path(config.pretrain_ckpt)
     exported = load_exported(path, config)
-    known = {"image_size": exported.image_size, "batch_size": exported.best_batch_size or config.batch_size}
-    return ModelFile(path, exported, config.adopt(known, "image_size", "batch_size"))
+    known = {"image_size": exported.image_size, "batch_size": exported.best_batch_size or config.batch_size,
+             **dataclasses.asdict(exported.framing)}
+    return ModelFile(path, exported, config.adopt(known, *known))

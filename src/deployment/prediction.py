@@ -13,11 +13,12 @@ from mindspore.dataset.core.config import ErrorSamplesMode
 from PIL import Image
 
 from src.data.check_memory import Finding
+from src.data.framing import Framing
 from src.data.image_cache import copies_folder, encoded_image, longest_shorter_side
 from src.data.image_check import check_file, list_left_out
 from src.data.image_folder import images_below
 from src.data.images import is_image
-from src.data.transforms import eval_transforms
+from src.data.transforms import CENTRE, eval_transforms
 from src.dataset import usable_workers
 from src.errors import UserError
 from src.files import atomic_write, read_names
@@ -87,11 +88,15 @@ class ImageStream:
     batch_size: int
     num_workers: int
     normalisation: Normalisation | None = IMAGENET_PIXELS
+    framing: Framing = CENTRE
     faults: dict[int, str] = field(default_factory=dict)
     findings: dict[int, Finding] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield positions in `paths` (n) and images (n x 3 x size x size float32). n is at most `batch_size`."""
+        """Yield positions in `paths` (n) and images (n x 3 x size x size float32). n is at most `batch_size`.
+
+        With several views of an image, n x V x 3 x size x size.
+        """
         before = ds.config.get_error_samples_mode()
         ds.config.set_error_samples_mode(ErrorSamplesMode.SKIP)
         given: set[int] = set()
@@ -110,7 +115,7 @@ class ImageStream:
         encoded = _Encoded(self.paths, self.image_size, self.faults, self.findings)
         pipeline = ds.GeneratorDataset(encoded, ["image", "position"], shuffle=False, num_parallel_workers=workers,
                                        python_multiprocessing=False)
-        pipeline = pipeline.map(eval_transforms(self.image_size, self.normalisation), "image",
+        pipeline = pipeline.map(eval_transforms(self.image_size, self.normalisation, self.framing), "image",
                                 num_parallel_workers=workers)
         return pipeline.batch(self.batch_size, num_parallel_workers=1)
 

@@ -44,6 +44,7 @@ class ExportedNetwork:
         self._side = description.preprocessing.centre_crop or engine.image_size
         self.image_size: int = self._side or image_size
         self.normalisation = _normalisation(description.preprocessing)
+        self.framing = description.preprocessing.framing
         self.softmax = description.output.meaning == "probabilities"
         self.classes = description.classes or None
         self.best_batch_size = self.batch_size or engine.best_batch_size

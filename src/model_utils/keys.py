@@ -106,7 +106,7 @@ MODELARTS = "on ModelArts (docs/modelarts.md)"
 
 
 # The keys that are properties of a network: those of a checkpoint are taken over with it.
-NETWORK_KEYS = ("width_mult", "padding", "bn_eps", "normalisation")
+NETWORK_KEYS = ("width_mult", "padding", "bn_eps", "normalisation", "crop_mode", "crop_pct", "interpolation")
 
 
 @dataclass(frozen=True)
@@ -205,6 +205,14 @@ class Keys:
                                                   "of ImageNet and divides by its deviation, inception makes -1 to 1, "
                                                   "as for TensorFlow's networks.",
                              commands=COMMANDS, choices=("imagenet", "inception"))
+    crop_mode: str = key("center", NETWORK, "How evaluation and prediction make a square of an image: center crops the "
+                                            "middle, pad shows the whole image on a ground of the mean colour, squash "
+                                            "shows it stretched.",
+                         commands=COMMANDS, choices=("center", "pad", "squash"))
+    crop_pct: float = key(0.875, NETWORK, "Share of an image's shorter side that the crop of crop_mode center keeps.",
+                          commands=COMMANDS, min=0.25, max=1.0)  # copies of images have 4 times the network's size
+    interpolation: str = key("bilinear", NETWORK, "How evaluation and prediction resize images.",
+                             commands=COMMANDS, choices=("bilinear", "bicubic"))
     dropout: float = key(0.0, NETWORK, "Share of the pooled features that are set to zero in training.",
                          min=0.0, below=1.0)
 
@@ -319,6 +327,9 @@ class Keys:
     predictions: str = key("./predictions", PREDICTION, "Folder for predictions.csv, .json and .png of infer.py, and "
                                                         "for metrics.json and scored.csv of eval.py.",
                            commands=(EVAL, INFER))
+    tta: str = key("none", PREDICTION, "Test-time augmentation: the mean over views of an image. flip adds the mirror "
+                                       "image, five_crop adds the four corners. export.py writes it to the JSON.",
+                   commands=(EVAL, EXPORT, INFER), choices=("none", "flip", "five_crop"))
     top_k: int = key(5, PREDICTION, "How many of the most likely classes to name.", commands=(INFER,), min=1)
 
     enable_modelarts: bool = key(False, MODELARTS, "This is a job on ModelArts: fetch the data first, upload the "

@@ -7,8 +7,9 @@ from mindspore import Tensor, nn, ops
 from tqdm import tqdm
 
 from src.cache_folder import cache_folder
+from src.data.framing import Framing
 from src.data.image_folder import ImageFolder
-from src.data.transforms import CROP_PCT
+from src.data.transforms import CENTRE
 from src.dataset import IGNORE_INDEX, ImageData
 from src.distributed.collectives import all_reduce, sum_counts
 from src.distributed.world import World
@@ -32,20 +33,21 @@ class PooledBackbone(nn.Cell):
 
 
 def pooled_features(backbone: MobileNetV2Backbone, folder: ImageFolder, image_size: int, batch_size: int,
-                    num_workers: int, world: World, normalisation: Normalisation = IMAGENET_PIXELS) -> np.ndarray:
+                    num_workers: int, world: World, normalisation: Normalisation = IMAGENET_PIXELS,
+                    framing: Framing = CENTRE) -> np.ndarray:
     """The backbone's output for each image of a folder, averaged over the feature map: N x C x 1 x 1 float32.
 
     Images go through the evaluation transform. The key of the cache is made of the weights, the transform and the
     images. Each rank computes its shard, and all ranks get the features of all images.
     """
-    path = cache_folder("features") / f"{_key(backbone, folder, image_size, normalisation)}.npy"
+    path = cache_folder("features") / f"{_key(backbone, folder, image_size, normalisation, framing)}.npy"
     shape = (len(folder), backbone.out_channels, 1, 1)
     cached = _cached(path, shape)
     # Machines may have different caches. Either all ranks load the features, or all compute them.
     if sum_counts(np.array([cached is None], np.int64), world)[0] == 0 and cached is not None:
         return cached
     data = ImageData(folder, image_size, batch_size, training=False, num_workers=num_workers, rank=world.rank,
-                     rank_size=world.rank_size, normalisation=normalisation)
+                     rank_size=world.rank_size, normalisation=normalisation, framing=framing)
     backbone.set_train(False)
     pooled_backbone = PooledBackbone(backbone)
     result = np.zeros(shape, np.float32)
@@ -74,8 +76,9 @@ def _cached(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
         shape, np.float32) else None
 
 
-def _key(backbone: MobileNetV2Backbone, folder: ImageFolder, image_size: int, normalisation: Normalisation) -> str:
-    computed = (folder.root, folder.digest(), image_size, CROP_PCT, normalisation, backbone.padding, backbone.bn_eps)
+def _key(backbone: MobileNetV2Backbone, folder: ImageFolder, image_size: int, normalisation: Normalisation,
+         framing: Framing) -> str:
+    computed = (folder.root, folder.digest(), image_size, framing, normalisation, backbone.padding, backbone.bn_eps)
     hasher = hashlib.sha256(repr(computed).encode())
     for copy in folder.copies:
         hasher.update(Path(copy).name.encode())

@@ -16,6 +16,8 @@ import pytest
 from conftest import ROOT, Images, make_images, run_script
 from PIL import Image
 
+from src.data.framing import Framing
+from src.deployment.exporter import ExportOptions, usage
 from src.deployment.prediction import ImageStream, list_images
 from src.normalisation import IMAGENET_PIXELS
 from tests.support.odd_images import encoded, exif, not_images, odd_images, oriented, photo
@@ -150,6 +152,80 @@ def test_aipp_is_for_imagenets_numbers_alone(lite: Path, build_folder: Path, pho
     (tmp_path / "m.mindir.json").write_text(json.dumps({"preprocessing": {"mean": [127.5] * 3, "std": [127.5] * 3}}))
     assert_fails(infer310(lite, build_folder, "--model", model, "--data", photographs, "--output", tmp_path / "out",
                           "--preprocess", "DVPP"), "src/aipp.cfg normalises with the numbers of ImageNet", "take CPU")
+
+
+# ---- framing
+
+def framed(lite: Path, build_folder: Path, framing: Framing, photographs: Path, folder: Path) -> Path:
+    """What the program makes of the photographs when the JSON beside the model has this framing."""
+    model = shutil.copy(TINY, folder / "m.mindir")
+    preprocessing = usage(ExportOptions(SIZE, framing=framing), None, 3)["preprocessing"]
+    (folder / "m.mindir.json").write_text(json.dumps({"preprocessing": preprocessing}, indent=1))
+    run = infer310(lite, build_folder, "--model", model, "--data", photographs, "--output", folder / "logits",
+                   "--inputs", folder / "inputs")
+    assert run.returncode == 0, run.stderr
+    return folder
+
+
+@pytest.mark.parametrize("framing", [
+    Framing("pad"), Framing("squash"), Framing(crop_pct=1.0), Framing(crop_pct=0.512), Framing(interpolation="bicubic"),
+    Framing("pad", interpolation="bicubic"), Framing("squash", interpolation="bicubic"),
+    Framing(crop_pct=0.3, interpolation="bicubic")], ids=str)
+def test_pictures_are_framed_as_evaluation_frames_them(framing: Framing, lite: Path, build_folder: Path, decodes: None,
+                                                       photographs: Path, tmp_path: Path) -> None:
+    results = framed(lite, build_folder, framing, photographs, tmp_path)
+    paths = list_images(str(photographs))
+    entered = read(results / "inputs", paths, photographs).reshape(-1, 3, SIZE, SIZE)
+    expected = np.concatenate([images for _, images in ImageStream(paths, SIZE, 3, 1, framing=framing)])
+    difference = np.abs(entered - expected)
+    if framing.interpolation == "bilinear":
+        assert difference.max() < 1e-5
+    assert difference.max() < 0.018  # a grey level is 0.017 or 0.018
+    assert (difference > 1e-5).mean() < 1e-3
+
+
+@pytest.mark.parametrize(("tta", "mode"), [("flip", "center"), ("flip", "pad"), ("five_crop", "center")])
+def test_logits_are_the_mean_over_the_views(tta: str, mode: str, lite: Path, build_folder: Path, decodes: None,
+                                            photographs: Path, tmp_path: Path) -> None:
+    framing = Framing(mode, tta=tta)
+    results = framed(lite, build_folder, framing, photographs, tmp_path)
+    paths = list_images(str(photographs))
+    numbers = ["", *(f".{view}" for view in range(1, framing.views))]
+    entered = np.stack([[np.fromfile(results / "inputs" / f"{path.relative_to(photographs)}{number}.bin", np.float32)
+                         for number in numbers] for path in paths]).reshape(-1, framing.views, 3, SIZE, SIZE)
+    expected = np.concatenate([images for _, images in ImageStream(paths, SIZE, 3, 1, framing=framing)])
+    np.testing.assert_allclose(entered, expected, atol=1e-5)
+
+    # The network's logits for each view are those of the program for files of what enters it.
+    run = infer310(lite, build_folder, "--model", results / "m.mindir", "--data", results / "inputs", "--output",
+                   tmp_path / "single", "--preprocess", "RAW")
+    assert run.returncode == 0, run.stderr
+    single = np.stack([[np.fromfile(tmp_path / "single" / f"{path.relative_to(photographs)}{number}.bin.bin",
+                                    np.float32) for number in numbers] for path in paths])
+    assert np.abs(single[:, 0] - single[:, -1]).max() > 1e-3
+    np.testing.assert_allclose(read(results / "logits", paths, photographs), single.mean(axis=1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("framing", "beyond"), [
+    (Framing("pad"), "crop_mode pad"), (Framing(interpolation="bicubic"), "interpolation bicubic"),
+    (Framing(tta="flip"), "tta flip")])
+def test_dvpp_refuses_what_it_does_not_do(framing: Framing, beyond: str, lite: Path, build_folder: Path,
+                                          photographs: Path, tmp_path: Path) -> None:
+    model = shutil.copy(TINY, tmp_path / "m.mindir")
+    preprocessing = usage(ExportOptions(SIZE, framing=framing), None, 3)["preprocessing"]
+    (tmp_path / "m.mindir.json").write_text(json.dumps({"preprocessing": preprocessing}))
+    assert_fails(infer310(lite, build_folder, "--model", model, "--data", photographs, "--output", tmp_path / "out",
+                          "--preprocess", "DVPP"), beyond, "which DVPP does not do; take CPU")
+
+
+@pytest.mark.parametrize(("key", "value"), [("crop_mode", "border"), ("crop_pct", 0), ("crop_pct", "all"),
+                                            ("interpolation", None), ("tta", "ten_crop")])
+def test_a_framing_that_the_program_does_not_know(key: str, value: object, lite: Path, build_folder: Path,
+                                                  photographs: Path, tmp_path: Path) -> None:
+    model = shutil.copy(TINY, tmp_path / "m.mindir")
+    (tmp_path / "m.mindir.json").write_text(json.dumps({"preprocessing": {key: value}}))
+    assert_fails(infer310(lite, build_folder, "--model", model, "--data", photographs, "--output", tmp_path / "out"),
+                 f"m.mindir.json: has a {key} that this program does not know")
 
 
 def test_logits_are_those_of_the_network(lite: Path, build_folder: Path, results: Path, photographs: Path,

@@ -8,8 +8,9 @@ from conftest import Images
 from mindspore.dataset import vision
 from PIL import Image
 
+from src.data.framing import Framing
 from src.data.image_folder import ImageFolder
-from src.data.transforms import eval_transforms, resize_size, train_transforms
+from src.data.transforms import eval_transforms, train_transforms
 from src.dataset import ImageData
 from src.normalisation import IMAGENET_PIXELS
 from tests.test_dataset import batches
@@ -23,7 +24,7 @@ def transformed(path: Path, size: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("size", "shorter"), [(224, 256), (192, 219), (96, 110), (64, 73), (32, 37)])
 def test_shorter_side_before_the_crop(size: int, shorter: int) -> None:
-    assert resize_size(size) == shorter
+    assert Framing().shorter_side(size) == shorter
 
 
 @pytest.mark.parametrize("shape", [(200, 100), (100, 200), (90, 90)])

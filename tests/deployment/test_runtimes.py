@@ -2,6 +2,7 @@
 import csv
 import os
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 from conftest import ROOT, config_for, make_images
 from mindspore import Tensor
+from PIL import Image
 
 import infer
 from src.checkpoint.file import read_checkpoint, write_checkpoint
 from src.checkpoint.record import CheckpointMetadata
+from src.data.framing import CROP_MODES, INTERPOLATIONS, Framing
 from src.deployment.conversion import CONVERTERS, convert
 from src.deployment.exporter import (
     ExportOptions,
@@ -23,6 +26,7 @@ from src.deployment.exporter import (
     export,
     onnx_content,
     random_images,
+    usage,
     write_description,
 )
 from src.deployment.formats import ENDINGS
@@ -41,7 +45,7 @@ def write_scripts(folder: Path) -> None:
     blocks = re.findall(r"^```python\n# (\S+)\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert len(blocks) == 7
     for name, content in blocks:
-        assert len(content.strip().splitlines()) <= 18
+        assert len(content.strip().splitlines()) <= 21
         (folder / name).write_text(content, encoding="utf-8")
 
 
@@ -110,6 +114,23 @@ def test_script_gives_the_class_that_infer_gives(file_format: str, script: str, 
     for file, name in expected.items():
         found = run(sys.executable, tmp_path / script, model, Path(file))
         assert found.stdout == f"{name}\n", found.stderr
+
+
+@pytest.mark.parametrize("framing", [
+    *(Framing(mode, interpolation=interpolation) for mode in CROP_MODES for interpolation in INTERPOLATIONS),
+    Framing(crop_pct=0.5)], ids=str)
+@pytest.mark.parametrize("size", [(90, 40), (50, 120)])
+def test_the_image_is_framed_as_evaluation_frames_it(size: tuple[int, int], framing: Framing, tmp_path: Path) -> None:
+    """Smooth colours, which Pillow's way of resizing hardly changes: they grow to the right, and down."""
+    across, down = np.meshgrid(np.linspace(0, 255, size[0]), np.linspace(0, 255, size[1]))
+    pixels = np.stack([across, down, 255 - across], axis=2).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "p.png")
+    options = ExportOptions(SIZE, framing=framing)
+    write_description({"classes": ["a"], **usage(options, ("a",), 1)}, tmp_path / "m.onnx")
+    write_scripts(tmp_path)
+    _, found = runpy.run_path(str(tmp_path / "prepare.py"))["load"](tmp_path / "m.onnx", tmp_path / "p.png")
+    (_, expected), = ImageStream([tmp_path / "p.png"], SIZE, 1, 1, framing=framing)
+    np.testing.assert_allclose(found, expected, atol=0.2)  # from left to right they grow by more than 4
 
 
 @pytest.fixture
