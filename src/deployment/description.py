@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from src.confidence import Confidence
 from src.deployment.formats import files_of
 from src.errors import UserError
 from src.files import file_digest
@@ -34,6 +35,7 @@ class Output:
     """The output."""
 
     meaning: str = "logits"
+    confidence: Confidence | None = None  # how to make probabilities of logits; None: unknown
 
 
 @dataclass(frozen=True)
@@ -92,9 +94,9 @@ def content_digest(model: Path) -> str:
 
 
 def pack_metadata(description: Mapping[str, Any]) -> dict[str, str]:
-    """What an ONNX file has of a description: preprocessing, output and classes, a text for each key."""
+    """What an ONNX file has of a description: preprocessing, output, confidence and classes, a text for each key."""
     values = {**description["preprocessing"], "output": description["output"]["meaning"],
-              "classes": description["classes"]}
+              "confidence": description["output"]["confidence"], "classes": description["classes"]}
     return {key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             for key, value in values.items() if value is not None}
 
@@ -107,10 +109,11 @@ def unpack_metadata(texts: Mapping[str, str], where: object) -> Description:
     """
     fault = f"{where}: its metadata are not those of a network that this project exported"
     try:
-        numbers = {key: json.loads(texts[key]) for key in ("centre_crop", "mean", "std", "classes") if key in texts}
+        numbers = {key: json.loads(texts[key]) for key in ("centre_crop", "mean", "std", "confidence", "classes")
+                   if key in texts}
     except (ValueError, RecursionError) as error:
         raise UserError(f"{fault} ({error})") from error
-    found = {"output": {"meaning": texts.get("output", Output.meaning)},
+    found = {"output": {"meaning": texts.get("output", Output.meaning), "confidence": numbers.get("confidence")},
              "preprocessing": {"normalise": texts.get("normalise", ""),
                                **{key: numbers.get(key) for key in ("centre_crop", "mean", "std")}},
              "classes": numbers.get("classes")}

@@ -3,14 +3,17 @@ import csv
 import json
 from pathlib import Path
 
+from src.confidence import ConfidenceCheck
 from src.data.image_folder import ImageFolder
 from src.deployment.model_file import ModelFile
 from src.files import atomic_write
 from src.metrics import F1, PRECISION, RECALL, EvalResult, class_scores, wilson_interval
 from src.names import escape_name
+from src.reports.confidence_section import as_json
 
 
-def write_metrics(result: EvalResult, folder: ImageFolder, model: ModelFile, path: Path) -> None:
+def write_metrics(result: EvalResult, folder: ImageFolder, model: ModelFile, confidence: ConfidenceCheck | None,
+                  path: Path) -> None:
     """Write all metrics of an evaluation as JSON. `..._95` are 95 % intervals.
 
     Raises:
@@ -31,6 +34,7 @@ def write_metrics(result: EvalResult, folder: ImageFolder, model: ModelFile, pat
         "classes": [{"class": escape_name(name), "images": int(support[i]), "precision": scores[i, PRECISION],
                      "recall": scores[i, RECALL], "f1": scores[i, F1]} for i, name in enumerate(folder.classes)],
         "confusion": result.confusion.tolist(),
+        "confidence": as_json(confidence) if confidence else None,
     }
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")

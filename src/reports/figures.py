@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from src.checkpoint.record import History
+from src.confidence import ConfidenceCheck
 from src.files import atomic_write
 from src.names import escape_name
 from src.reports.lettering import names_as_they_are
@@ -46,6 +47,16 @@ def curve_svgs(history: History) -> dict[str, bytes]:
         plot(axes, history)
         if axes.lines:
             svgs[name] = _themed_svg(figure, axes)
+    return svgs
+
+
+def confidence_svgs(check: ConfidenceCheck) -> dict[str, bytes]:
+    """The reliability diagram and the coverage-accuracy curve as one SVG each, by name, as `curve_svgs`."""
+    svgs = {}
+    for name, plot in (("reliability", _plot_reliability), ("coverage and accuracy", _plot_coverage)):
+        figure, (axes,) = _subplots(1, (5.2, 3.2))
+        plot(axes, check)
+        svgs[name] = _themed_svg(figure, axes)
     return svgs
 
 
@@ -106,6 +117,25 @@ def _plot_accuracy(axes: Any, history: History) -> None:  # noqa: ANN401 - matpl
     _line(axes, history, "top1", "top-1")
     _line(axes, history, "top5", "top-5")
     _finish(axes, "validation accuracy")
+
+
+def _plot_reliability(axes: Any, check: ConfidenceCheck) -> None:  # noqa: ANN401 - matplotlib's own type
+    axes.plot([0, 1], [0, 1], color=INK, alpha=0.4, linewidth=1)
+    for diagram, label, marker in ((check.before, "network's own", "o"), (check.after, "calibrated", "s")):
+        filled = diagram.images > 0
+        axes.plot(diagram.probability[filled], diagram.accuracy[filled], label=label, marker=marker, markersize=4)
+    axes.set(xlabel="probability of the answer", ylabel="share of right answers", xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.legend()
+
+
+def _plot_coverage(axes: Any, check: ConfidenceCheck) -> None:  # noqa: ANN401 - matplotlib's own type
+    curve = check.curve
+    axes.plot(curve.coverage, curve.accuracy)
+    axes.axhline(check.target, color=INK, alpha=0.4, linewidth=1, linestyle="--", label="wanted")
+    if (sure := check.sure).any():
+        axes.plot([sure.mean()], [check.right[sure].mean()], "o", markersize=7, label="at the threshold")
+    axes.set(xlabel="share of the images that are sure enough", ylabel="share of right answers", xlim=(0, 1.02))
+    axes.legend()
 
 
 _CURVES = {"loss": _plot_loss, "learning rate": _plot_lr, "validation accuracy": _plot_accuracy}
