@@ -5,7 +5,8 @@
 --images names an image, a folder, or a text file that lists images. The command writes out/predictions.csv, .json and
 .png (a contact sheet of the first images). It names an image that it cannot read, leaves it out, and ends with exit
 status 1. An image is unsure if its probability is below the threshold that training has found. --sort_into FOLDER makes
-copies in a folder for each class, --explain True shows what speaks for the class. Names that are not UTF-8 are written with escapes (src/names.py). A list may have such escapes, too.
+copies in a folder for each class, --explain True draws what speaks for the class. Names that are not UTF-8 are written
+with escapes (src/names.py). A list may have such escapes, too.
 """
 import sys
 from pathlib import Path

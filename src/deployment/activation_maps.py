@@ -53,8 +53,7 @@ def draw_overlay(pixels: np.ndarray, activation: np.ndarray) -> Image.Image:
     height, width = pixels.shape[:2]
     rise = activation - activation.min()
     scaled = (rise / max(float(rise.max()), np.finfo(np.float32).tiny)).astype(np.float32)
-    smooth = Image.fromarray(scaled).resize((width, height), Image.Resampling.BICUBIC)
-    strength = np.clip(np.asarray(smooth), 0, 1)
+    strength = np.asarray(Image.fromarray(scaled).resize((width, height), Image.Resampling.BILINEAR))
     colour = 255 * colormaps["inferno"](strength)[..., :3]
     share = STRONGEST * strength[..., None]
     return Image.fromarray((pixels * (1 - share) + colour * share).round().astype(np.uint8))

@@ -44,7 +44,7 @@ def sort_into(predictions: Sequence[Prediction], folder: Path) -> str:
         UserError: there is no room, or a file cannot be read or written.
     """
     good = [prediction for prediction in predictions if not prediction.fault]
-    check_space(folder, (prediction.path.stat().st_size for prediction in good), "the copies of --sort_into")
+    check_space(folder, (prediction.path.stat().st_size for prediction in good), "a copy of each image")
     images: collections.Counter[str] = collections.Counter()
     new = 0
     for prediction in good:

@@ -48,5 +48,6 @@ def as_json(check: ConfidenceCheck) -> dict[str, Any]:
 
 
 def _rows(diagram: Reliability) -> list[dict[str, Any]]:
-    return [{"images": int(images), "probability": float(probability), "accuracy": float(accuracy)}
-            for images, probability, accuracy in zip(diagram.images, diagram.probability, diagram.accuracy, strict=True)]
+    columns = zip(diagram.images.tolist(), diagram.probability.tolist(), diagram.accuracy.tolist(), strict=True)
+    return [{"images": images, "probability": probability, "accuracy": accuracy}
+            for images, probability, accuracy in columns]

@@ -10,8 +10,8 @@ from src.training.resume import Run
 from src.training.state import TrainingState
 from src.training.timing import DATA, STEPS, Timing
 
-OWN = ("infer.py uses both. They were fitted on the same images that chose the epoch, so these figures are a little too "
-       "good: eval.py on other images tells more.")
+OWN = ("infer.py uses temperature and threshold. Both were fitted on the same images that chose the epoch, so these "
+       "figures are a little too good: eval.py on other images tells more.")
 
 
 def training_report(run: Run, state: TrainingState, best: BestEvaluation | None, eval_folder: ImageFolder | None,
