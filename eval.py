@@ -51,7 +51,7 @@ def main(config: Config) -> None:
     confidence = check_confidence(result, config.unsure_accuracy, model.confidence)
     out = Path(config.predictions)
     write_metrics(result, folder, model, confidence, out / "metrics.json")
-    write_scored(result, folder, out / "scored.csv")
+    write_scored(result, folder, confidence, out / "scored.csv")
     print(f"metrics: {out / 'metrics.json'}; each image: {out / 'scored.csv'}")
     print(f"result: {result} ckpt={config.pretrain_ckpt}")
     if config.confusion_matrix:

@@ -90,6 +90,7 @@ class ConfidenceCheck:
     Args:
         confidence: the temperature and the threshold.
         is_own: whether these were fitted on the same images.
+        positions: n int64, of the images among all that were scored, rising.
         target: the share of right answers that the threshold was chosen for.
         raw: n float32 top-1 probabilities at temperature 1.
         calibrated: the same at the temperature.
@@ -102,12 +103,13 @@ class ConfidenceCheck:
     confidence: Confidence
     is_own: bool
     target: float
+    positions: np.ndarray
     raw: np.ndarray
     calibrated: np.ndarray
     right: np.ndarray
 
     def __post_init__(self) -> None:
-        shapes = {values.shape for values in (self.raw, self.calibrated, self.right)}
+        shapes = {values.shape for values in (self.positions, self.raw, self.calibrated, self.right)}
         if len(shapes) != 1 or len(self.raw.shape) != 1 or not len(self.raw) or self.right.dtype != np.bool_ or not all(
                 ((values >= 0) & (values <= 1)).all() for values in (self.raw, self.calibrated)):
             raise ValueError("no probabilities of images")
@@ -126,6 +128,11 @@ class ConfidenceCheck:
     def curve(self) -> CoverageCurve:
         """Of the calibrated probabilities."""
         return coverage_curve(self.calibrated, self.right)
+
+    def calibrated_at(self, positions: np.ndarray) -> np.ndarray | None:
+        """The calibrated top-1 probabilities of images by their positions; None if one of them was not looked at."""
+        found = np.minimum(np.searchsorted(self.positions, positions), len(self.positions) - 1)
+        return self.calibrated[found] if np.array_equal(self.positions[found], positions) else None
 
     @property
     def sure(self) -> np.ndarray:
@@ -204,4 +211,5 @@ def check_confidence(result: EvalResult, target: float, known: Confidence | None
     temperature = known.temperature if known else fit_temperature(logits, scored["label"])
     raw, calibrated = (softmax(logits, value).max(axis=1).astype(np.float32) for value in (1.0, temperature))
     confidence = known or Confidence(temperature, coverage_curve(calibrated, right).unsure_below(target))
-    return ConfidenceCheck(confidence, known is None, target, raw, calibrated, right)
+    positions = result.stride * np.flatnonzero(is_finite)
+    return ConfidenceCheck(confidence, known is None, target, positions, raw, calibrated, right)

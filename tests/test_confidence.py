@@ -141,6 +141,19 @@ def test_a_temperature_that_is_known_is_used_as_it_is() -> None:
     np.testing.assert_array_equal(check.sure, check.calibrated >= 0.5)
 
 
+def test_probabilities_are_found_by_the_positions_of_images() -> None:
+    logits, labels = drawn(40, 4, temperature=1.0, seed=7)
+    logits[6] = np.nan
+    check = check_confidence(EvalResult(judge(logits, labels), 4, logits[::3], 3), 0.9)
+    assert check
+    assert check.positions.tolist() == [position for position in range(0, 40, 3) if position != 6]
+    found = check.calibrated_at(np.array([39, 0, 9]))
+    np.testing.assert_allclose(found, softmax(logits[[39, 0, 9]] / check.confidence.temperature, axis=1).max(axis=1),
+                               rtol=1e-5)
+    for missing in 1, 6, 40:
+        assert check.calibrated_at(np.array([0, missing])) is None
+
+
 def test_images_without_finite_logits_do_not_count() -> None:
     logits, labels = drawn(50, 4, temperature=1.0, seed=6)
     broken = np.concatenate([logits, np.full((3, 4), np.nan, np.float32)])

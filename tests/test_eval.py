@@ -99,6 +99,9 @@ def test_metrics_and_every_image_are_written(checkpoint: Path, photos: Path, tmp
     assert (confidence["images"], confidence["fitted_on_these_images"]) == (9, True)  # the checkpoint has none
     probabilities, right = (np.array([float(row[name]) for row in rows]) for name in ("probability", "right"))
     assert confidence["ece"] == pytest.approx(reliability(probabilities, right).ece, abs=1e-5)
+    calibrated, right = (np.array([float(row[name]) for row in rows]) for name in ("calibrated", "right"))
+    assert list(rows[0])[-1] == "calibrated"
+    assert confidence["ece_calibrated"] == pytest.approx(reliability(calibrated, right).ece, abs=1e-5)
     for name in "reliability", "reliability_calibrated":
         assert sum(row["images"] for row in confidence[name]) == 9
 

@@ -90,16 +90,16 @@ def _confidence_arrays(check: ConfidenceCheck | None) -> dict[str, np.ndarray]:
     if check is None:
         return {}
     return {"temperature": np.array(check.confidence.temperature), "target": np.array(check.target),
-            "unsure_below": np.array(check.confidence.unsure_below, np.float64), "raw": check.raw,
-            "calibrated": check.calibrated, "right": check.right}
+            "unsure_below": np.array(check.confidence.unsure_below, np.float64),
+            "positions": check.positions, "raw": check.raw, "calibrated": check.calibrated, "right": check.right}
 
 
 def _confidence_of(values: Mapping[str, Any]) -> ConfidenceCheck | None:
     if "temperature" not in values:
         return None
     confidence = Confidence(float(values["temperature"]), float(values["unsure_below"]))
-    return ConfidenceCheck(confidence, is_own=True, target=float(values["target"]), raw=values["raw"],
-                           calibrated=values["calibrated"], right=values["right"])
+    return ConfidenceCheck(confidence, is_own=True, target=float(values["target"]),
+                           positions=values["positions"], raw=values["raw"], calibrated=values["calibrated"], right=values["right"])
 
 
 def mistaken_files(result: EvalResult, folder: ImageFolder) -> tuple[str, ...]:

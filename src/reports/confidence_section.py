@@ -4,6 +4,13 @@ from typing import Any
 from src.confidence import ALL_UNSURE, ConfidenceCheck, Reliability
 
 FEW_IMAGES = 200  # with fewer the figures are rough
+RELIABILITY, COVERAGE = "reliability", "coverage and accuracy"  # the figures
+EXPLANATIONS = {
+    RELIABILITY: "How many answers of a probability are right. On the diagonal it is as many as the probability says. "
+                 "A larger dot stands for more images.",
+    COVERAGE: "How many answers are right if only the surest images are answered: few of them on the left, all on the "
+              "right.",
+}
 
 
 def advice(check: ConfidenceCheck) -> str:

@@ -15,7 +15,7 @@ from src.data.images import thumbnail
 from src.files import atomic_write
 from src.metrics import F1, class_scores
 from src.names import ESCAPED, escape_name
-from src.reports.confidence_section import advice, calibration
+from src.reports.confidence_section import EXPLANATIONS, advice, calibration
 from src.reports.figures import confidence_svgs, confusion_png, curve_svgs
 
 NAMED_CLASSES = 30  # with more classes the confusion matrix is an image without names and numbers
@@ -107,6 +107,9 @@ def _of_evaluation(evaluated: Evaluated | None) -> dict[str, Any]:
     if evaluated is None:
         return {}
     classes, confusion = [escape_name(name) for name in evaluated.classes], evaluated.confusion
+    check, mistakes = evaluated.confidence, evaluated.mistakes
+    calibrated = check.calibrated_at(mistakes["position"]) if check else None
+    probabilities = mistakes["probability"] if calibrated is None else calibrated
     scores, support = class_scores(confusion), confusion.sum(axis=1)
     matrix = confusion.tolist() if len(classes) <= NAMED_CLASSES else None
     weakest = np.lexsort((-support, scores[:, F1]))
@@ -121,10 +124,11 @@ def _of_evaluation(evaluated: Evaluated | None) -> dict[str, Any]:
         "mistakes": [{"image": _thumbnail(evaluated.root / name), "name": escape_name(name),
                       "overlay": _jpeg(evaluated.overlays[position]) if position in evaluated.overlays else "",
                       "label": classes[mistake["label"]], "predicted": classes[mistake["predicted"]],
-                      "probability": float(mistake["probability"])}
-                     for position, (mistake, name) in enumerate(
-                         zip(evaluated.mistakes, evaluated.files, strict=True))],
-        "confidence": _of_confidence(evaluated.confidence),
+                      "probability": float(probabilities[position])}
+                     for position in np.argsort(-probabilities, kind="stable").tolist()
+                     for mistake, name in [(mistakes[position], evaluated.files[position])]],
+        "is_calibrated": calibrated is not None,
+        "confidence": _of_confidence(check),
     }
 
 
@@ -132,7 +136,8 @@ def _of_confidence(check: ConfidenceCheck | None) -> dict[str, Any] | None:
     if check is None:
         return None
     return {"advice": advice(check), "calibration": calibration(check),
-            "figures": {name: _data_url(svg, "image/svg+xml") for name, svg in confidence_svgs(check).items()}}
+            "figures": [(name, EXPLANATIONS[name], _data_url(svg, "image/svg+xml"))
+                        for name, svg in confidence_svgs(check).items()]}
 
 
 def _thumbnail(path: Path) -> str:

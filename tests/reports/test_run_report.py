@@ -205,7 +205,7 @@ def test_temperature_and_threshold_are_kept_with_the_best_weights_and_in_the_rep
     kept = BestEvaluation.load(run.folder / "best.npz", run.training.run_id, run.training.history, len(CLASSES), "top1")
     assert kept
     assert kept.confidence
-    assert best.confidence == kept.confidence.confidence != run.last.confidence
+    assert best.confidence == kept.confidence.confidence
     assert len(kept.confidence.right) == 5 * len(CLASSES)
     assert kept.confidence.right.mean() == pytest.approx(kept.top1)
     text = text_of(run.page)
@@ -221,13 +221,19 @@ def test_mistakes_have_a_picture_of_what_speaks_for_the_wrong_class(run: Run) ->
     assert best
     explained = [image.attrib["alt"] for image in elements(run.page, "img")
                  if image.attrib["alt"].startswith("The parts of it that speak for")]
-    assert explained == [f"The parts of it that speak for {CLASSES[mistake['predicted']]}" for mistake in best.mistakes]
+    assert best.confidence
+    calibrated = best.confidence.calibrated_at(best.mistakes["position"])
+    assert calibrated is not None
+    order = np.argsort(-calibrated, kind="stable")
+    assert explained == [f"The parts of it that speak for {CLASSES[best.mistakes['predicted'][i]]}" for i in order]
+    told = [float(share) for share in re.findall(r"</span> ([\d.]+)%<br>", run.page)]
+    assert told == [round(100 * float(calibrated[i]), 1) for i in order]
 
 
 def test_a_file_of_an_earlier_version_has_no_confidence(run: Run, tmp_path: Path) -> None:
     with np.load(run.folder / "best.npz") as file:
         values = {name: file[name] for name in file.files}
-    names = "temperature", "target", "unsure_below", "raw", "calibrated", "right"
+    names = "temperature", "target", "unsure_below", "positions", "raw", "calibrated", "right"
     args = run.training.run_id, run.training.history, len(CLASSES), "top1"
     np.savez(tmp_path / "old.npz", **{name: value for name, value in values.items() if name not in names})
     old = BestEvaluation.load(tmp_path / "old.npz", *args)
@@ -316,7 +322,7 @@ def test_evaluation_writes_one_too(run: Run, tmp_path: Path, capsys: pytest.Capt
 ])
 def test_the_advice_is_what_to_do(threshold: float, says: str) -> None:
     calibrated, right = np.array([0.9, 0.8, 0.6, 0.5, 0.4], np.float32), np.array([True, True, False, True, False])
-    check = ConfidenceCheck(Confidence(1.0, threshold), False, 0.8, calibrated, calibrated, right)
+    check = ConfidenceCheck(Confidence(1.0, threshold), False, 0.8, np.arange(5), calibrated, calibrated, right)
     assert says in advice(check)
 
 
