@@ -148,6 +148,7 @@ def test_probabilities_are_found_by_the_positions_of_images() -> None:
     assert check
     assert check.positions.tolist() == [position for position in range(0, 40, 3) if position != 6]
     found = check.calibrated_at(np.array([39, 0, 9]))
+    assert found is not None
     np.testing.assert_allclose(found, softmax(logits[[39, 0, 9]] / check.confidence.temperature, axis=1).max(axis=1),
                                rtol=1e-5)
     for missing in 1, 6, 40:
@@ -160,7 +161,9 @@ def test_images_without_finite_logits_do_not_count() -> None:
     check = check_confidence(result_of(broken, np.append(labels, [0, 0, 0])), 0.9)
     assert check
     assert len(check.right) == 50
-    assert check.confidence == check_confidence(result_of(logits, labels), 0.9).confidence  # type: ignore[union-attr]
+    whole = check_confidence(result_of(logits, labels), 0.9)
+    assert whole
+    assert check.confidence == whole.confidence
     assert check_confidence(result_of(broken[50:], np.zeros(3, np.int64)), 0.9) is None
     assert check_confidence(EvalResult(judge(logits, labels), 4), 0.9) is None
 

@@ -98,8 +98,8 @@ def _confidence_of(values: Mapping[str, Any]) -> ConfidenceCheck | None:
     if "temperature" not in values:
         return None
     confidence = Confidence(float(values["temperature"]), float(values["unsure_below"]))
-    return ConfidenceCheck(confidence, is_own=True, target=float(values["target"]),
-                           positions=values["positions"], raw=values["raw"], calibrated=values["calibrated"], right=values["right"])
+    arrays = {name: values[name] for name in ("positions", "raw", "calibrated", "right")}
+    return ConfidenceCheck(confidence, is_own=True, target=float(values["target"]), **arrays)
 
 
 def mistaken_files(result: EvalResult, folder: ImageFolder) -> tuple[str, ...]:

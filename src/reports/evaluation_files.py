@@ -56,4 +56,5 @@ def write_scored(result: EvalResult, folder: ImageFolder, confidence: Confidence
         table.writerow(["file", "class", "predicted", "probability", "loss", "right", "calibrated"])
         for position, (name, image) in enumerate(zip(folder.files, result.judged, strict=True)):
             table.writerow([escape_name(name), classes[image["label"]], classes[image["predicted"]],
-                            f"{image['probability']:.6f}", f"{image['loss']:.6f}", int(image["right1"]), calibrated.get(position, "")])
+                            f"{image['probability']:.6f}", f"{image['loss']:.6f}", int(image["right1"]),
+                            calibrated.get(position, "")])

@@ -45,7 +45,7 @@ def test_the_overlay_colours_what_is_high_and_leaves_what_is_low() -> None:
     assert drawn.shape == (64, 64, 3)
     assert changed[:16, :16].max() == 0
     assert changed[56:, 56:].min() > 150
-    np.testing.assert_array_equal(draw_overlay(pixels, np.full((2, 2), 3.0)), pixels)  # the same everywhere
+    np.testing.assert_array_equal(np.asarray(draw_overlay(pixels, np.full((2, 2), 3.0))), pixels)  # the same everywhere
 
 
 def test_the_image_under_the_map_is_the_part_that_the_network_sees(network: MobileNetV2, tmp_path: Path) -> None:
