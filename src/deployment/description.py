@@ -96,7 +96,7 @@ def content_digest(model: Path) -> str:
 def pack_metadata(description: Mapping[str, Any]) -> dict[str, str]:
     """What an ONNX file has of a description: preprocessing, output, confidence and classes, a text for each key."""
     values = {**description["preprocessing"], "output": description["output"]["meaning"],
-              "confidence": description["output"]["confidence"], "classes": description["classes"]}
+              "confidence": description["output"].get("confidence"), "classes": description["classes"]}
     return {key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             for key, value in values.items() if value is not None}
 

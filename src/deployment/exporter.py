@@ -141,7 +141,7 @@ def usage(options: ExportOptions, classes: tuple[str, ...] | None, num_classes: 
     return {
         "input": {"name": INPUT, "layout": "NCHW", "type": "float32", "batch_size": options.batch_size or ANY_SIZE},
         "output": {"name": output, "meaning": output, "num_classes": num_classes,
-                   "confidence": to_json(options.confidence) if options.confidence else None},
+                   **({"confidence": to_json(options.confidence)} if options.confidence else {})},
         "preprocessing": {
             "colours": "RGB",
             "resize_shorter_side": resize_size(options.image_size),
