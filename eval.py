@@ -13,6 +13,7 @@ from src.log import reader_log_level
 
 os.environ.update(reader_log_level(os.environ))  # MindSpore reads it when it is imported, below
 
+from src.confidence import check_confidence
 from src.data.framing import Framing
 from src.data.image_check import scan_checked
 from src.data.sources import eval_source
@@ -55,15 +56,16 @@ def score(config: Config) -> EvalResult:
     result = evaluate(network, data, world)
     if not world.is_main_process:
         return result
+    confidence = check_confidence(result, config.unsure_accuracy, model.confidence)
     out = Path(config.predictions)
-    write_metrics(result, folder, model, out / "metrics.json")
-    write_scored(result, folder, out / "scored.csv")
+    write_metrics(result, folder, model, confidence, out / "metrics.json")
+    write_scored(result, folder, confidence, out / "scored.csv")
     print(f"metrics: {out / 'metrics.json'}; each image: {out / 'scored.csv'}")
     print(f"result: {result} ckpt={config.pretrain_ckpt}")
     if config.confusion_matrix:
         write_confusion(result.confusion, folder.classes, Path(config.confusion_matrix))
     if path := report_path(config):
-        write_report(evaluation_report(model, folder, result, network, world), path)
+        write_report(evaluation_report(model, folder, result, confidence, network, world), path)
         print(f"report: {path}")
     return result
 

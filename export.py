@@ -69,7 +69,8 @@ def main(config: Config) -> None:
     checkpoint = open_pretrained(config.pretrain_ckpt)
     config = config.adopt(checkpoint.config, "image_size", *NETWORK_KEYS, where=checkpoint.path)
     options = ExportOptions(config.image_size, config.export_batch_size, config.export_normalise,
-                            config.export_softmax, NORMALISATIONS[config.normalisation], Framing.with_views(config))
+                            config.export_softmax, NORMALISATIONS[config.normalisation], Framing.with_views(config),
+                            checkpoint.confidence)
     network = deployable(checkpoint, config, options)
 
     # ---- its output for a random image, to compare with

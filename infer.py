@@ -4,7 +4,9 @@
 
 --images names an image, a folder, or a text file that lists images. The command writes out/predictions.csv, .json and
 .png (a contact sheet of the first images). It names an image that it cannot read, leaves it out, and ends with exit
-status 1. Names that are not UTF-8 are written with escapes (src/names.py). A list may have such escapes, too.
+status 1. An image is unsure if its probability is below the threshold that training has found. --sort_into FOLDER makes
+copies in a folder for each class, --explain True draws what speaks for the class. Names that are not UTF-8 are written
+with escapes (src/names.py). A list may have such escapes, too.
 """
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ from tqdm import tqdm
 from src.data.framing import Framing, mean_over_views
 from src.data.image_cache import limit_cache
 from src.data.image_check import describe_copies
+from src.deployment.activation_maps import FOLDER, with_feature_maps, write_explanations
 from src.deployment.contact_sheet import draw_contact_sheet
 from src.deployment.model_file import open_model
 from src.deployment.prediction import (
@@ -25,6 +28,7 @@ from src.deployment.prediction import (
     write_csv,
     write_predictions,
 )
+from src.deployment.sorted_copies import check_target, sort_into
 from src.distributed.device import setup_device
 from src.errors import UserError, run_command
 from src.model_utils.config import Config
@@ -42,7 +46,11 @@ def main(config: Config) -> None:
     config = model.config
     paths = list_images(config.images)
     batch_size = min(config.batch_size, len(paths))
-    predict = model.predictor(batch_size, config.num_classes)
+    network = model.network(config.num_classes)
+    explained = with_feature_maps(model, network) if config.explain else None
+    if config.sort_into:
+        check_target(Path(config.sort_into), Path(config.images))
+    predict = model.predictor(batch_size, network)
     workers = decoding_workers(config.num_workers, config.onnx_threads)
     stream = ImageStream(paths, config.image_size, batch_size, workers, model.normalisation,
                          Framing.with_views(config))
@@ -54,7 +62,8 @@ def main(config: Config) -> None:
             logits = mean_over_views(predict, images)
             classes = model.class_names(logits.shape[1])
             for position, row in zip(positions.tolist(), logits, strict=True):
-                found[position] = likeliest(paths[position], row, classes, config.top_k)
+                found[position] = likeliest(paths[position], row, classes, config.top_k,
+                                              model.confidence)
             bar.update(len(images))
 
     # ---- results
@@ -70,6 +79,11 @@ def main(config: Config) -> None:
     write_predictions(predictions, model.path, out / "predictions.json")
     draw_contact_sheet(predictions, out / "predictions.png")
     print(f"{len(found)} of {len(paths)} images classified: {out}/predictions.csv, .json, .png")
+    if explained:
+        written = write_explanations(explained, config, predictions, out / FOLDER)
+        print(f"{written} pictures of what speaks for the class: {out / FOLDER}")
+    if config.sort_into:
+        print(sort_into(predictions, Path(config.sort_into)))
     if any(finding.copy for finding in stream.findings.values()):
         size = limit_cache((), config.image_cache_gb)
         print(describe_copies(stream.findings.values(), size, config.image_cache_gb))

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from src.checkpoint.file import Checkpoint, read_checkpoint
 from src.checkpoint.names import BEST, LAST
 from src.checkpoint.pretrained import open_pretrained
+from src.confidence import check_confidence
 from src.data.cache_server import dataset_cache
 from src.data.framing import Framing
 from src.data.image_check import scan_checked
@@ -107,7 +108,7 @@ def main(config: Config) -> None:
               eval_images=eval_folder.digest() if eval_folder else "",
               pretrained=pretrained.digest if pretrained else "")
     timing = Timing()
-    reporter = Reporter(run, network, eval_folder, timing, world)
+    reporter = Reporter(run, network, ema, eval_folder, timing, world)
     checkpointer = Checkpointer(run, train_step, network, ema, timing, world)
     state = checkpointer.restore()
     reporter.start(state)
@@ -145,7 +146,8 @@ def main(config: Config) -> None:
             average_parameters(batch_norm_statistics(train_step), world)
             with timing.measure(EVALUATION):
                 result = evaluate(eval_net, eval_data, world) if eval_data else None
-            state.finish_epoch(mean_loss, float(lr[state.step - 1]), result)
+            state.finish_epoch(mean_loss, float(lr[state.step - 1]), result,
+                               check_confidence(result, config.unsure_accuracy) if result else None)
             reporter.log_epoch(result)
             stopping = any_over_ranks(stop.is_wanted, world)
             saved = checkpointer.save(state) if checkpointer.is_due(state) or stopping else None

@@ -1,12 +1,13 @@
 """Metrics of logits and labels: accuracy, loss, the confusion matrix, mistakes. It needs numpy alone."""
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 MOST_MISTAKES = 24  # mistakes that a result shows: those with the highest probability of the wrong class
-# What is kept of each image. The logits are not: on ImageNet they are a thousand numbers.
+MOST_LOGITS = 2 ** 22  # numbers that a result keeps, 16 MB: those of 4194 images of ImageNet
+# What is kept of every image. Logits are kept of some images alone: on ImageNet they are a thousand numbers.
 JUDGED = np.dtype([("label", np.int32), ("predicted", np.int32), ("probability", np.float32), ("loss", np.float32),
                    ("right1", np.bool_), ("right5", np.bool_)])
 # A misclassified image: its position in the folder, its class, the predicted class and its probability.
@@ -21,15 +22,24 @@ class EvalResult:
     Args:
         judged: N `JUDGED`, one for each image in the order of the folder.
         classes: C, which the network tells apart.
+        logits: M x C float32, those of every `stride`-th image. M is 0 if none were kept.
+        stride: see `logit_stride`.
     """
 
     judged: np.ndarray
     classes: int
+    logits: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    stride: int = 1
 
     @property
     def images(self) -> int:
         """N."""
         return len(self.judged)
+
+    @property
+    def scored(self) -> np.ndarray:
+        """M `JUDGED`: the images whose logits were kept."""
+        return self.judged[::self.stride][:len(self.logits)]
 
     @property
     def correct1(self) -> int:
@@ -91,6 +101,11 @@ class EvalResult:
         return str({"acc": self.top1, "top5": self.top5, "images": self.images,
                     "acc_95": (round(low, 4), round(high, 4)), "balanced_acc": round(self.balanced_accuracy, 6),
                     "macro_f1": round(self.macro_f1, 6)})
+
+
+def logit_stride(images: int, classes: int) -> int:
+    """n, where the logits of every n-th image are kept, from the first on: about `MOST_LOGITS` numbers at most."""
+    return max(1, -(-images * classes // MOST_LOGITS))
 
 
 def top5(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from PIL import Image
 import eval as evaluation
 from src.checkpoint.file import write_checkpoint
 from src.checkpoint.record import CheckpointMetadata
+from src.confidence import reliability
 from src.data.image_folder import ImageFolder
 from src.errors import UserError
 from src.models import define_net
@@ -94,6 +95,15 @@ def test_metrics_and_every_image_are_written(checkpoint: Path, photos: Path, tmp
     assert sum(int(row["right"]) for row in rows) == round(9 * found["top1"])
     assert all((row["class"] == row["predicted"]) == (row["right"] == "1") for row in rows)
     assert np.mean([float(row["loss"]) for row in rows]) == pytest.approx(found["loss"], abs=1e-5)
+    confidence = found["confidence"]
+    assert (confidence["images"], confidence["fitted_on_these_images"]) == (9, True)  # the checkpoint has none
+    probabilities, right = (np.array([float(row[name]) for row in rows]) for name in ("probability", "right"))
+    assert confidence["ece"] == pytest.approx(reliability(probabilities, right).ece, abs=1e-5)
+    calibrated, right = (np.array([float(row[name]) for row in rows]) for name in ("calibrated", "right"))
+    assert list(rows[0])[-1] == "calibrated"
+    assert confidence["ece_calibrated"] == pytest.approx(reliability(calibrated, right).ece, abs=1e-5)
+    for name in "reliability", "reliability_calibrated":
+        assert sum(row["images"] for row in confidence[name]) == 9
 
 
 def test_size_and_width_are_the_checkpoints_unless_chosen(checkpoint: Path, photos: Path,

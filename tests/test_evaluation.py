@@ -1,5 +1,8 @@
 """Scores: every image once; the same counts at any batch size."""
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -92,3 +95,46 @@ def test_a_data_source_that_loses_images_is_noticed() -> None:
     data = Loses(np.zeros((4, 6, 1, 1), np.float32), np.zeros(4, np.int32), 2, training=False)
     with pytest.raises(AssertionError, match="2 images were scored of 4"):
         evaluate(MobileNetV2Head(6, 3), data, World())
+
+
+class Meeting:
+    """Sums between ranks that are threads."""
+
+    def __init__(self, ranks: int) -> None:
+        self._given, self._barrier = [np.empty(0)] * ranks, threading.Barrier(ranks, timeout=60)
+
+    def all_reduce(self, values: np.ndarray, world: World) -> np.ndarray:
+        self._given[world.rank] = np.asarray(values, np.float32)
+        self._barrier.wait()
+        total = np.sum(self._given, axis=0)
+        self._barrier.wait()
+        return total
+
+
+@pytest.mark.parametrize(("most", "stride"), [(10 ** 6, 1), (11, 3)])
+def test_logits_are_kept_of_the_same_images_on_any_number_of_ranks(most: int, stride: int,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(1)
+    logits, labels = random.standard_normal((11, 3, 1, 1)).astype(np.float32), random.integers(0, 3, 11, np.int32)
+    monkeypatch.setattr("src.metrics.MOST_LOGITS", most)
+
+    class Same(SimpleNamespace):
+        def __call__(self, inputs: Tensor) -> Tensor:
+            return Tensor(inputs.asnumpy()[:, :, 0, 0])
+
+    for ranks in 1, 2, 3, 12:
+        meeting = Meeting(ranks)
+        for module in "src.distributed.collectives", "src.evaluation":
+            monkeypatch.setattr(f"{module}.all_reduce", meeting.all_reduce)
+
+        def score(rank: int, ranks: int = ranks) -> EvalResult:
+            data = FeatureData(logits, labels, 2, training=False, rank=rank, rank_size=ranks)
+            return evaluate(Same(training=False, set_train=lambda _: None), data, World(rank, ranks))
+
+        with ThreadPoolExecutor(ranks) as threads:
+            results = list(threads.map(score, range(ranks)))
+        for result in results:
+            assert result.stride == stride
+            np.testing.assert_array_equal(result.logits, logits[::stride, :, 0, 0])
+            np.testing.assert_array_equal(result.scored["label"], labels[::stride])
+            np.testing.assert_array_equal(result.judged, results[0].judged)

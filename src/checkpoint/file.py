@@ -17,6 +17,7 @@ from mindspore.train.checkpoint_pb2 import Checkpoint as CheckpointProto
 
 from src.checkpoint.names import metadata_path
 from src.checkpoint.record import CheckpointMetadata, TrainingMetadata, read_metadata, write_metadata
+from src.confidence import Confidence
 from src.errors import UserError, first_line
 from src.files import atomic_write, file_digest
 
@@ -45,6 +46,11 @@ class Checkpoint:
     def classes(self) -> tuple[str, ...] | None:
         """Names of the classes; None if unknown."""
         return self.metadata.classes or None
+
+    @property
+    def confidence(self) -> Confidence | None:
+        """The temperature and the threshold for these weights; None if unknown."""
+        return self.metadata.confidence
 
     @property
     def training(self) -> TrainingMetadata | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from src.checkpoint.names import metadata_path
+from src.confidence import Confidence
 from src.files import atomic_write
 from src.json_records import KEY, make_record, read_json, to_json
 
@@ -59,6 +60,7 @@ class CheckpointMetadata:
     source: str = ""  # name of the file that the weights were converted from
     training: TrainingMetadata | None = None  # if a run wrote it; the JSON has its keys beside the others
     sha256: str = ""  # of the checkpoint
+    confidence: Confidence | None = None  # of these weights, if they were validated
 
 
 def read_metadata(checkpoint: Path) -> CheckpointMetadata:
@@ -81,6 +83,8 @@ def write_metadata(metadata: CheckpointMetadata, checkpoint: Path) -> None:
     values = to_json(metadata)
     if training := values.pop("training"):
         values |= to_json(training)
+    if confidence := values.pop("confidence"):
+        values["confidence"] = to_json(confidence)
     with atomic_write(metadata_path(checkpoint)) as temporary:
         temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Draws a contact sheet: the first predicted images with class and probability."""
+"""Draws a contact sheet: the first predicted images with class and probability, and which are unsure."""
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,7 +31,8 @@ def draw_contact_sheet(predictions: Sequence[Prediction], path: Path) -> None:
         else:
             image = _thumbnail(prediction.path)
             sheet.paste(image, (left + (SIDE - image.width) // 2, top + (SIDE - image.height) // 2))
-            lines = (escape_name(prediction.classes[0]), f"{prediction.probabilities[0]:.1%}")
+            lines = (escape_name(prediction.classes[0]),
+                     f"{prediction.probabilities[0]:.1%}{', unsure' if prediction.unsure else ''}")
         for i, line in enumerate(lines):
             draw.text((left, top + SIDE + 2 + i * LINE), line[:CAPTION_LETTERS], WARNING if prediction.fault else INK,
                       font)

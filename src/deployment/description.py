@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from src.confidence import Confidence
 from src.data.framing import Framing
 from src.deployment.formats import files_of
 from src.errors import UserError
@@ -37,6 +38,7 @@ class Output:
     """The output."""
 
     meaning: str = "logits"
+    confidence: Confidence | None = None  # how to make probabilities of logits; None: unknown
 
 
 @dataclass(frozen=True)
@@ -106,9 +108,9 @@ def content_digest(model: Path) -> str:
 
 
 def pack_metadata(description: Mapping[str, Any]) -> dict[str, str]:
-    """What an ONNX file has of a description: preprocessing, output and classes, a text for each key."""
+    """What an ONNX file has of a description: preprocessing, output, confidence and classes, a text for each key."""
     values = {**description["preprocessing"], "output": description["output"]["meaning"],
-              "classes": description["classes"]}
+              "confidence": description["output"].get("confidence"), "classes": description["classes"]}
     return {key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             for key, value in values.items() if value is not None}
 
@@ -121,10 +123,10 @@ def unpack_metadata(texts: Mapping[str, str], where: object) -> Description:
     """
     fault = f"{where}: its metadata are not those of a network that this project exported"
     try:
-        numbers = {key: json.loads(texts[key]) for key in (*NUMBERS, "classes") if key in texts}
+        numbers = {key: json.loads(texts[key]) for key in (*NUMBERS, "confidence", "classes") if key in texts}
     except (ValueError, RecursionError) as error:
         raise UserError(f"{fault} ({error})") from error
-    found = {"output": {"meaning": texts.get("output", Output.meaning)},
+    found = {"output": {"meaning": texts.get("output", Output.meaning), "confidence": numbers.get("confidence")},
              "preprocessing": {key: numbers[key] if key in NUMBERS else texts[key]
                                for key in (*NUMBERS, *TEXTS) if key in texts},
              "classes": numbers.get("classes")}

@@ -18,6 +18,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from src.checkpoint.file import Checkpoint
+from src.confidence import Confidence
 from src.data.framing import PAD_COLOUR, Framing
 from src.data.transforms import CENTRE
 from src.deployment.description import ANY_SIZE, content_digest, description_path, pack_metadata
@@ -25,6 +26,7 @@ from src.deployment.formats import ENDINGS, INPUT, input_layout, output_name
 from src.deployment.onnx_graph import OnnxGraph
 from src.errors import UserError, first_line
 from src.files import atomic_write
+from src.json_records import to_json
 from src.model_utils.config import Config
 from src.models import plain_network
 from src.normalisation import IMAGENET_PIXELS, Normalisation
@@ -43,6 +45,7 @@ class ExportOptions:
     softmax: bool = False  # True: the output is probabilities, not logits
     normalisation: Normalisation = IMAGENET_PIXELS  # in the graph, or before it
     framing: Framing = CENTRE  # before the graph
+    confidence: Confidence | None = None  # for the JSON; the graph has softmax alone, without a temperature
 
 
 class Deployable(nn.Cell):
@@ -140,7 +143,8 @@ def usage(options: ExportOptions, classes: tuple[str, ...] | None, num_classes: 
     output = output_name(options.softmax)
     return {
         "input": {"name": INPUT, "layout": "NCHW", "type": "float32", "batch_size": options.batch_size or ANY_SIZE},
-        "output": {"name": output, "meaning": output, "num_classes": num_classes},
+        "output": {"name": output, "meaning": output, "num_classes": num_classes,
+                   **({"confidence": to_json(options.confidence)} if options.confidence else {})},
         "preprocessing": {
             "colours": "RGB",
             **_framing(options.framing, options.image_size),

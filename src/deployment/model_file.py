@@ -9,6 +9,7 @@ from mindspore import Tensor
 
 from src.checkpoint.file import Checkpoint
 from src.checkpoint.pretrained import open_pretrained
+from src.confidence import Confidence
 from src.deployment.runtime import ExportedNetwork, is_exported, load_exported
 from src.errors import UserError
 from src.model_utils.config import Config
@@ -32,6 +33,11 @@ class ModelFile:
     def classes(self) -> tuple[str, ...] | None:
         """Names of the classes; None if unknown."""
         return self.content.classes
+
+    @property
+    def confidence(self) -> Confidence | None:
+        """The temperature and the threshold for unsure images; None if unknown."""
+        return self.content.confidence
 
     def class_names(self, count: int) -> tuple[str, ...]:
         """Names for `count` classes: those of the file, else their indices.
@@ -67,9 +73,9 @@ class ModelFile:
         load_weights(network, self.content)
         return network.set_train(False)
 
-    def predictor(self, batch_size: int, num_classes: int = 0) -> Callable[[np.ndarray], np.ndarray]:
-        """The same function for arrays of up to `batch_size` images."""
-        network = self.network(num_classes)
+    def predictor(self, batch_size: int, network: Network | None = None) -> Callable[[np.ndarray], np.ndarray]:
+        """The same function for arrays of up to `batch_size` images. `network` is one that was made before."""
+        network = network or self.network()
         if isinstance(network, ExportedNetwork):
             return network.logits
 

@@ -12,6 +12,7 @@ import numpy as np
 from mindspore.dataset.core.config import ErrorSamplesMode
 from PIL import Image
 
+from src.confidence import Confidence
 from src.data.check_memory import Finding
 from src.data.framing import Framing
 from src.data.image_cache import copies_folder, encoded_image, longest_shorter_side
@@ -35,6 +36,8 @@ class Prediction:
     classes: tuple[str, ...] = ()  # likeliest first
     probabilities: tuple[float, ...] = ()
     fault: str = ""
+    index: int = 0  # of the likeliest class
+    unsure: bool | None = None  # None: no threshold is known
 
 
 def list_images(source: str) -> list[Path]:
@@ -143,36 +146,43 @@ class _Encoded:
         return encoded_image(self._paths[position], finding.copy), np.array(position, np.int32)
 
 
-def likeliest(path: Path, logits: np.ndarray, classes: Sequence[str], top_k: int) -> Prediction:
-    """The `top_k` likeliest classes by the logits of one image (C)."""
-    exponentials = np.exp(logits.astype(np.float64) - logits.max())
-    probabilities = exponentials / exponentials.sum()
+def likeliest(path: Path, logits: np.ndarray, classes: Sequence[str], top_k: int,
+              confidence: Confidence | None = None) -> Prediction:
+    """The `top_k` likeliest classes by the logits of one image (C), with the network's `confidence` if it is known."""
+    known = confidence or Confidence()
+    probabilities = known.probabilities(logits[None])[0]
     order = np.argsort(-probabilities, kind="stable")[:top_k]
-    return Prediction(path, tuple(classes[index] for index in order), tuple(probabilities[order].tolist()))
+    return Prediction(path, tuple(classes[index] for index in order), tuple(probabilities[order].tolist()),
+                      index=int(order[0]), unsure=known.is_unsure(probabilities[order[0]]))
 
 
 def write_csv(predictions: Sequence[Prediction], path: Path) -> None:
-    """A row per image: file, class and probability of each rank, and the fault of a bad image."""
+    """A row per image: file, class and probability of each rank, the fault of a bad image, and whether it is unsure.
+
+    The last column is 1 or 0, empty for a bad image and where no threshold is known.
+    """
     ranks = max(len(prediction.classes) for prediction in predictions)
     columns = [f"{name}_{rank}" if rank > 1 else name for rank in range(1, ranks + 1)
                for name in ("class", "probability")]
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(["file", *columns, "error"])
+        table.writerow(["file", *columns, "error", "unsure"])
         for prediction in predictions:
             cells: list[str] = []
             for name, probability in zip(prediction.classes, prediction.probabilities, strict=True):
                 cells += [escape_name(name), f"{probability:.6f}"]
-            table.writerow([escape_name(prediction.path), *(cells or [""] * len(columns)), prediction.fault])
+            unsure = "" if prediction.unsure is None else int(prediction.unsure)
+            table.writerow([escape_name(prediction.path), *(cells or [""] * len(columns)), prediction.fault, unsure])
 
 
 def write_predictions(predictions: Sequence[Prediction], model: Path, path: Path) -> None:
-    """The same as JSON."""
+    """The same as JSON. `unsure` is null where no threshold is known."""
     images: list[dict[str, Any]] = [
         {"file": escape_name(prediction.path), "error": prediction.fault} if prediction.fault else
         {"file": escape_name(prediction.path), "classes": [
             {"class": escape_name(name), "probability": round(probability, 6)}
-            for name, probability in zip(prediction.classes, prediction.probabilities, strict=True)]}
+            for name, probability in zip(prediction.classes, prediction.probabilities, strict=True)],
+            "unsure": prediction.unsure}
         for prediction in predictions]
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps({"model": escape_name(model), "pictures": images}, indent=1) + "\n",

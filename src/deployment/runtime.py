@@ -47,6 +47,7 @@ class ExportedNetwork:
         self.framing = description.preprocessing.framing
         self.softmax = description.output.meaning == "probabilities"
         self.classes = description.classes or None
+        self.confidence = description.output.confidence
         self.best_batch_size = self.batch_size or engine.best_batch_size
         self._engine, self._path, self._num_classes = engine, path, 0
 

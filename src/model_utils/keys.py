@@ -283,6 +283,10 @@ class Keys:
     best_metric: str = key("top1", OUTPUT, "What tells which epoch is the best: top1, balanced_accuracy (every class "
                                            "counts the same), macro_f1 or val_loss.",
                            affects_result=False, choices=("top1", "balanced_accuracy", "macro_f1", "val_loss"))
+    unsure_accuracy: float = key(0.95, OUTPUT, "Share of right answers that is wanted of the images that are not "
+                                               "unsure: it sets the probability below which infer.py calls an image "
+                                               "unsure.",
+                                 commands=(TRAIN, EVAL), affects_result=False, min=0.0, max=1.0)
     log_steps: int = key(100, OUTPUT, "A line in the log at least every so many steps.", affects_result=False, min=1)
     save_checkpoint: bool = key(True, OUTPUT, "Keep checkpoints.", affects_result=False)
     save_checkpoint_path: str = key("./checkpoint", OUTPUT, "Folder of the checkpoints.", affects_result=False)
@@ -331,6 +335,11 @@ class Keys:
                                        "image, five_crop adds the four corners. export.py writes it to the JSON.",
                    commands=(EVAL, EXPORT, INFER), choices=("none", "flip", "five_crop"))
     top_k: int = key(5, PREDICTION, "How many of the most likely classes to name.", commands=(INFER,), min=1)
+    sort_into: str = key("", PREDICTION, "Folder for copies of the images, in a folder for each predicted class, and "
+                                         "one for those that are unsure; empty for none.", commands=(INFER,))
+    explain: bool = key(False, PREDICTION, "Also draw where in each image the network saw its class, in the folder "
+                                           "explained/ beside the predictions. It needs a checkpoint.",
+                        commands=(INFER,))
 
     enable_modelarts: bool = key(False, MODELARTS, "This is a job on ModelArts: fetch the data first, upload the "
                                                    "output at the end.", commands=COMMANDS, affects_result=False)

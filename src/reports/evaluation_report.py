@@ -1,23 +1,31 @@
 """The report of an evaluation, and the parts that all reports share."""
+import dataclasses
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from src.confidence import ConfidenceCheck
 from src.data.image_folder import ImageFolder
+from src.deployment.activation_maps import explain
 from src.deployment.model_file import ModelFile
 from src.distributed.world import World
 from src.metrics import EvalResult, wilson_interval
+from src.mobilenetV2 import MobileNetV2
 from src.model_utils.config import Config
 from src.model_utils.keys import BOOLEANS
 from src.reports.best_evaluation import mistaken_files
 from src.reports.provenance import changed_settings, environment, repeating_command
 from src.reports.report import Evaluated, Report
 
+STORED = "Temperature and threshold are those that the model has from its training."
+NOT_STORED = ("The model has none, so temperature and threshold were fitted on these images, and infer.py does not use "
+              "them; train.py stores them beside its checkpoints.")
 
-def evaluation_report(model: ModelFile, folder: ImageFolder, result: EvalResult, network: object,
-                      world: World) -> Report:
+
+def evaluation_report(model: ModelFile, folder: ImageFolder, result: EvalResult, confidence: ConfidenceCheck | None,
+                      network: object, world: World) -> Report:
     """The report of how a model file did on a folder."""
     config = model.config
     facts = {"top-1": share_with_interval(result.correct1, result.images),
@@ -27,9 +35,27 @@ def evaluation_report(model: ModelFile, folder: ImageFolder, result: EvalResult,
              "images": f"{result.images:,}", "classes": f"{len(folder.classes):,}",
              "image size": f"{config.image_size} pixels"}
     evaluated = Evaluated(str(model.path), folder.classes, result.confusion, result.mistakes, folder.root,
-                          mistaken_files(result, folder))
+                          mistaken_files(result, folder), confidence=confidence,
+                          confidence_note=NOT_STORED if model.confidence is None else STORED)
+    if isinstance(network, MobileNetV2):
+        evaluated = explained(evaluated, network, config)
     return Report(title=f"{model.path.name} on {data_name(config)}", state=dated(f"Score of {model.path}"), facts=facts,
                   evaluated=evaluated, **origin(config, network, world))
+
+
+def explained(evaluated: Evaluated, network: MobileNetV2, config: Config) -> Evaluated:
+    """An evaluation with the class activation maps of its mistakes, for the predicted classes.
+
+    Args:
+        evaluated: of the network.
+        network: in evaluation mode, with the weights that were evaluated.
+        config: its input.
+    """
+    if not evaluated.files:
+        return evaluated
+    paths = [evaluated.root / name for name in evaluated.files]
+    return dataclasses.replace(evaluated, overlays=dict(
+        explain(network, config, paths, evaluated.mistakes["predicted"])))
 
 
 def share_with_interval(right: int, images: int) -> str:

@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 
 from src.checkpoint.record import History
+from src.confidence import ConfidenceCheck
 from src.files import atomic_write
 from src.names import escape_name
+from src.reports.confidence_section import COVERAGE, RELIABILITY
 from src.reports.lettering import names_as_they_are
 
 MOST_DOTS = 500  # dots in a row of the image of a confusion matrix
 MOST_MARKED = 60  # with more epochs than this, a curve has no dots
+LEAST_DOT, DOT_OF_ALL = 6, 300  # areas of the dots of a reliability diagram, in points: of few images, and of all more
 INK = "#123456"  # a placeholder that no line uses; in an SVG it is replaced by the text colour of the page
 THEME = b"<style>svg{color:#333}@media(prefers-color-scheme:dark){svg{color:#ccc}}</style>"
 
@@ -46,6 +49,16 @@ def curve_svgs(history: History) -> dict[str, bytes]:
         plot(axes, history)
         if axes.lines:
             svgs[name] = _themed_svg(figure, axes)
+    return svgs
+
+
+def confidence_svgs(check: ConfidenceCheck) -> dict[str, bytes]:
+    """The reliability diagram and the coverage-accuracy curve as one SVG each, by name, as `curve_svgs`."""
+    svgs = {}
+    for name, plot in ((RELIABILITY, _plot_reliability), (COVERAGE, _plot_coverage)):
+        figure, (axes,) = _subplots(1, (5.2, 3.2))
+        plot(axes, check)
+        svgs[name] = _themed_svg(figure, axes)
     return svgs
 
 
@@ -108,6 +121,27 @@ def _plot_accuracy(axes: Any, history: History) -> None:  # noqa: ANN401 - matpl
     _finish(axes, "validation accuracy")
 
 
+def _plot_reliability(axes: Any, check: ConfidenceCheck) -> None:  # noqa: ANN401 - matplotlib's own type
+    axes.plot([0, 1], [0, 1], color=INK, alpha=0.4, linewidth=1)
+    for diagram, label in ((check.before, "network's own"), (check.after, "calibrated")):
+        filled = diagram.images > 0
+        line, = axes.plot(diagram.probability[filled], diagram.accuracy[filled], label=label, linewidth=1)
+        axes.scatter(diagram.probability[filled], diagram.accuracy[filled], color=line.get_color(),
+                     s=LEAST_DOT + DOT_OF_ALL * diagram.images[filled] / diagram.images.sum())
+    axes.set(xlabel="probability of the answer", ylabel="share of right answers", xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.legend()
+
+
+def _plot_coverage(axes: Any, check: ConfidenceCheck) -> None:  # noqa: ANN401 - matplotlib's own type
+    curve = check.curve
+    axes.plot(curve.coverage, curve.accuracy)
+    axes.axhline(check.target, color=INK, alpha=0.4, linewidth=1, linestyle="--", label="wanted")
+    if (sure := check.sure).any():
+        axes.plot([sure.mean()], [check.right[sure].mean()], "o", markersize=7, label="at the threshold")
+    axes.set(xlabel="share of the images that are sure enough", ylabel="share of right answers", xlim=(0, 1.02))
+    axes.legend()
+
+
 _CURVES = {"loss": _plot_loss, "learning rate": _plot_lr, "validation accuracy": _plot_accuracy}
 
 
@@ -141,7 +175,7 @@ def _themed_svg(figure: Any, axes: Any) -> bytes:  # noqa: ANN401 - matplotlib's
     axes.set_title("")  # the page has the title
     axes.spines[["top", "right"]].set_visible(False)
     legend = axes.get_legend()
-    for text in (axes.xaxis.label, axes.yaxis.offsetText, *(legend.get_texts() if legend else ())):
+    for text in (axes.xaxis.label, axes.yaxis.label, axes.yaxis.offsetText, *(legend.get_texts() if legend else ())):
         text.set_color(INK)
     axes.tick_params(colors=INK)
     axes.spines[:].set_color(INK)

@@ -1,19 +1,22 @@
 """The report of a run or of an evaluation: one HTML file without scripts, which needs no network."""
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from src.checkpoint.record import History
+from src.confidence import ConfidenceCheck
 from src.data.images import thumbnail
 from src.files import atomic_write
 from src.metrics import F1, class_scores
 from src.names import ESCAPED, escape_name
-from src.reports.figures import confusion_png, curve_svgs
+from src.reports.confidence_section import EXPLANATIONS, advice, calibration
+from src.reports.figures import confidence_svgs, confusion_png, curve_svgs
 
 NAMED_CLASSES = 30  # with more classes the confusion matrix is an image without names and numbers
 MOST_PAIRS = 12  # most confused pairs of classes to show
@@ -26,7 +29,8 @@ HEAD_BYTES = 2000  # at the beginning of the file, which have its mark
 class Evaluated:
     """An evaluation as a report shows it.
 
-    `files` are those of the `mistakes` (see `src.metrics.EvalResult`), relative to `root`.
+    `files` are those of the `mistakes` (see `src.metrics.EvalResult`), relative to `root`. `overlays` has images with
+    their class activation maps, by their position among them. `confidence_note` says where its temperature is from.
     """
 
     title: str  # which weights were evaluated
@@ -35,6 +39,9 @@ class Evaluated:
     mistakes: np.ndarray
     root: Path
     files: Sequence[str]
+    overlays: Mapping[int, Image.Image] = field(default_factory=dict)
+    confidence: ConfidenceCheck | None = None
+    confidence_note: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,9 @@ def _of_evaluation(evaluated: Evaluated | None) -> dict[str, Any]:
     if evaluated is None:
         return {}
     classes, confusion = [escape_name(name) for name in evaluated.classes], evaluated.confusion
+    check, mistakes = evaluated.confidence, evaluated.mistakes
+    calibrated = check.calibrated_at(mistakes["position"]) if check else None
+    probabilities = mistakes["probability"] if calibrated is None else calibrated
     scores, support = class_scores(confusion), confusion.sum(axis=1)
     matrix = confusion.tolist() if len(classes) <= NAMED_CLASSES else None
     weakest = np.lexsort((-support, scores[:, F1]))
@@ -112,19 +122,37 @@ def _of_evaluation(evaluated: Evaluated | None) -> dict[str, Any]:
         "pairs": [(classes[i], classes[j], images, images / int(support[i]))
                   for i, j, images in confused_pairs(confusion)],
         "mistakes": [{"image": _thumbnail(evaluated.root / name), "name": escape_name(name),
+                      "overlay": _jpeg(evaluated.overlays[position]) if position in evaluated.overlays else "",
                       "label": classes[mistake["label"]], "predicted": classes[mistake["predicted"]],
-                      "probability": float(mistake["probability"])}
-                     for mistake, name in zip(evaluated.mistakes, evaluated.files, strict=True)],
+                      "probability": float(probabilities[position])}
+                     for position in np.argsort(-probabilities, kind="stable").tolist()
+                     for mistake, name in [(mistakes[position], evaluated.files[position])]],
+        "is_calibrated": calibrated is not None,
+        "confidence": _of_confidence(check),
     }
+
+
+def _of_confidence(check: ConfidenceCheck | None) -> dict[str, Any] | None:
+    if check is None:
+        return None
+    return {"advice": advice(check), "calibration": calibration(check),
+            "figures": [(name, EXPLANATIONS[name], _data_url(svg, "image/svg+xml"))
+                        for name, svg in confidence_svgs(check).items()]}
 
 
 def _thumbnail(path: Path) -> str:
     """A small version of an image as a data URL; empty if the image cannot be read."""
-    content = io.BytesIO()
     try:
-        thumbnail(path, THUMBNAIL).save(content, "JPEG", quality=JPEG_QUALITY)
+        return _jpeg(thumbnail(path, THUMBNAIL))
     except Exception:  # noqa: BLE001 - decoders raise many types of error
         return ""
+
+
+def _jpeg(image: Image.Image) -> str:
+    """An image as a data URL, at most `THUMBNAIL` pixels wide and high."""
+    small, content = image.copy(), io.BytesIO()
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    small.save(content, "JPEG", quality=JPEG_QUALITY)
     return _data_url(content.getvalue(), "image/jpeg")
 
 

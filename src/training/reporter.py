@@ -6,13 +6,14 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from mindspore import nn
-
+from src.checkpoint.file import read_checkpoint
+from src.checkpoint.names import BEST
 from src.data.image_folder import ImageFolder
 from src.distributed.world import World
 from src.errors import UserError
 from src.log import logger
 from src.metrics import EvalResult
+from src.mobilenetV2 import MobileNetV2
 from src.reports import best_evaluation
 from src.reports.best_evaluation import BestEvaluation
 from src.reports.event_file import EventFile, check_tensorboard
@@ -22,6 +23,7 @@ from src.training.resume import Run
 from src.training.state import TrainingState
 from src.training.timing import Timing
 from src.training.training_report import training_report
+from src.utils import eval_parameters, load_parameters
 
 CURVES, DRAWN_CURVES, REPORT = "curves.csv", "curves.png", "report.html"
 
@@ -31,16 +33,17 @@ class Reporter:
 
     Args:
         network: of the run, for what the report says of it.
+        ema: the network with the moving average of the weights, if the run keeps one.
         eval_folder: the validation images, if there are any.
 
     Raises:
         UserError: event files are wanted, but cannot be written.
     """
 
-    def __init__(self, run: Run, network: nn.Cell, eval_folder: ImageFolder | None, timing: Timing,
-                 world: World) -> None:
+    def __init__(self, run: Run, network: MobileNetV2, ema: MobileNetV2 | None, eval_folder: ImageFolder | None,
+                 timing: Timing, world: World) -> None:
         check_tensorboard(run.config)
-        self._run, self._network, self._eval_folder = run, network, eval_folder
+        self._run, self._network, self._ema, self._eval_folder = run, network, ema, eval_folder
         self._timing, self._world = timing, world
         self._folder = Path(run.config.save_checkpoint_path)
         self._best: BestEvaluation | None = None
@@ -76,7 +79,8 @@ class Reporter:
         if self._events:
             self._events.write(self._state.step, {f"epoch/{name}": row[name] for name in row if name != "epoch"})
         if result and self._eval_folder and self._state.is_best:
-            self._best = BestEvaluation.of(result, self._eval_folder, self._state.run_id, row["epoch"])
+            self._best = BestEvaluation.of(result, self._eval_folder, self._state.run_id, row["epoch"],
+                                           self._state.confidence)
             if self._run.config.save_checkpoint:
                 with _tolerate_failure(best_evaluation.FILE):
                     self._best.save(self._folder / best_evaluation.FILE)
@@ -85,6 +89,8 @@ class Reporter:
 
     def finalize(self, is_saved: bool, test_result: EvalResult | None = None) -> None:
         """Write the curves and the report. A run that was finished before keeps the files that it has.
+
+        The network gets the weights of the best epoch, to show what it sees in its mistakes.
 
         Args:
             is_saved: whether there is a checkpoint of the present step.
@@ -101,10 +107,24 @@ class Reporter:
                 write_table(state.history, self._folder / CURVES)
                 draw_curves(state.history, self._folder / DRAWN_CURVES)
             write_report(training_report(self._run, state, self._best, self._eval_folder, self._timing, self._network,
-                                         self._world, is_saved, test_result), path, self._mark())
+                                         self._world, is_saved, test_result, self._load_best()), path, self._mark())
             logger.info(f"report: {path}")
         except UserError as error:
             logger.warning(f"the run is saved, but not its report: {error}")
+
+    def _load_best(self) -> MobileNetV2 | None:
+        """The network with the weights of the best evaluation; None if no checkpoint has them, or it saw all right."""
+        path, best = self._folder / f"{BEST}.ckpt", self._best
+        if not (best and best.files and self._run.config.save_checkpoint and path.is_file()):
+            return None
+        checkpoint = read_checkpoint(path)
+        if checkpoint.training is None or (checkpoint.training.run_id, checkpoint.training.epoch) != (
+                best.run_id, best.epoch):
+            return None
+        load_parameters(eval_parameters(self._network, self._ema), checkpoint)
+        network = self._ema or self._network
+        network.set_train(False)
+        return network
 
     def _mark(self) -> str:
         return f"{self._state.run_id} {self._state.step}"

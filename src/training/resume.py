@@ -50,7 +50,8 @@ class Run:
             history=state.history, metrics=state.history[-1] if is_whole else {}, best_top1=state.best_top1,
             is_best=is_whole and state.is_best, ranks=self.ranks, train_images=self.train_images,
             eval_images=self.eval_images, pretrained=self.pretrained, teacher=self.teacher)
-        return CheckpointMetadata(config=self.config.as_dict(), classes=self.classes, training=training)
+        return CheckpointMetadata(config=self.config.as_dict(), classes=self.classes, training=training,
+                                  confidence=state.confidence.confidence if is_whole and state.confidence else None)
 
     def difference(self, metadata: CheckpointMetadata) -> str | None:
         """Why this run cannot resume from a checkpoint; None if it can."""

@@ -4,6 +4,7 @@ import secrets
 from dataclasses import dataclass, field
 
 from src.checkpoint.record import History, HistoryRow, TrainingMetadata, merit
+from src.confidence import ConfidenceCheck
 from src.metrics import EvalResult
 
 
@@ -20,6 +21,7 @@ class TrainingState:
     history: History = field(default_factory=list)  # a row per finished epoch; complete on rank 0 alone
     run_id: str = field(default_factory=lambda: secrets.token_hex(4))  # distinguishes this run's checkpoints
     best_metric: str = "top1"  # the column of the history that tells which epoch is the best
+    confidence: ConfidenceCheck | None = field(default=None, compare=False)  # of the last finished epoch, if known
 
     @classmethod
     def of(cls, training: TrainingMetadata, best_metric: str = "top1") -> "TrainingState":
@@ -37,11 +39,12 @@ class TrainingState:
         *earlier, last = (merit(row, self.best_metric) for row in self.history)
         return last > max(earlier, default=-math.inf)
 
-    def finish_epoch(self, loss: float, lr: float, result: EvalResult | None) -> None:
+    def finish_epoch(self, loss: float, lr: float, result: EvalResult | None,
+                     confidence: ConfidenceCheck | None = None) -> None:
         """Add the row of an epoch: mean loss, last learning rate and, if it was validated, the result."""
         row: HistoryRow = {"epoch": len(self.history) + 1, "loss": loss, "lr": lr}
         if result:
             row |= {"val_loss": result.loss, "top1": result.top1, "top5": result.top5,
                     "balanced_accuracy": result.balanced_accuracy, "macro_f1": result.macro_f1}
         self.history.append(row)
-        self.losses = []
+        self.losses, self.confidence = [], confidence

@@ -2,18 +2,26 @@
 from src.data.image_folder import ImageFolder
 from src.distributed.world import World
 from src.metrics import EvalResult
+from src.mobilenetV2 import MobileNetV2
 from src.reports.best_evaluation import BestEvaluation
-from src.reports.evaluation_report import data_name, dated, origin, share_with_interval
+from src.reports.evaluation_report import data_name, dated, explained, origin, share_with_interval
 from src.reports.report import Evaluated, Report
 from src.training.resume import Run
 from src.training.state import TrainingState
 from src.training.timing import DATA, STEPS, Timing
 
+OWN = ("infer.py uses temperature and threshold. Both were fitted on the same images that chose the epoch, so these "
+       "figures are a little too good: eval.py on other images tells more.")
+
 
 def training_report(run: Run, state: TrainingState, best: BestEvaluation | None, eval_folder: ImageFolder | None,
                     timing: Timing, network: object, world: World, is_saved: bool,
-                    test_result: EvalResult | None = None) -> Report:
-    """The report of a run at its present step. `is_saved`: whether there is a checkpoint of this step."""
+                    test_result: EvalResult | None = None, best_network: MobileNetV2 | None = None) -> Report:
+    """The report of a run at its present step.
+
+    `is_saved`: whether there is a checkpoint of this step. `best_network` has the weights of the best epoch, if there
+    is a checkpoint of them.
+    """
     config, done = run.config, state.step
     status = f"Finished after {done} steps" if done == run.total_steps else \
         f"Stopped after {done} of {run.total_steps} steps; " + (
@@ -36,7 +44,10 @@ def training_report(run: Run, state: TrainingState, best: BestEvaluation | None,
     if timing.images:
         facts["training images a second"] = f"{timing.images * world.rank_size / seconds:,.1f}"
     evaluated = Evaluated(f"the weights of epoch {best.epoch}, the best one", run.classes, best.confusion,
-                          best.mistakes, eval_folder.root, best.files) if best and eval_folder else None
+                          best.mistakes, eval_folder.root, best.files, confidence=best.confidence,
+                          confidence_note=OWN) if best and eval_folder else None
+    if evaluated and best_network:
+        evaluated = explained(evaluated, best_network, config)
     return Report(title=f"MobileNetV2 on {data_name(config)}", state=dated(status), facts=facts,
                   history=state.history, evaluated=evaluated, seconds=timing.seconds,
                   **origin(config, network, world))

@@ -15,12 +15,14 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 import eval as evaluation
+import export as export_command
 import infer
 from src.checkpoint.file import read_checkpoint, write_checkpoint
 from src.checkpoint.names import metadata_path
 from src.checkpoint.namings import TIMM, TORCH
 from src.checkpoint.pretrained import open_pretrained
 from src.checkpoint.record import CheckpointMetadata
+from src.confidence import Confidence
 from src.data.image_folder import ImageFolder
 from src.dataset import ImageData
 from src.deployment.description import description_path
@@ -128,6 +130,88 @@ def test_every_image_gets_the_answer_of_the_network(kind: str, models: dict[str,
     assert [image["classes"][0]["class"] for image in told["pictures"]] == [row["class"] for row in rows]
     with Image.open(tmp_path / "out" / "predictions.png") as sheet:
         assert sheet.width > 8 * 140
+
+
+@pytest.fixture
+def calibrated(models: dict[str, Path], holiday: Path, tmp_path: Path) -> tuple[Path, np.ndarray]:
+    """The checkpoint with a temperature of 3 and a threshold between the images, and the calibrated probabilities."""
+    found = read_checkpoint(models["checkpoint"])
+    network = open_model(config_for("--pretrain_ckpt", models["checkpoint"], "--cpu_kernels", "off")).network()
+    (_, batch), = ImageStream(list_images(str(holiday)), SIZE, 9, 1)
+    probabilities = Confidence(3.0).probabilities(network(Tensor(batch)).asnumpy())
+    threshold = float(np.sort(probabilities.max(axis=1))[3:5].mean())
+    path = tmp_path / "calibrated.ckpt"
+    write_checkpoint(path, found.network, {}, CheckpointMetadata(found.config, CLASSES,
+                                                                 confidence=Confidence(3.0, threshold)))
+    return path, probabilities
+
+
+def predicted(out: Path) -> list[dict[str, str]]:
+    with (out / "predictions.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_unsure_images_are_told_sorted_apart_and_explained(calibrated: tuple[Path, np.ndarray], holiday: Path,
+                                                           tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    model, probabilities = calibrated
+    out, copies = tmp_path / "out", tmp_path / "sorted"
+    call(infer, "--model", model, "--images", holiday, "--predictions", out, "--sort_into", copies, "--explain", True)
+    said, rows = capsys.readouterr().out, predicted(out)
+    assert list(rows[0])[-2:] == ["error", "unsure"]
+    assert [row["unsure"] for row in rows].count("1") == 4
+    surest = probabilities.max(axis=1)
+    np.testing.assert_allclose([float(row["probability"]) for row in rows], surest, atol=2e-5)
+    assert {row["unsure"] for row, value in zip(rows, surest, strict=True) if value < np.sort(surest)[4]} == {"1"}
+    told = json.loads((out / "predictions.json").read_text())["pictures"]
+    assert [image["unsure"] for image in told] == [row["unsure"] == "1" for row in rows]
+    assert "sorted into" in said
+    assert len(list((copies / "unsure").iterdir())) == 4
+    for row in rows:
+        folder = copies / ("unsure" if row["unsure"] == "1" else row["class"])
+        assert Path(row["file"]).read_bytes() in {path.read_bytes() for path in folder.iterdir()}
+    assert f"9 pictures of what speaks for the class: {out}/explained" in said
+    pictures = sorted((out / "explained").iterdir())
+    assert [path.name for path in pictures] == [f"{number:05d}-{path.stem}.jpg" for number, path in
+                                                enumerate(list_images(str(holiday)), 1)]
+    with Image.open(pictures[0]) as picture:
+        assert picture.size == (SIZE, SIZE)
+
+
+def test_exported_files_know_temperature_and_threshold(calibrated: tuple[Path, np.ndarray], holiday: Path,
+                                                       tmp_path: Path) -> None:
+    """In the JSON, and an ONNX file within itself. Softmax in the graph changes nothing."""
+    needs_onnx_runtime("ONNX")
+    model, probabilities = calibrated
+    for softmax in False, True:
+        exported = tmp_path / f"{softmax}.onnx"
+        call(export_command, "--ckpt_file", model, "--file_format", "ONNX", "--file_name", exported,
+             "--export_batch_size", 0, "--export_softmax", softmax)
+        for has_json in True, False:
+            if not has_json:
+                description_path(exported).unlink()
+            out = tmp_path / f"{softmax}-{has_json}"
+            call(infer, "--model", exported, "--images", holiday, "--predictions", out)
+            rows = predicted(out)
+            np.testing.assert_allclose([float(row["probability"]) for row in rows], probabilities.max(axis=1),
+                                       atol=1e-4)
+            assert [row["unsure"] for row in rows].count("1") == 4
+
+
+def test_a_model_without_a_threshold_calls_nothing_unsure(models: dict[str, Path], holiday: Path,
+                                                          tmp_path: Path) -> None:
+    call(infer, "--model", models["checkpoint"], "--images", holiday / "b", "--predictions", tmp_path)
+    assert {row["unsure"] for row in predicted(tmp_path)} == {""}
+    told = json.loads((tmp_path / "predictions.json").read_text())["pictures"]
+    assert {image["unsure"] for image in told} == {None}
+
+
+def test_what_cannot_be_done_is_refused_before_the_work(models: dict[str, Path], holiday: Path, tmp_path: Path) -> None:
+    out = ("--predictions", tmp_path / "out", "--images", holiday)
+    text = refusal(infer, "--model", models["MINDIR"], *out, "--explain", True)
+    assert f"{models['MINDIR']}: --explain True needs the feature maps" in text
+    text = refusal(infer, "--model", models["checkpoint"], *out, "--sort_into", holiday / "sorted")
+    assert "a second run would take the copies for images" in text
+    assert not (tmp_path / "out").exists()
 
 
 def test_images_come_as_evaluation_shows_them(photos: Path) -> None:

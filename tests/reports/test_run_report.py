@@ -27,11 +27,13 @@ import eval as evaluation
 import train
 from src.checkpoint.file import read_checkpoint, write_checkpoint
 from src.checkpoint.record import CheckpointMetadata
+from src.confidence import ALL_UNSURE, Confidence, ConfidenceCheck
 from src.errors import UserError
 from src.metrics import MISTAKE, MOST_MISTAKES, class_scores
 from src.model_utils.config import get_config
 from src.models import define_net
 from src.reports.best_evaluation import BestEvaluation
+from src.reports.confidence_section import advice
 from src.reports.evaluation_report import report_path
 from src.reports.event_file import EventFile
 from src.reports.provenance import changed_settings, repeating_command
@@ -198,6 +200,50 @@ def test_the_matrix_and_the_classes_are_those_of_the_best_epoch(run: Run) -> Non
         assert (run.images / "val" / file).is_file()
 
 
+def test_temperature_and_threshold_are_kept_with_the_best_weights_and_in_the_report(run: Run) -> None:
+    best = read_checkpoint(run.folder / "best.ckpt")
+    kept = BestEvaluation.load(run.folder / "best.npz", run.training.run_id, run.training.history, len(CLASSES), "top1")
+    assert kept
+    assert kept.confidence
+    assert best.confidence == kept.confidence.confidence
+    assert len(kept.confidence.right) == 5 * len(CLASSES)
+    assert kept.confidence.right.mean() == pytest.approx(kept.top1)
+    text = text_of(run.page)
+    assert "How sure it is" in text
+    assert f"At temperature {best.confidence.temperature:.3g} they miss it by {kept.confidence.after.ece:.1%}" in text
+    assert "These are 15 images, so the figures are rough" in text
+    assert "fitted on the same images that chose the epoch" in text
+    assert advice(kept.confidence) in text
+
+
+def test_mistakes_have_a_picture_of_what_speaks_for_the_wrong_class(run: Run) -> None:
+    best = BestEvaluation.load(run.folder / "best.npz", run.training.run_id, run.training.history, len(CLASSES), "top1")
+    assert best
+    explained = [image.attrib["alt"] for image in elements(run.page, "img")
+                 if image.attrib["alt"].startswith("The parts of it that speak for")]
+    assert best.confidence
+    calibrated = best.confidence.calibrated_at(best.mistakes["position"])
+    assert calibrated is not None
+    order = np.argsort(-calibrated, kind="stable")
+    assert explained == [f"The parts of it that speak for {CLASSES[best.mistakes['predicted'][i]]}" for i in order]
+    told = [float(share) for share in re.findall(r"</span> ([\d.]+)%<br>", run.page)]
+    assert told == [round(100 * float(calibrated[i]), 1) for i in order]
+
+
+def test_a_file_of_an_earlier_version_has_no_confidence(run: Run, tmp_path: Path) -> None:
+    with np.load(run.folder / "best.npz") as file:
+        values = {name: file[name] for name in file.files}
+    names = "temperature", "target", "unsure_below", "positions", "raw", "calibrated", "right"
+    args = run.training.run_id, run.training.history, len(CLASSES), "top1"
+    np.savez(tmp_path / "old.npz", **{name: value for name, value in values.items() if name not in names})
+    old = BestEvaluation.load(tmp_path / "old.npz", *args)
+    assert old
+    assert old.confidence is None
+    for name, value in (("temperature", -1.0), ("raw", values["raw"][1:]), ("right", values["raw"])):
+        np.savez(tmp_path / "bad.npz", **{**values, name: np.array(value)})
+        assert BestEvaluation.load(tmp_path / "bad.npz", *args) is None
+
+
 def test_the_command_in_it_makes_the_same_configuration(run: Run) -> None:
     command = elements(run.page, "code")[0].text
     folder, line = command.splitlines()
@@ -264,6 +310,20 @@ def test_evaluation_writes_one_too(run: Run, tmp_path: Path, capsys: pytest.Capt
     assert "Curves" not in text
     assert "waiting for data" not in text
     assert elements(page, "script") == []
+    assert "those that the model has from its training" in text
+    assert any(image.attrib["alt"].startswith("The parts of it that speak for") for image in elements(page, "img"))
+
+
+@pytest.mark.parametrize(("threshold", "says"), [
+    (0.0, "infer.py calls no image unsure: of all answers here 60.0% are right; 80% are wanted"),
+    (ALL_UNSURE, "Look at every answer yourself"),
+    (0.7, "probability is 70.0% or more: 40.0% of the images reach that, and 100.0% of these answers are right"),
+    (0.95, "probability is 95.0% or more: 0.0% of the images reach that, and 80% are wanted"),
+])
+def test_the_advice_is_what_to_do(threshold: float, says: str) -> None:
+    calibrated, right = np.array([0.9, 0.8, 0.6, 0.5, 0.4], np.float32), np.array([True, True, False, True, False])
+    check = ConfidenceCheck(Confidence(1.0, threshold), False, 0.8, np.arange(5), calibrated, calibrated, right)
+    assert says in advice(check)
 
 
 @pytest.mark.parametrize(("given", "path"), [
