@@ -43,6 +43,7 @@ class Folds:
     """What a cross-validation adds to a report. `files` are those of `label_errors`, relative to the evaluated root."""
 
     rows: Sequence[Sequence[str]]  # fold, images, top-1, balanced accuracy, macro F1, top-1 of the best epoch
+    means: Sequence[str]  # of the same columns
     label_errors: np.ndarray  # `src.data.label_errors.LABEL_ERROR`s, the most likely first
     files: Sequence[str]
     final_command: str  # shell lines that train a network on all images
