@@ -147,6 +147,16 @@ class Keys:
                                       "data set has no validation images; 0 for none. Images that look alike stay on "
                                       "one side.",
                            affects_result=False, min=0.0, below=1.0)
+    folds: int = key(0, DATA, "Cross-validation for small sets: the training images are divided into so many folds of "
+                              "equal classes, and a network is trained for each, on the other folds. It says how sure "
+                              "the accuracy is, and which labels may be wrong; 0 for none.",
+                     affects_result=False, min=0, max=100)
+    fold: int = key(0, DATA, "Train the network of one of these folds alone, from 1; 0 for all of them.",
+                    affects_result=False, min=0, max=100)
+    group_pattern: str = key("", DATA, "Regular expression: images in whose names it finds the same are not divided by "
+                                       "val_share and folds, such as all photos of one plant.", affects_result=False)
+    group_column: str = key("", DATA, "The same by a column of the list that dataset_path names.",
+                            affects_result=False)
     num_classes: int = key(0, DATA, "Classes of the network; 0 for as many as the training folder or the model has.",
                            commands=COMMANDS, affects_result=False, min=0)
     image_size: int = key(224, DATA, "Height and width of the network's input in pixels.",
