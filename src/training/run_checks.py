@@ -89,8 +89,8 @@ def class_traps(config: Config, folder: ImageFolder) -> Iterator[str]:
     is_treated = config.class_weights != "none" or config.balanced_sampling
     if counts[largest] >= UNEVEN * counts[smallest] and not is_treated:
         most, least = (f"{escape_name(folder.classes[label])} has {counts[label]}" for label in (largest, smallest))
-        yield (f"{folder.root}: uneven classes: {most} training images, {least}; if rare classes matter as much, try "
-               "--class_weights balanced or --balanced_sampling True, perhaps --focal_gamma 2, and see balanced_acc")
+        yield (f"{folder.root}: uneven classes: {most} training images, {least}; if rare classes matter as much, use "
+               "--balanced_sampling True or --class_weights balanced, and look at balanced_acc")
 
 
 def rate_traps(config: Config) -> Iterator[str]:
@@ -127,9 +127,17 @@ def shared_images(train_folder: ImageFolder, other: ImageFolder) -> list[str]:
              if position not in same]
     train_alike = np.flatnonzero(np.isin(train_sizes, sizes[alike]))
     if sizes[alike].sum() + train_sizes[train_alike].sum() <= MOST_COMPARED:
-        digests = {file_digest(train_folder.root / train_folder.files[position]) for position in train_alike}
-        same |= {position for position in alike if file_digest(other.root / other.files[position]) in digests}
+        digests = {_digest(train_folder, position) for position in train_alike} - {None}
+        same |= {position for position in alike if _digest(other, position) in digests}
     return [other.files[position] for position in sorted(same)]
+
+
+def _digest(folder: ImageFolder, position: int) -> str | None:
+    """Of an image's content; None if it cannot be read, which is told elsewhere."""
+    try:
+        return file_digest(folder.root / folder.files[position])
+    except OSError:
+        return None
 
 
 def nothing_learnt(config: Config, history: History, classes: int, steps_per_epoch: int) -> str | None:

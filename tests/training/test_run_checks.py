@@ -40,7 +40,7 @@ def test_uneven_classes_are_named_with_what_to_do(images: Images, capsys: pytest
     train = folder_of(images, "a", cat=10, dog=2, eel=7)
     line, = warnings(capsys, train)
     assert line.startswith("uneven classes: cat has 10 training images, dog has 2; ")
-    assert "--class_weights balanced or --balanced_sampling True" in line
+    assert "--balanced_sampling True or --class_weights balanced" in line
     assert warnings(capsys, train, "--class_weights", "balanced") == []
     assert warnings(capsys, train, "--balanced_sampling", True) == []
     assert warnings(capsys, train, world=World(1, 2)) == []  # rank 0 tells it
