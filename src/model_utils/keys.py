@@ -162,6 +162,8 @@ class Keys:
     image_size: int = key(224, DATA, "Height and width of the network's input in pixels.",
                           commands=COMMANDS, aliases=("image_height", "image_width"), min=32, max=8192, multiple_of=32)
     batch_size: int = key(256, DATA, "Images in a batch, on each rank.", commands=COMMANDS, min=1)
+    balanced_sampling: bool = key(False, DATA, "An epoch draws as many training images as before, but from all "
+                                               "classes equally often. For uneven classes.")
     num_workers: int = key(32, DATA, "Threads that decode and augment images, at most as many as there are cores.",
                            commands=COMMANDS, affects_result=False, min=1)  # but `Run.remarks` tells
     bad_images: str = key("error", DATA, "Images that cannot be read: error stops, skip leaves them out, replace takes "
@@ -262,9 +264,17 @@ class Keys:
     ema_decay: float = key(0.0, OPTIMIZER, "Decay per step of the averaged weights (EMA), which are then scored and "
                                            "saved, such as 0.9999. In the first n steps it is (1 + n) / (10 + n) if "
                                            "that is less; 0 for none.", min=0.0, below=1.0)
+    precise_bn: bool = key(False, OPTIMIZER, "Before an epoch's evaluation, measure batch norm's means and variances "
+                                             "anew on up to 1024 training images, with the weights that are scored. "
+                                             "For runs of few or small steps.")
 
     label_smooth: float = key(0.1, LOSS, "Label smoothing: share of the target that is spread over all classes.",
                               min=0.0, below=1.0)
+    class_weights: str = key("none", LOSS, "balanced weights each training image by images / (classes x images of its "
+                                           "class), so that all classes count the same. For uneven classes.",
+                             choices=("none", "balanced"))
+    focal_gamma: float = key(0.0, LOSS, "Focal loss: the loss of an image is multiplied by (1 - p)^gamma, where p is "
+                                        "the probability of its label; usual is 2, 0 for none.", min=0.0, max=10.0)
     kd_teacher: str = key("", LOSS, "Distillation: a larger network to learn from besides the labels, as a checkpoint, "
                                     "exported file; empty for none.",
                           affects_result=False)  # its digest is compared
