@@ -249,8 +249,18 @@ class Keys:
     lr_base_batch: int = key(2048, SCHEDULE, "Global batch that the learning rates are meant for. They are scaled in "
                                              "proportion to this run's global batch; 0 takes them as they are.", min=0)
 
-    momentum: float = key(0.9, OPTIMIZER, "Momentum of the optimizer.", min=0.0, below=1.0)
-    nesterov: bool = key(False, OPTIMIZER, "Use Nesterov's momentum.")
+    optimizer: str = key("momentum", OPTIMIZER, "momentum is SGD with momentum; adamw is Adam with decoupled weight "
+                                                "decay, for which lr_max and weight_decay have other sizes: see "
+                                                "docs/recipes.md.", choices=("momentum", "adamw"))
+    momentum: float = key(0.9, OPTIMIZER, "Momentum of the optimizer momentum.", min=0.0, below=1.0)
+    nesterov: bool = key(False, OPTIMIZER, "Use Nesterov's momentum, with the optimizer momentum.")
+    adam_beta1: float = key(0.9, OPTIMIZER, "Decay per step of adamw's mean gradient.", min=0.0, below=1.0)
+    adam_beta2: float = key(0.999, OPTIMIZER, "Decay per step of adamw's mean squared gradient.", min=0.0, below=1.0)
+    adam_eps: float = key(1e-8, OPTIMIZER, "Added to the root of adamw's mean squared gradient, by which it divides.",
+                          min=1e-12)
+    layer_decay: float = key(1.0, OPTIMIZER, "Learning rates per depth: each layer's rate is that of the layer behind "
+                                             "it times this. The classifier has the rate of the schedule; 1 gives all "
+                                             "layers the same.", min=0.0, max=1.0)
     weight_decay: float = key(4e-5, OPTIMIZER, "Weight decay of the convolutions and of the classifier's matrix.",
                               min=0.0)
     norm_bias_decay: bool = key(True, OPTIMIZER, "Decay the gammas and betas of batch norm and the classifier's bias, "

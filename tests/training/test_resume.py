@@ -362,6 +362,22 @@ def test_an_interruption_within_an_accumulation(given: tuple[object, ...], tmp_p
     assert_same(call_main(given, again, base=base), expected)
 
 
+@pytest.mark.parametrize("kernels", ["off", "on"])
+def test_adamw_goes_on_bit_for_bit(kernels: str, images: Images, tmp_path: Path,
+                                   capsys: pytest.CaptureFixture) -> None:
+    """Both moments, the number of updates, and the rates per depth, of the whole network."""
+    photos = images({"train/ape": 6, "train/zebra": 6})
+    base = ("--platform", "CPU", "--image_size", "32", "--width_mult", "0.35", "--batch_size", "4", "--dataset_path",
+            str(photos), "--cpu_kernels", kernels, "--optimizer", "adamw", "--layer_decay", "0.8", "--grad_clip_norm",
+            "1", "--weight_decay", "0.05", "--ema_decay", "0.5")
+    whole = tmp_path / "whole"
+    expected = call_main((), whole, base=base)
+    assert expected.state["updates"].asnumpy().tolist() == [9]
+    again = cut((whole, expected), tmp_path / "again", "mobilenetv2-1_3")
+    assert_same(call_main((), again, base=base), expected)
+    assert "3 of 9 steps done" in capsys.readouterr().out
+
+
 def test_two_runs_cannot_write_to_one_folder(given: tuple[object, ...], tmp_path: Path) -> None:
     from src.training.resume import lock_folder
     lock_folder(tmp_path / "run")
