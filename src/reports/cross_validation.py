@@ -149,9 +149,9 @@ def cross_validation_report(result: CrossValidation, config: Config, network: ob
         epoch, best = result.best_epoch(fold)
         rows.append((str(fold + 1), f"{scored.images:,}", share_with_interval(scored.correct1, scored.images),
                      f"{scored.balanced_accuracy:.2%}", f"{scored.macro_f1:.2%}", f"{best:.2%} ({epoch})"))
-    best = np.mean([result.best_epoch(fold)[1] for fold in range(folds)])
+    mean_best = np.mean([result.best_epoch(fold)[1] for fold in range(folds)])
     means = ("mean", f"{pooled.images / folds:,.1f}", *(_with_deviation(result, score) for score in SCORES),
-             f"{best:.2%}")
+             f"{mean_best:.2%}")
     errors = result.label_errors
     return Report(title=f"MobileNetV2 on {data_name(config)}, {folds} folds",
                   state=dated(f"Finished: each image was scored by the one of {folds} networks that had not seen it"),

@@ -65,7 +65,7 @@ def test_what_belongs_together_stays_in_one_fold(tmp_path: Path) -> None:
 def test_a_fold_is_held_out_of_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = ImageFolder.scan(numbered(tmp_path, {"apple": 7, "pear": 5}))
     groups = find_groups(folder.files, tmp_path, "apple/00[01]", "")
-    held_out = []
+    held_out: list[str] = []
     for fold in 1, 2, 3:
         train, val = hold_out_fold(folder, 3, fold, 1, groups)
         assert sorted(train.files + val.files) == sorted(folder.files)
