@@ -40,6 +40,7 @@ class ExportOptions:
     normalise: bool = False  # True: the graph takes RGB pixels of 0 to 255 and normalises them
     softmax: bool = False  # True: the output is probabilities, not logits
     normalisation: Normalisation = IMAGENET_PIXELS  # in the graph, or before it
+    activation_map: bool = False  # True: ONNX has a second output, the class activation map
 
 
 class Deployable(nn.Cell):
@@ -98,7 +99,7 @@ def onnx_content(network: Deployable, options: ExportOptions, classes: tuple[str
     if options.softmax:
         graph.softmax(x)
     metadata = pack_metadata(usage(options, classes, graph.num_classes))
-    return graph.model(output_name(options.softmax), metadata).SerializeToString()
+    return graph.model(output_name(options.softmax), metadata, options.activation_map).SerializeToString()
 
 
 def _write_with_mindspore(network: Deployable, options: ExportOptions, written: Path, path: Path) -> None:
