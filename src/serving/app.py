@@ -30,7 +30,7 @@ from src.serving.uploads import receive_image
 OWN_NAMES = {"localhost", "127.0.0.1", "::1"}
 COME_AGAIN = {"Retry-After": "1"}  # seconds
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
                                "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",

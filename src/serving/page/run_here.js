@@ -13,6 +13,7 @@ async function get(name) {
 }
 
 export async function start() {
+  ort.env.logLevel = "error";
   ort.env.wasm.numThreads = 1;  // more need headers that web servers for files do not send
   ort.env.wasm.wasmBinary = await (await get("onnxruntime.wasm")).arrayBuffer();
   description = await (await get("model.json")).json();
