@@ -15,6 +15,7 @@ from src.serving.classifier import Classifier
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Seconds from a signal until connections without a request are closed: what was sent before the signal is answered.
 LEAVING_SECONDS = 0.5
+IDLE_CONNECTIONS = 500  # besides those of requests at work
 
 
 class _Server(uvicorn.Server):
@@ -47,7 +48,8 @@ def run(classifier: Classifier, config: Config, folder: Path, listener: socket.s
     # The server's own log would have a line for each request, and bad ones could fill a disk. A request takes twice
     # `request_seconds` at most, for its upload and for its answer.
     settings = uvicorn.Config(service.app(), http="h11", ws="none", lifespan="off", log_config=None, log_level="error",
-                              access_log=False, server_header=False, limit_concurrency=2 * config.queue_length,
+                              access_log=False, server_header=False,
+                              limit_concurrency=config.queue_length + IDLE_CONNECTIONS,
                               timeout_graceful_shutdown=int(2 * config.request_seconds) + 1)
     # At its end uvicorn sends itself the signal that stopped it, for whoever had a handler before.
     previous = {number: signal.signal(number, lambda _number, _frame: None) for number in SIGNALS}
