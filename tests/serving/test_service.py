@@ -22,7 +22,7 @@ from PIL import Image
 import infer
 from src.errors import UserError
 from src.serving import start
-from tests.support.serving import CLASSES, JPEG, Connection, form, predict, write_model
+from tests.support.serving import CLASSES, JPEG, Body, Connection, form, predict, write_model
 from tools.load_test import Server, started_server
 
 for package in start.PACKAGES:
@@ -164,7 +164,7 @@ def bomb(side: int) -> bytes:
         + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def refused(server: Server, body: object, headers: dict[str, str], status: int, says: str) -> None:
+def refused(server: Server, body: Body, headers: dict[str, str], status: int, says: str) -> None:
     found, answer, _ = predict(server, body, headers)
     assert (found, list(answer)) == (status, ["error"])
     assert says in answer["error"]

@@ -1,7 +1,7 @@
 """What the tests of the page share: a small model, and requests as a client sends them."""
 import http.client
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,8 @@ from tools.load_test import Server
 SIZE = 64  # pixels: the last feature map has 2 x 2 places
 CLASSES = ("blue", "<b>green</b>", "red")
 BIAS = np.array([-10.4, -4.2, 0.5], np.float32)  # else all images were of one class
+Body = bytes | Iterable[bytes] | None  # of unknown length, if it is not bytes
+
 JPEG = {"Content-Type": "image/jpeg"}
 
 
@@ -43,13 +45,13 @@ class Connection:
     def __init__(self, server: Server) -> None:
         self._connection = http.client.HTTPConnection(*server.address, timeout=60)
 
-    def ask(self, method: str, path: str, body: object = None,
-            headers: Mapping[str, str] | None = None) -> tuple[int, bytes, Mapping[str, str]]:
+    def ask(self, method: str, path: str, body: Body = None,
+            headers: Mapping[str, str] | None = None) -> tuple[int, bytes, http.client.HTTPMessage]:
         """Status, body and headers of an answer."""
         self._connection.request(method, path, body, dict(headers or {}), encode_chunked=not isinstance(body, bytes))
         return self.answer()
 
-    def answer(self) -> tuple[int, bytes, Mapping[str, str]]:
+    def answer(self) -> tuple[int, bytes, http.client.HTTPMessage]:
         """The answer to what has been sent."""
         found = self._connection.getresponse()
         return found.status, found.read(), found.headers
@@ -69,7 +71,7 @@ class Connection:
         self._connection.close()
 
 
-def predict(server: Server, body: object, headers: Mapping[str, str] = JPEG) -> tuple[int, dict, Mapping[str, str]]:
+def predict(server: Server, body: Body, headers: Mapping[str, str] = JPEG) -> tuple[int, dict, http.client.HTTPMessage]:
     """POST /predict on a connection of its own: status, JSON and headers."""
     connection = Connection(server)
     try:
