@@ -102,6 +102,7 @@ PRECISION = "precision"
 OUTPUT = "validation, log, checkpoints, reports"
 EXPORTED = "export"
 PREDICTION = "prediction"
+SERVING = "the page to try a model on (docs/serving.md)"
 MODELARTS = "on ModelArts (docs/modelarts.md)"
 
 
@@ -340,8 +341,10 @@ class Keys:
                                            "epoch's evaluation.", affects_result=False, min=1)
 
     file_format: str = key("MINDIR", EXPORTED, "Format to write. AIR can be written on Ascend only. COREML, "
-                                               "LITE, NCNN and TFLITE need a converter: see docs/deployment.md.",
-                           commands=(EXPORT,), choices=("AIR", "COREML", "LITE", "MINDIR", "NCNN", "ONNX", "TFLITE"))
+                                               "LITE, NCNN and TFLITE need a converter: see docs/deployment.md. "
+                                               "WEB is a folder for a web server: see docs/serving.md.",
+                           commands=(EXPORT,),
+                           choices=("AIR", "COREML", "LITE", "MINDIR", "NCNN", "ONNX", "TFLITE", "WEB"))
     file_name: str = key("mobilenetv2", EXPORTED, "File to write, with or without its ending.", commands=(EXPORT,))
     export_batch_size: int = key(1, EXPORTED, "Images that the graph takes at a time; 0 for any number.",
                                  commands=(EXPORT,), min=0)
@@ -355,6 +358,8 @@ class Keys:
     calibration: str = key("", EXPORTED, "Images to measure the ranges of an int8 network's numbers on: a folder, or a "
                                          "text file that lists images. Labels are not needed.", commands=(EXPORT,))
     calibration_images: int = key(200, EXPORTED, "How many of them to take, chosen by seed.", commands=(EXPORT,), min=1)
+    web_runtime: str = key("", EXPORTED, "For file_format WEB: a local file of the npm package onnxruntime-web, of the "
+                                         "pinned version; empty to fetch it.", commands=(EXPORT,))
 
     images: str = key("", PREDICTION, "An image, a folder, or a text file that lists images.",
                       commands=(INFER,), aliases=("pictures",))
@@ -370,6 +375,20 @@ class Keys:
     explain: bool = key(False, PREDICTION, "Also draw where in each image the network saw its class, in the folder "
                                            "explained/ beside the predictions. It needs a checkpoint.",
                         commands=(INFER,))
+
+    serve: bool = key(False, SERVING, "Serve a web page to try the model on, and an HTTP interface, until Ctrl-C.",
+                      commands=(INFER,))
+    host: str = key("127.0.0.1", SERVING, "Address to listen on. For any other than this machine's own, clients need "
+                                          "the token that is printed at the start.", commands=(INFER,))
+    port: int = key(8000, SERVING, "Port to listen on; 0 for any free one.", commands=(INFER,), min=0, max=65535)
+    upload_mb: float = key(20.0, SERVING, "Largest image that is taken, in MB of 1e6 bytes.", commands=(INFER,),
+                           min=0.001, max=1000.0)
+    upload_megapixels: float = key(100.0, SERVING, "Largest image that is taken, in megapixels.", commands=(INFER,),
+                                   min=0.001, max=1000.0)
+    request_seconds: float = key(30.0, SERVING, "Longest time for an upload, and for its answer after that.",
+                                 commands=(INFER,), min=0.1, max=3600.0)
+    queue_length: int = key(256, SERVING, "Requests that are worked on at the same time. More are refused, and told to "
+                                          "come again.", commands=(INFER,), min=1, max=10000)
 
     enable_modelarts: bool = key(False, MODELARTS, "This is a job on ModelArts: fetch the data first, upload the "
                                                    "output at the end.", commands=COMMANDS, affects_result=False)
