@@ -27,7 +27,7 @@ from src.data.image_check import scan_checked
 from src.data.image_folder import ImageFolder
 from src.data.sources import test_source, train_source, validation_source
 from src.data.split import hold_out
-from src.data.transforms import Augmentation
+from src.data.transforms import Augmentation, train_sizes
 from src.dataset import Data, FeatureData, ImageData
 from src.distributed.collectives import any_over_ranks, average_parameters, broadcast_parameters
 from src.distributed.device import setup_device
@@ -193,11 +193,13 @@ def data_source(config: Config, augmentation: Augmentation, world: World, folder
                                  rank=world.rank, rank_size=world.rank_size)
     else:
         is_normalised = not (training and augmentation.gives_pixels(config.platform))
-        data = ImageData(folder, config.image_size, config.batch_size, training=training, seed=config.seed,
+        size = train_sizes(config)[1] if training else config.image_size
+        data = ImageData(folder, size, config.batch_size, training=training, seed=config.seed,
                          augmentation=augmentation, num_workers=config.num_workers, rank=world.rank,
                          rank_size=world.rank_size, cache=dataset_cache(config),
                          normalisation=normalisation if is_normalised else None,
-                         epochs=config.epoch_size if training else 1, batches_per_step=config.grad_accum_steps)
+                         epochs=config.epoch_size if training else 1, batches_per_step=config.grad_accum_steps,
+                         first_size=config.train_image_size_start)
     if training and data.batch_size < config.batch_size:
         print(f"batch_size is {data.batch_size}, not {config.batch_size}: there are no more training images")
     return data

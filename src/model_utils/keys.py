@@ -184,8 +184,16 @@ class Keys:
     cutmix_alpha: float = key(0.0, AUGMENTATION, "CutMix: a box of another image is pasted in, its area from "
                                                  "Beta(alpha, alpha); 0 for none. Together with mixup_alpha, each "
                                                  "batch gets one of the two at random.", min=0.0)
+    train_image_size: int = key(0, AUGMENTATION, "Height and width of the images in training, in pixels; 0 for "
+                                                 "image_size. A random crop shows objects larger than they are in "
+                                                 "evaluation, so a somewhat smaller size is faster and often no worse.",
+                                min=0, max=8192, multiple_of=32)
+    train_image_size_start: int = key(0, AUGMENTATION, "Height and width of the images in the first epoch. They grow "
+                                                       "in steps of 32 to train_image_size in the last one; 0 for no "
+                                                       "growth.", min=0, max=8192, multiple_of=32)
     multi_scale_min: int = key(0, AUGMENTATION, "Each batch has a random size of multi_scale_min, + 32, ..., "
-                                                "multi_scale_max pixels instead of image_size; 0 for none.",
+                                                "multi_scale_max pixels instead of train_image_size; 0 for "
+                                                "none.",
                                min=0, max=8192, multiple_of=32)
     multi_scale_max: int = key(0, AUGMENTATION, "See multi_scale_min. batch_size stays the same, so memory must "
                                                 "suffice for this size. Each size is compiled when it first comes up: "

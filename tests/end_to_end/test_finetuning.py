@@ -1,0 +1,68 @@
+"""Whole runs that fine-tune a network: what is particular to them, and that they resume to the bit."""
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import config_for, few_blocks, make_images
+
+import train
+from src.checkpoint.file import Checkpoint, read_checkpoint, write_checkpoint
+from src.checkpoint.record import CheckpointMetadata
+from src.models import define_net
+from src.utils import network_parameters
+
+OPTIONS = ("--platform", "CPU", "--image_size", "64", "--width_mult", "0.35", "--batch_size", "4",
+           "--filter_head", "True", "--keep_checkpoint_max", "9", "--epoch_size", "3")
+
+Given = tuple[object, ...]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_network() -> Iterator[None]:
+    with few_blocks():
+        yield
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
+    """Images and a checkpoint to start from."""
+    folder = tmp_path_factory.mktemp("given")
+    make_images(folder / "photos", {"train/ape": 5, "train/zebra": 5, "val/ape": 2, "val/zebra": 2})
+    write_checkpoint(folder / "k.ckpt", network_parameters(define_net(config_for("--width_mult", 0.35), 5)), {},
+                     CheckpointMetadata())
+    return "--dataset_path", folder / "photos", "--pretrain_ckpt", folder / "k.ckpt"
+
+
+def call_main(given: Given, folder: Path, *more: object) -> Checkpoint:
+    """Run train.py in this process; returns its last checkpoint."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train.py", *map(str, (*OPTIONS, *given, "--save_checkpoint_path", folder, *more))])
+        train.main()
+    return read_checkpoint(folder / "last.ckpt")
+
+
+def after_epoch(whole: Path, epoch: int, folder: Path) -> Path:
+    """What a run of 2 steps an epoch that ended after this one leaves."""
+    folder.mkdir()
+    for ending in ("ckpt", "json"):
+        shutil.copy(whole / f"mobilenetv2-{epoch}_2.{ending}", folder)
+    return folder
+
+
+def assert_same(found: Checkpoint, expected: Checkpoint) -> None:
+    for part in ("network", "state"):
+        values, wanted = getattr(found, part), getattr(expected, part)
+        assert values.keys() == wanted.keys()
+        for name, value in values.items():
+            np.testing.assert_array_equal(value.asnumpy(), wanted[name].asnumpy(), err_msg=name)
+    assert found.training.history == expected.training.history
+
+
+def test_images_that_grow_resume_at_their_size(given: Given, tmp_path: Path) -> None:
+    growing = ("--train_image_size_start", 32)
+    expected = call_main(given, tmp_path / "whole", *growing)
+    assert expected.config["image_size"] == 64  # what evaluation and export take
+    assert_same(call_main(given, after_epoch(tmp_path / "whole", 2, tmp_path / "cut"), *growing), expected)
