@@ -46,6 +46,7 @@ from src.training.checkpointer import Checkpointer
 from src.training.distillation import DistillationDataset, DistillationLoss, Teacher
 from src.training.dry_run import describe_run
 from src.training.features import pooled_features
+from src.training.linear_probe import fit_classifier_first
 from src.training.monitor import Monitor
 from src.training.nonfinite import NonFiniteGuard
 from src.training.optimizer import build_optimizer
@@ -110,6 +111,7 @@ def main(config: Config) -> None:
     checkpointer = Checkpointer(run, train_step, network, ema, timing, world)
     state = checkpointer.restore()
     reporter.start(state)
+    fit_classifier_first(config, state, network, ema, train_folder, eval_folder, world)
 
     # ---- the loop
     bar = tqdm(total=run.total_steps, initial=state.step, unit="step", dynamic_ncols=True,

@@ -225,6 +225,9 @@ class Keys:
                             choices=("none", "backbone"))
     filter_head: bool = key(False, START, "Take only the backbone from pretrain_ckpt, for other classes than it was "
                                           "trained on.")
+    linear_probe: bool = key(False, START, "Fit the classifier on the features of the backbone first, in seconds, then "
+                                           "train the whole network from there. It needs pretrain_ckpt, and has no "
+                                           "effect with qat.")
     resume: str = key("auto", START, "auto resumes an interrupted run of the same configuration, and ends at once if "
                                      "it is finished. never begins anew. Or name a checkpoint to resume from.",
                       affects_result=False)

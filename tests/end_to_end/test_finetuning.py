@@ -1,4 +1,5 @@
 """Whole runs that fine-tune a network: what is particular to them, and that they resume to the bit."""
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -66,3 +67,16 @@ def test_images_that_grow_resume_at_their_size(given: Given, tmp_path: Path) -> 
     expected = call_main(given, tmp_path / "whole", *growing)
     assert expected.config["image_size"] == 64  # what evaluation and export take
     assert_same(call_main(given, after_epoch(tmp_path / "whole", 2, tmp_path / "cut"), *growing), expected)
+
+
+def test_the_classifier_is_fitted_first_and_not_again(given: Given, tmp_path: Path,
+                                                      capsys: pytest.CaptureFixture) -> None:
+    """Also where the weights that are scored are an average: it starts from the fitted classifier."""
+    probing = ("--linear_probe", "--ema_decay", 0.9, "--lr_max", 0)
+    expected = call_main(given, tmp_path / "whole", *probing)
+    line = r"classifier fitted .*: 100.00% of 10 training images, [\d.]+% of 4 validation images"
+    assert len(re.findall(line, capsys.readouterr().out)) == 1
+    average, weights = (part["head.classifier.weight"].asnumpy() for part in (expected.network, expected.state))
+    np.testing.assert_array_equal(average, weights)
+    assert_same(call_main(given, after_epoch(tmp_path / "whole", 1, tmp_path / "cut"), *probing), expected)
+    assert "classifier fitted" not in capsys.readouterr().out
