@@ -36,7 +36,7 @@ from src.errors import UserError, run_command
 from src.evaluation import evaluate
 from src.lr_generator import run_lr
 from src.metrics import EvalResult
-from src.mobilenetV2 import MobileNetV2Backbone
+from src.mobilenetV2 import MobileNetV2, MobileNetV2Backbone
 from src.model_utils.config import Config
 from src.model_utils.keys import NETWORK_KEYS
 from src.modelarts.job import local_or_modelarts
@@ -50,6 +50,7 @@ from src.training.linear_probe import fit_classifier_first
 from src.training.monitor import Monitor
 from src.training.nonfinite import NonFiniteGuard
 from src.training.optimizer import build_optimizer
+from src.training.planner import Planner
 from src.training.profiler import StepProfiler
 from src.training.reporter import Reporter
 from src.training.resume import Run
@@ -78,10 +79,7 @@ def main(config: Config) -> None:
         if world.is_main_process:
             print(describe_run(config, world, train_folder, eval_folder))
         return
-    network = define_net(config, len(classes), world.rank)
-    if pretrained:
-        load_weights(network, pretrained, filter_head=config.filter_head or frozen)
-    ema = define_ema(config, network)
+    network, ema = define_networks(config, pretrained, len(classes), world)
 
     # ---- what is trained: the whole network on images, or the head on the features of the frozen backbone
     train_net, eval_net = network, ema or network
@@ -109,19 +107,20 @@ def main(config: Config) -> None:
     timing = Timing()
     reporter = Reporter(run, network, eval_folder, timing, world)
     checkpointer = Checkpointer(run, train_step, network, ema, timing, world)
+    planner = Planner(run, eval_folder, world)
     state = checkpointer.restore()
     reporter.start(state)
     fit_classifier_first(config, state, network, ema, train_folder, eval_folder, world)
 
     # ---- the loop
-    bar = tqdm(total=run.total_steps, initial=state.step, unit="step", dynamic_ncols=True,
+    bar = tqdm(total=run.planned_epochs(state) * steps, initial=state.step, unit="step", dynamic_ncols=True,
                disable=None if world.is_main_process else True)
     monitor = Monitor(state, lr, config, steps, on_line=reporter.log_step)
     guard = NonFiniteGuard(config, batch_norm_statistics(train_step), checkpointer.roll_back)
     profiler = StepProfiler(config, timing, world)
     stopping = False
     with StopRequest() as stop, bar:
-        while state.step < run.total_steps and not stopping:
+        while not run.is_finished(state) and not stopping:
             epoch, first_step = divmod(state.step, steps)
             monitor.epoch_begin(epoch)
             batches = profiler.watch(timing.batches(train_data.epoch(epoch, first_step * config.grad_accum_steps)))
@@ -147,6 +146,7 @@ def main(config: Config) -> None:
             with timing.measure(EVALUATION):
                 result = evaluate(eval_net, eval_data, world) if eval_data else None
             state.finish_epoch(mean_loss, float(lr[state.step - 1]), result)
+            planner.epoch_end(state)
             reporter.log_epoch(result)
             stopping = any_over_ranks(stop.is_wanted, world)
             saved = checkpointer.save(state) if checkpointer.is_due(state) or stopping else None
@@ -154,8 +154,8 @@ def main(config: Config) -> None:
                 bar.write(f"result: {result} ckpt={saved or 'none'}")
 
     # ---- the test images, once: a finished run that has its report has scored them
-    is_finished, test_result = state.step == run.total_steps, None
-    if test_folder and is_finished and any_over_ranks(reporter.is_due, world):
+    test_result = None
+    if test_folder and run.is_finished(state) and any_over_ranks(reporter.is_due, world):
         test_data = data_source(config, augmentation, world, test_folder, network.backbone, training=False)
         with timing.measure(EVALUATION):
             test_result = score_test(config, eval_parameters(network, ema), eval_net, test_data, world)
@@ -163,7 +163,7 @@ def main(config: Config) -> None:
     # ---- the end, or a stop before it
     reporter.finalize(checkpointer.is_saved(state), test_result)
     checkpointer.finalize()
-    if not is_finished:
+    if not run.is_finished(state):
         sys.exit(stop.exit_status)
 
 
@@ -182,6 +182,15 @@ def load_pretrained(config: Config) -> Checkpoint | None:
         raise UserError("--freeze_layer backbone trains a classifier on a trained backbone: name one, "
                         "--pretrain_ckpt imagenet, or a file")
     return None
+
+
+def define_networks(config: Config, pretrained: Checkpoint | None, classes: int,
+                    world: World) -> tuple[MobileNetV2, MobileNetV2 | None]:
+    """The network to train, and the one with the moving average of its weights, if that is wanted."""
+    network = define_net(config, classes, world.rank)
+    if pretrained:
+        load_weights(network, pretrained, filter_head=config.filter_head or config.freeze_layer == "backbone")
+    return network, define_ema(config, network)
 
 
 def data_source(config: Config, augmentation: Augmentation, world: World, folder: ImageFolder,

@@ -233,6 +233,8 @@ class Keys:
                       affects_result=False)
 
     epoch_size: int = key(200, SCHEDULE, "Passes over the training images.", min=1, max=100000)
+    patience: int = key(0, SCHEDULE, "End the run when so many epochs in turn were not better than the best one by "
+                                     "best_metric; 0 for never. The learning rates are those of epoch_size.", min=0)
     warmup_epochs: float = key(4.0, SCHEDULE, "Epochs in which the learning rate rises; may be a fraction.", min=0.0)
     lr_init: float = key(0.0, SCHEDULE, "Learning rate of the first step.", min=0.0)
     lr_max: float = key(0.4, SCHEDULE, "Learning rate after the warm-up.", min=0.0)

@@ -15,8 +15,8 @@ def training_report(run: Run, state: TrainingState, best: BestEvaluation | None,
                     test_result: EvalResult | None = None) -> Report:
     """The report of a run at its present step. `is_saved`: whether there is a checkpoint of this step."""
     config, done = run.config, state.step
-    status = f"Finished after {done} steps" if done == run.total_steps else \
-        f"Stopped after {done} of {run.total_steps} steps; " + (
+    status = f"Finished after {done} steps" if run.is_finished(state) else \
+        f"Stopped after {done} of {run.planned_epochs(state) * run.steps_per_epoch} steps; " + (
             "the same command goes on from there" if is_saved else "there is no checkpoint of that step")
     facts: dict[str, str] = {}
     if best:

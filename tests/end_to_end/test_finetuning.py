@@ -3,6 +3,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from conftest import config_for, few_blocks, make_images
 import train
 from src.checkpoint.file import Checkpoint, read_checkpoint, write_checkpoint
 from src.checkpoint.record import CheckpointMetadata
+from src.errors import UserError
 from src.models import define_net
 from src.utils import network_parameters
 
@@ -38,9 +40,11 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
 
 
 def call_main(given: Given, folder: Path, *more: object) -> Checkpoint:
-    """Run train.py in this process; returns its last checkpoint."""
+    """Run train.py in this process; returns its last checkpoint. An option of `more` replaces the usual one."""
+    usual = dict(zip(OPTIONS[::2], OPTIONS[1::2], strict=True))
+    options = chain.from_iterable((name, value) for name, value in usual.items() if name not in more)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train.py", *map(str, (*OPTIONS, *given, "--save_checkpoint_path", folder, *more))])
+        patch.setattr(sys, "argv", ["train.py", *map(str, (*options, *given, "--save_checkpoint_path", folder, *more))])
         train.main()
     return read_checkpoint(folder / "last.ckpt")
 
@@ -80,3 +84,25 @@ def test_the_classifier_is_fitted_first_and_not_again(given: Given, tmp_path: Pa
     np.testing.assert_array_equal(average, weights)
     assert_same(call_main(given, after_epoch(tmp_path / "whole", 1, tmp_path / "cut"), *probing), expected)
     assert "classifier fitted" not in capsys.readouterr().out
+
+
+def test_a_run_without_patience_left_is_finished(given: Given, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """With a rate of 0 no epoch is better than the first: the third is the last of 9, and the run has its report."""
+    patient = ("--freeze_layer", "backbone", "--lr_max", 0, "--epoch_size", 9, "--patience", 2,
+               "--save_checkpoint_epochs", 5)
+    last = call_main(given, tmp_path / "out", *patient)
+    assert last.training.epoch == 3
+    assert last.training.step == 6
+    assert "the last 2 epochs were not better than epoch 1: the run ends here" in capsys.readouterr().out
+    assert "Finished after 6 steps" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    again = call_main(given, shutil.copytree(tmp_path / "out", tmp_path / "again"), *patient)
+    assert_same(again, last)
+    assert "this run is finished, all of its 6 steps are done" in capsys.readouterr().out
+    unlimited = call_main(given, tmp_path / "unlimited", "--freeze_layer", "backbone", "--lr_max", 0, "--patience", 3)
+    assert not unlimited.training.plans
+
+
+def test_patience_needs_something_to_compare(given: Given, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--patience needs validation images"):
+        call_main(given, tmp_path, "--freeze_layer", "backbone", "--patience", 1, "--run_eval", False)
+    assert list(tmp_path.iterdir()) == []
