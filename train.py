@@ -107,10 +107,11 @@ def main(config: Config) -> None:
     timing = Timing()
     reporter = Reporter(run, network, eval_folder, timing, world)
     checkpointer = Checkpointer(run, train_step, network, ema, timing, world)
-    planner = Planner(run, eval_folder, world)
+    planner = Planner(run, train_step, train_data, lr, eval_data, world)
     state = checkpointer.restore()
     reporter.start(state)
     fit_classifier_first(config, state, network, ema, train_folder, eval_folder, world)
+    planner.begin(state, eval_net, len(test_folder) if test_folder else 0)
 
     # ---- the loop
     bar = tqdm(total=run.planned_epochs(state) * steps, initial=state.step, unit="step", dynamic_ncols=True,

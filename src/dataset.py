@@ -44,6 +44,9 @@ class Data(Protocol):
         A batch is inputs and N int32 labels. For mixed images N x classes float32 targets replace the labels.
         """
 
+    def replan(self, first_size: int, image_size: int, epochs: int) -> None:
+        """Let a training that has not begun have another number of epochs, and images of other sizes in pixels."""
+
 
 def usable_workers(num_workers: int) -> int:
     """`num_workers`, but no more than the cores this process may use: MindSpore refuses more."""
@@ -114,6 +117,10 @@ class ImageData:
                 yield (images, labels) if labels.shape[0] == self.batch_size else self._pad(images, labels)
         except RuntimeError as error:
             raise UserError(self._message(error, self._order(epoch))) from error
+
+    def replan(self, first_size: int, image_size: int, epochs: int) -> None:
+        """Images grow from `first_size` to `image_size` pixels in so many epochs."""
+        self._sizes, self._epochs, self._begun = (first_size, image_size), epochs, {}
 
     def _order(self, epoch: int) -> np.ndarray:
         """Positions of this rank's images in an epoch, without those that fill no batch in training."""
@@ -222,6 +229,9 @@ class FeatureData:
         self.images, self.batch_size, self.steps_per_epoch = shard(len(labels), batch_size, training, rank, rank_size)
         self._features, self._labels, self._training, self._seed = features, labels, training, seed
         self._rank, self._rank_size = rank, rank_size
+
+    def replan(self, first_size: int, image_size: int, epochs: int) -> None:
+        """Features have no size, and no epoch is begun beforehand: nothing changes."""
 
     def epoch(self, epoch: int = 0, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch: N x C x 1 x 1 float32 features and N int32 labels."""

@@ -233,6 +233,11 @@ class Keys:
                       affects_result=False)
 
     epoch_size: int = key(200, SCHEDULE, "Passes over the training images.", min=1, max=100000)
+    max_minutes: float = key(0.0, SCHEDULE, "Minutes that the run may take, from the start of the process to its end; "
+                                            "0 for any time. As many epochs are planned as fit, at most epoch_size, "
+                                            "and the learning rate falls to its end in them. If not even 3 epochs fit, "
+                                            "training takes smaller images, but where you set train_image_size.",
+                             min=0.0)
     patience: int = key(0, SCHEDULE, "End the run when so many epochs in turn were not better than the best one by "
                                      "best_metric; 0 for never. The learning rates are those of epoch_size.", min=0)
     warmup_epochs: float = key(4.0, SCHEDULE, "Epochs in which the learning rate rises; may be a fraction.", min=0.0)

@@ -110,6 +110,10 @@ class DistillationDataset:
         self._data, self._teacher = data, teacher
         self._one_hot = np.eye(teacher.num_classes, dtype=np.float32)
 
+    def replan(self, first_size: int, image_size: int, epochs: int) -> None:
+        """As that of the training data."""
+        self._data.replan(first_size, image_size, epochs)
+
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch (from 0), from a step on: images and float32 targets."""
         for images, labels in self._data.epoch(epoch, first_step):

@@ -51,7 +51,8 @@ def describe_run(config: Config, world: World, train_folder: ImageFolder, eval_f
         "batch": f"{batch_size} x {world.rank_size}{f' x {accumulated}' * (accumulated > 1)} = {step_images} of "
                  + (f"{smallest_size} to " if smallest_size < largest_size else "") + f"{largest_size} pixels",
         "feed": _feed(config, batch_size, largest_size),
-        "steps": f"{steps} per epoch, {config.epoch_size} epochs, {len(lr)} in all",
+        "steps": f"{steps} per epoch, {config.epoch_size} epochs, {len(lr)} in all"
+                 + f", or as many as fit {config.max_minutes:g} minutes" * (config.max_minutes > 0),
         "network": f"MobileNetV2 {config.width_mult}, {_count(network):,} parameters, "
                    f"{multiply_adds(network, config.image_size) / 1e6:,.1f} million multiply-adds an image",
         "trained": f"{'the classifier' if frozen else 'everything'}, {_count(train_net):,} parameters, "

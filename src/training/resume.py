@@ -19,6 +19,7 @@ from src.model_utils.config import Config
 from src.model_utils.keys import KEYS, with_present_names
 from src.names import composed
 from src.training.state import TrainingState
+from src.training.timing import process_seconds
 
 DAMAGED_SUFFIX = ".damaged"
 
@@ -43,7 +44,7 @@ class Run:
 
     def planned_epochs(self, state: TrainingState) -> int:
         """Epochs from the beginning to the end, by the last plan if there is one."""
-        return state.plans[-1].epochs if state.plans else self.config.epoch_size
+        return state.planned_epochs(self.config.epoch_size)
 
     def is_finished(self, state: TrainingState) -> bool:
         """Whether all steps of the run are done."""
@@ -58,7 +59,7 @@ class Run:
             history=state.history, metrics=state.history[-1] if is_whole else {}, best_top1=state.best_top1,
             is_best=is_whole and state.is_best, ranks=self.ranks, train_images=self.train_images,
             eval_images=self.eval_images, pretrained=self.pretrained, teacher=self.teacher, plans=state.plans,
-            seconds=state.seconds)
+            seconds=state.seconds + process_seconds() if self.config.max_minutes else 0.0)
         return CheckpointMetadata(config=self.config.as_dict(), classes=self.classes, training=training)
 
     def difference(self, metadata: CheckpointMetadata) -> str | None:

@@ -29,6 +29,10 @@ class TrainingState:
         return cls(training.step, list(training.losses), list(training.history), training.run_id,
                    list(training.plans), training.seconds, best_metric)
 
+    def planned_epochs(self, epoch_size: int) -> int:
+        """The epochs of the run: `epoch_size`, if there is no plan."""
+        return self.plans[-1].epochs if self.plans else epoch_size
+
     @property
     def epochs_since_best(self) -> int:
         """How many epochs ago the best one was; 0 if none was validated."""

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from conftest import config_for, few_blocks, make_images
 
 import train
 from src.checkpoint.file import Checkpoint, read_checkpoint, write_checkpoint
-from src.checkpoint.record import CheckpointMetadata
+from src.checkpoint.record import CheckpointMetadata, Plan
 from src.errors import UserError
 from src.models import define_net
+from src.training.state import TrainingState
 from src.utils import network_parameters
 
 OPTIONS = ("--platform", "CPU", "--image_size", "64", "--width_mult", "0.35", "--batch_size", "4",
@@ -106,3 +108,43 @@ def test_patience_needs_something_to_compare(given: Given, tmp_path: Path) -> No
     with pytest.raises(UserError, match="--patience needs validation images"):
         call_main(given, tmp_path, "--freeze_layer", "backbone", "--patience", 1, "--run_eval", False)
     assert list(tmp_path.iterdir()) == []
+
+
+class Clock:
+    """The clock of a run whose epochs take a given time."""
+
+    def __init__(self, epoch_seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        finish_epoch = TrainingState.finish_epoch
+
+        def finish(state: TrainingState, *result: Any) -> None:  # noqa: ANN401 - as finish_epoch
+            self.now += epoch_seconds
+            finish_epoch(state, *result)
+
+        monkeypatch.setattr(TrainingState, "finish_epoch", finish)
+        for module in ("planner", "resume"):
+            monkeypatch.setattr(f"src.training.{module}.process_seconds", lambda: self.now)
+
+
+def test_a_plan_for_some_minutes_is_kept_when_the_run_resumes(
+        given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """Epochs of 6 s are planned, 8 of them in 53 s, and take 11 s: the second plan is one of 4."""
+    clock = Clock(11.0, monkeypatch)
+    monkeypatch.setattr("src.training.planner.step_seconds", lambda *_: 2.0)
+    monkeypatch.setattr("src.training.planner.batch_seconds", lambda *_: 1.0)
+    planned = ("--max_minutes", 1, "--epoch_size", 20, "--warmup_epochs", 0)
+    expected = call_main(given, tmp_path / "whole", *planned)
+    out = capsys.readouterr().out
+    assert "plan for 1 minutes: epoch_size 8 of at most 20, 6.0 s an epoch with images of 64 pixels; 0 s" in out
+    assert "epoch: [  0/  8]" in out
+    assert "plan: epoch_size 4 instead of 8, because an epoch takes 11.0 s now" in out
+    assert "epoch: [  3/  4]" in out
+    assert expected.training.plans == [Plan(0, 8, 64), Plan(1, 4, 64)]
+    assert expected.training.step == 8
+    rates = [row["lr"] for row in expected.training.history]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.1 * rates[0]
+    assert "Finished after 8 steps" in (tmp_path / "whole" / "report.html").read_text(encoding="utf-8")
+    clock.now = 0.0  # of another process
+    assert_same(call_main(given, after_epoch(tmp_path / "whole", 2, tmp_path / "cut"), *planned), expected)
+    assert "4 of 8 steps done" in capsys.readouterr().out
