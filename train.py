@@ -9,14 +9,13 @@ Every key of default_config.yaml is an option. Checkpoints, `curves.csv`, `curve
 """
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from src.log import reader_log_level
 
 os.environ.update(reader_log_level(os.environ))  # MindSpore reads it when it is imported, below
 
-from mindspore import Parameter, nn
+from mindspore import nn
 from tqdm import tqdm
 
 from src.checkpoint.file import Checkpoint, read_checkpoint
@@ -43,6 +42,7 @@ from src.modelarts.job import local_or_modelarts
 from src.models import CrossEntropyWithLabelSmooth, define_ema, define_net
 from src.normalisation import NORMALISATIONS
 from src.training.checkpointer import Checkpointer
+from src.training.default_recipe import settle_recipe
 from src.training.distillation import DistillationDataset, DistillationLoss, Teacher
 from src.training.dry_run import describe_run
 from src.training.features import pooled_features
@@ -64,6 +64,7 @@ from src.utils import check_classes, eval_parameters, load_parameters, load_weig
 def main(config: Config) -> None:
     """Train as the command line says."""
     world = setup_device(config)
+    config = settle_recipe(config, world)
     augmentation = Augmentation.of(config)
 
     # ---- images
@@ -157,9 +158,8 @@ def main(config: Config) -> None:
     # ---- the test images, once: a finished run that has its report has scored them
     test_result = None
     if test_folder and run.is_finished(state) and any_over_ranks(reporter.is_due, world):
-        test_data = data_source(config, augmentation, world, test_folder, network.backbone, training=False)
         with timing.measure(EVALUATION):
-            test_result = score_test(config, eval_parameters(network, ema), eval_net, test_data, world)
+            test_result = score_test(config, augmentation, test_folder, network, ema, world)
 
     # ---- the end, or a stop before it
     reporter.finalize(checkpointer.is_saved(state), test_result)
@@ -245,23 +245,20 @@ def load_images(config: Config, world: World) -> tuple[ImageFolder, ImageFolder 
     return train_folder, eval_folder, test_folder
 
 
-def score_test(config: Config, parameters: Mapping[str, Parameter], eval_net: nn.Cell, data: Data,
-               world: World) -> EvalResult:
+def score_test(config: Config, augmentation: Augmentation, folder: ImageFolder, network: MobileNetV2,
+               ema: MobileNetV2 | None, world: World) -> EvalResult:
     """Score the best weights of the run on the test images; the last ones if no checkpoint has the best.
 
-    Args:
-        config: of the run.
-        parameters: those of the whole model, in which `eval_net` has its own. They become the best ones.
-        eval_net: the network to score.
-        data: the test images.
-        world: of the run.
+    The weights of the network that is evaluated, `ema` if there is one, become the best ones.
     """
+    data = data_source(config, augmentation, world, folder, network.backbone, training=False)
+    parameters, eval_net = eval_parameters(network, ema), ema or network
     path = Path(config.save_checkpoint_path) / f"{BEST}.ckpt"
     has_best = config.save_checkpoint and any_over_ranks(world.is_main_process and path.is_file(), world)
     if has_best and world.is_main_process:
         load_parameters(parameters, read_checkpoint(path))
     broadcast_parameters(parameters.values(), world)
-    result = evaluate(eval_net, data, world)
+    result = evaluate(eval_net.head if config.freeze_layer == "backbone" else eval_net, data, world)
     if world.is_main_process:
         print(f"test result: {result} of the {BEST if has_best else LAST} weights")
     return result

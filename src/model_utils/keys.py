@@ -119,8 +119,9 @@ class Keys:
                            commands=(TRAIN, EVAL), affects_result=False,  # the number of ranks is compared
                            aliases=("run_distribute",))
     recipe: str = key("plain", RUN, "Named settings for training, at the end of default_config.yaml. What you set "
-                                    "yourself is stronger.",
-                      choices=("plain", "best"), affects_result=False)  # the keys that it sets are compared
+                                    "yourself is stronger. On CPU finetune is the default for a network that starts "
+                                    "from pretrain_ckpt, if neither freeze_layer nor qat is set.",
+                      choices=("plain", "best", "finetune"), affects_result=False)  # the keys that it sets are compared
     seed: int = key(1, RUN, "Seed of the initial weights, the data order, the augmentation and the dropout; in "
                             "export.py of the choice of calibration images.",
                     commands=(TRAIN, EXPORT), min=0, max=2 ** 32 - 1)
