@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from src.checkpoint.file import read_checkpoint
-from src.checkpoint.names import BEST
+from src.checkpoint.names import BEST, LAST
 from src.data.image_folder import ImageFolder
 from src.distributed.world import World
 from src.errors import UserError
@@ -18,6 +18,8 @@ from src.reports import best_evaluation
 from src.reports.best_evaluation import BestEvaluation
 from src.reports.event_file import EventFile, check_tensorboard
 from src.reports.figures import draw_curves, write_table
+from src.reports.model_card import FILE as MODEL_CARD
+from src.reports.model_card import write_model_card
 from src.reports.report import is_report_of, write_report
 from src.training.resume import Run
 from src.training.state import TrainingState
@@ -34,16 +36,18 @@ class Reporter:
     Args:
         network: of the run, for what the report says of it.
         ema: the network with the moving average of the weights, if the run keeps one.
+        train_folder: the training images.
         eval_folder: the validation images, if there are any.
 
     Raises:
         UserError: event files are wanted, but cannot be written.
     """
 
-    def __init__(self, run: Run, network: MobileNetV2, ema: MobileNetV2 | None, eval_folder: ImageFolder | None,
-                 timing: Timing, world: World) -> None:
+    def __init__(self, run: Run, network: MobileNetV2, ema: MobileNetV2 | None, train_folder: ImageFolder,
+                 eval_folder: ImageFolder | None, timing: Timing, world: World) -> None:
         check_tensorboard(run.config)
-        self._run, self._network, self._ema, self._eval_folder = run, network, ema, eval_folder
+        self._run, self._network, self._ema = run, network, ema
+        self._train_folder, self._eval_folder = train_folder, eval_folder
         self._timing, self._world = timing, world
         self._folder = Path(run.config.save_checkpoint_path)
         self._best: BestEvaluation | None = None
@@ -88,7 +92,7 @@ class Reporter:
             write_table(self._state.history, self._folder / CURVES)
 
     def finalize(self, is_saved: bool, test_result: EvalResult | None = None) -> None:
-        """Write the curves and the report. A run that was finished before keeps the files that it has.
+        """Write the curves, the model card and the report. A run that was finished before keeps the files that it has.
 
         The network gets the weights of the best epoch, to show what it sees in its mistakes.
 
@@ -106,8 +110,12 @@ class Reporter:
             if state.history:
                 write_table(state.history, self._folder / CURVES)
                 draw_curves(state.history, self._folder / DRAWN_CURVES)
-            write_report(training_report(self._run, state, self._best, self._eval_folder, self._timing, self._network,
-                                         self._world, is_saved, test_result, self._load_best()), path, self._mark())
+            report = training_report(self._run, state, self._best, self._eval_folder, self._timing, self._network,
+                                     self._world, is_saved, test_result, self._load_best())
+            if self._run.config.save_checkpoint:
+                weights = f"{BEST if self._best else LAST}.ckpt"
+                write_model_card(report, self._train_folder, weights, self._folder / MODEL_CARD)
+            write_report(report, path, self._mark())
             logger.info(f"report: {path}")
         except UserError as error:
             logger.warning(f"the run is saved, but not its report: {error}")
