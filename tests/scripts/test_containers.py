@@ -122,7 +122,8 @@ def test_train_evaluate_and_classify_in_it(container: Path) -> None:
     assert_done(run(container, "eval", "--pretrain_ckpt", "checkpoint/best.ckpt", "--cpu_kernels", "off"), "result:")
     # Another user, as with `docker run --user`: without a name or a home.
     assert_done(run(container, "infer", "--images", "/data/val", "--model", "checkpoint/best.ckpt", "--predictions",
-                    "/tmp/predictions", "--cpu_kernels", "off", user=4321), "8 of 8 images classified")
+                    "/tmp/predictions", "--platform=CPU", "--cpu_kernels", "off", user=4321),
+                "8 of 8 images classified")
     assert (container / "tmp/predictions/predictions.csv").stat().st_uid == 4321
 
 
