@@ -2,7 +2,7 @@
 from pathlib import Path
 
 ENDINGS = {"MINDIR": ".mindir", "ONNX": ".onnx", "AIR": ".air", "TFLITE": ".tflite", "NCNN": ".param",
-           "COREML": ".mlpackage", "LITE": ".ms"}
+           "COREML": ".mlpackage", "LITE": ".ms", "MODELARTS": ".onnx"}  # the last one: in a folder
 INPUT = "images"
 PRODUCER = "mobilenetv2-mindspore"  # who wrote an ONNX file
 
