@@ -14,7 +14,7 @@ from src.files import link_or_copy
 from src.log import logger
 
 RECORDS = ("curves.csv", "curves.png", "report.html", "MODEL_CARD.md", "best.npz", "tensorboard",
-           "profile")  # other files of a run
+           "mlflow", "wandb", "profile")  # other files of a run
 
 
 @dataclass(frozen=True)

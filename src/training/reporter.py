@@ -16,11 +16,12 @@ from src.metrics import EvalResult
 from src.mobilenetV2 import MobileNetV2
 from src.reports import best_evaluation
 from src.reports.best_evaluation import BestEvaluation
-from src.reports.event_file import EventFile, check_tensorboard
+from src.reports.event_file import check_tensorboard
 from src.reports.figures import draw_curves, write_table
 from src.reports.model_card import FILE as MODEL_CARD
 from src.reports.model_card import write_model_card
 from src.reports.report import is_report_of, write_report
+from src.reports.tracking import Writer, check_tracking, open_writers
 from src.training.resume import Run
 from src.training.state import TrainingState
 from src.training.timing import Timing
@@ -40,18 +41,19 @@ class Reporter:
         eval_folder: the validation images, if there are any.
 
     Raises:
-        UserError: event files are wanted, but cannot be written.
+        UserError: event files or tracking are wanted, but their library is missing.
     """
 
     def __init__(self, run: Run, network: MobileNetV2, ema: MobileNetV2 | None, train_folder: ImageFolder,
                  eval_folder: ImageFolder | None, timing: Timing, world: World) -> None:
         check_tensorboard(run.config)
+        check_tracking(run.config)
         self._run, self._network, self._ema = run, network, ema
         self._train_folder, self._eval_folder = train_folder, eval_folder
         self._timing, self._world = timing, world
         self._folder = Path(run.config.save_checkpoint_path)
         self._best: BestEvaluation | None = None
-        self._events: EventFile | None = None
+        self._writers: list[Writer] = []
         self.is_due = False  # whether rank 0 has a report to write: one was written if the run was finished before
 
     def start(self, state: TrainingState) -> None:
@@ -62,15 +64,15 @@ class Reporter:
             return
         self._best = BestEvaluation.load(self._folder / best_evaluation.FILE, state.run_id, state.history,
                                          len(self._run.classes), state.best_metric)
-        if self._run.config.tensorboard and not was_finished:
-            self._events = EventFile(self._folder / "tensorboard", state.step)
+        if not was_finished:
+            self._writers = open_writers(self._run.config, self._folder, state.run_id, state.step)
         self.is_due = not (was_finished and is_report_of(self._folder / REPORT, self._mark()) and all(
             (self._folder / name).is_file() for name in (CURVES, DRAWN_CURVES)))
 
     def log_step(self, loss: float, lr: float) -> None:
         """Take the figures of a step that has a line in the log."""
-        if self._events:
-            self._events.write(self._state.step + 1, {"step/loss": loss, "step/lr": lr})
+        for writer in self._writers:
+            writer.write(self._state.step + 1, {"step/loss": loss, "step/lr": lr})
 
     def log_epoch(self, result: EvalResult | None) -> None:
         """Take the epoch that the state has just finished, and its result.
@@ -80,8 +82,8 @@ class Reporter:
         if not self._world.is_main_process:
             return
         row = self._state.history[-1]
-        if self._events:
-            self._events.write(self._state.step, {f"epoch/{name}": row[name] for name in row if name != "epoch"})
+        for writer in self._writers:
+            writer.write(self._state.step, {f"epoch/{name}": row[name] for name in row if name != "epoch"})
         if result and self._eval_folder and self._state.is_best:
             self._best = BestEvaluation.of(result, self._eval_folder, self._state.run_id, row["epoch"],
                                            self._state.confidence)
@@ -119,6 +121,10 @@ class Reporter:
             logger.info(f"report: {path}")
         except UserError as error:
             logger.warning(f"the run is saved, but not its report: {error}")
+        for writer in self._writers:
+            # Not the report, which names folders of this machine.
+            writer.close(state.step == self._run.total_steps,
+                         [file for name in (MODEL_CARD, CURVES) if (file := self._folder / name).is_file()])
 
     def _load_best(self) -> MobileNetV2 | None:
         """The network with the weights of the best evaluation; None if no checkpoint has them, or it saw all right."""
