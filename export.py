@@ -6,8 +6,10 @@
         --calibration photos/
     python export.py --platform CPU --ckpt_file checkpoint/best.ckpt --file_format TFLITE
     python export.py --platform CPU --ckpt_file checkpoint/best.ckpt --file_format MODELARTS --file_name service
+    python export.py --platform CPU --ckpt_file checkpoint/best.ckpt --file_format WEB --file_name page
 
-TFLITE, NCNN, COREML and LITE need a converter, which tools/install_converter.py installs.
+TFLITE, NCNN, COREML and LITE need a converter, which tools/install_converter.py installs. WEB is a folder that
+classifies in a browser: docs/serving.md.
 
 Beside mobilenetv2.mindir it writes mobilenetv2.mindir.json: classes, preprocessing, digest. Image size and width are
 those of the checkpoint, unless options set them.
@@ -43,6 +45,7 @@ from src.model_utils.config import Config
 from src.model_utils.keys import NETWORK_KEYS
 from src.modelarts.job import local_or_modelarts
 from src.normalisation import NORMALISATIONS
+from src.serving.web_folder import DESCRIPTION, MODEL, describe_web, runtime_package, web_folder
 
 TOLERANCE = 1e-4  # relative to the largest output; for rounding in ONNX Runtime
 
@@ -70,11 +73,14 @@ def main(config: Config) -> None:
         raise UserError(f"--quantize int8 compares what it writes with the float file: {RUNTIMES} to run TFLITE")
     if config.file_format in CONVERTERS:
         require_converter(config.file_format, config.export_batch_size, path)
+    is_web = config.file_format == "WEB"
+    package = runtime_package(config) if is_web else Path()
     checkpoint = open_pretrained(config.pretrain_ckpt)
     config = config.adopt(checkpoint.config, "image_size", *NETWORK_KEYS, where=checkpoint.path)
-    options = ExportOptions(config.image_size, config.export_batch_size, config.export_normalise or is_package,
+    options = ExportOptions(config.image_size, config.export_batch_size,
+                            config.export_normalise or is_web or is_package,
                             config.export_softmax, NORMALISATIONS[config.normalisation], Framing.with_views(config),
-                            checkpoint.confidence)
+                            checkpoint.confidence, activation_map=is_web)
     network = deployable(checkpoint, config, options)
 
     # ---- its output for a random image, to compare with
@@ -82,7 +88,10 @@ def main(config: Config) -> None:
     expected = network(Tensor(images)).asnumpy()
 
     # ---- write, and verify: let a runtime compute the same
-    quantization: dict[str, Any] | None = None
+    training = checkpoint.training
+    metadata: dict[str, Any] = {"checkpoint": Path(config.pretrain_ckpt).name,
+                                "epoch": training.epoch if training else None,
+                                "width_mult": config.width_mult, "quantization": None}
     written = (f"{path}: {config.file_format}, {config.image_size}x{config.image_size} pixels, batches of "
                f"{options.batch_size or 'any size'}, {expected.shape[1]} {output_name(options.softmax)}")
     if quantized:
@@ -92,7 +101,7 @@ def main(config: Config) -> None:
             verdict = f"its float form {verify(source, images, expected, config)}"
             table, calibrated_on = export_int8(source, path, checkpoint.classes, options, config)
         verdict += f"\n{table}"
-        quantization = {"type": "int8", "calibration_images": calibrated_on}
+        metadata["quantization"] = {"type": "int8", "calibration_images": calibrated_on}
     elif config.file_format in CONVERTERS:
         onnx = onnx_content(network, options, checkpoint.classes)
         with convert(config.file_format, onnx, images, options.softmax) as converted:
@@ -101,6 +110,12 @@ def main(config: Config) -> None:
             verdict = f"not verified: {converted.remark}" if converted.scores is None else \
                 describe_difference(converted.scores, expected)
             converted.move_to(path)
+    elif is_web:
+        with web_folder(path, package) as folder:
+            export(network, options, folder / MODEL, checkpoint.classes)
+            verdict = verify(folder / MODEL, images, expected, config)
+            about = describe(folder / MODEL, options, checkpoint.classes, expected.shape[1], metadata)
+            (folder / DESCRIPTION).write_text(describe_web(about), encoding="utf-8")
     else:
         export(network, options, path, checkpoint.classes)
         verdict = verify(path, images, expected, config)
@@ -108,14 +123,10 @@ def main(config: Config) -> None:
     print(verdict)
 
     # ---- how to use it
-    training = checkpoint.training
-    metadata = {"checkpoint": Path(config.pretrain_ckpt).name, "epoch": training.epoch if training else None,
-                "width_mult": config.width_mult, "quantization": quantization}
-    description = describe(path, options, checkpoint.classes, expected.shape[1], metadata)
+    if not is_web:  # whose folder has it inside
+        write_description(describe(path, options, checkpoint.classes, expected.shape[1], metadata), path)
     if is_package:
-        complete_package(path, description, checkpoint, config.image_size)
-    else:
-        write_description(description, path)
+        complete_package(path, checkpoint, config.image_size)
 
 
 def verify(path: Path, images: np.ndarray, expected: np.ndarray, config: Config) -> str:
@@ -126,7 +137,7 @@ def verify(path: Path, images: np.ndarray, expected: np.ndarray, config: Config)
     """
     if config.file_format == "AIR":
         return "not verified: MindSpore does not load AIR files"
-    if config.file_format in {"ONNX", MODELARTS} and not is_installed("onnxruntime"):
+    if config.file_format in {"ONNX", "WEB", MODELARTS} and not is_installed("onnxruntime"):
         return "not verified: ONNX Runtime is not installed; pip install onnxruntime"
     scores = load_exported(path, config).run(images)
     if not agree(scores, expected):

@@ -1,12 +1,15 @@
 """Classify images with a checkpoint or an exported file: MINDIR, ONNX, TFLite or ncnn. ONNX is the fastest on CPU.
 
     python infer.py --platform CPU --model mobilenetv2.onnx --images holiday/ --predictions out
+    python infer.py --platform CPU --model checkpoint/best.ckpt --serve True
 
 --images names an image, a folder, or a text file that lists images. The command writes out/predictions.csv, .json and
 .png (a contact sheet of the first images). It names an image that it cannot read, leaves it out, and ends with exit
 status 1. An image is unsure if its probability is below the threshold that training has found. --sort_into FOLDER makes
 copies in a folder for each class, --explain True draws what speaks for the class. Names that are not UTF-8 are written
 with escapes (src/names.py). A list may have such escapes, too.
+
+--serve True serves a page to try the model on instead: docs/serving.md.
 """
 import sys
 from pathlib import Path
@@ -34,12 +37,16 @@ from src.errors import UserError, run_command
 from src.model_utils.config import Config
 from src.modelarts.job import local_or_modelarts
 from src.names import escape_name
+from src.serving.start import serve
 
 
 @local_or_modelarts
 def main(config: Config) -> None:
     """Classify as the command line says."""
     setup_device(config)
+    if config.serve:
+        serve(config)
+        return
 
     # ---- the model and the images
     model = open_model(config)

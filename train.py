@@ -3,6 +3,7 @@
     python train.py --platform CPU --dataset_path pictures
     python train.py --platform CPU --dataset_path pictures --pretrain_ckpt mobilenetv2.ckpt --filter_head True
     python train.py --platform CPU --dataset_path pictures --pretrain_ckpt mobilenetv2.ckpt --freeze_layer backbone
+    python train.py --platform CPU --dataset_path pictures --pretrain_ckpt mobilenetv2.ckpt --folds 5
 
 Every key of default_config.yaml is an option. Checkpoints, `curves.csv`, `curves.png`, `report.html` and
 `MODEL_CARD.md` go to --save_checkpoint_path.
@@ -25,10 +26,11 @@ from src.checkpoint.pretrained import open_pretrained
 from src.confidence import check_confidence
 from src.data.cache_server import dataset_cache
 from src.data.framing import Framing
+from src.data.groups import find_groups
 from src.data.image_check import scan_checked
 from src.data.image_folder import ImageFolder
 from src.data.sources import test_source, train_source, validation_source
-from src.data.split import hold_out
+from src.data.split import hold_out, hold_out_fold
 from src.data.transforms import Augmentation
 from src.dataset import Data, FeatureData, ImageData
 from src.distributed.collectives import any_over_ranks, average_parameters, broadcast_parameters
@@ -42,18 +44,21 @@ from src.mobilenetV2 import MobileNetV2Backbone
 from src.model_utils.config import Config
 from src.model_utils.keys import NETWORK_KEYS
 from src.modelarts.job import local_or_modelarts
-from src.models import CrossEntropyWithLabelSmooth, define_ema, define_net
+from src.models import define_ema, define_loss, define_net
 from src.normalisation import NORMALISATIONS
 from src.training.checkpointer import Checkpointer
 from src.training.distillation import DistillationDataset, DistillationLoss, Teacher
 from src.training.dry_run import describe_run
 from src.training.features import pooled_features
+from src.training.folds import with_folds
 from src.training.monitor import Monitor
 from src.training.nonfinite import NonFiniteGuard
 from src.training.optimizer import build_optimizer
+from src.training.precise_bn import measure_statistics
 from src.training.profiler import StepProfiler
 from src.training.reporter import Reporter
 from src.training.resume import Run
+from src.training.run_checks import check_run
 from src.training.signals import StopRequest
 from src.training.step import TrainStep, batch_norm_statistics, count_steps
 from src.training.timing import EVALUATION, Timing
@@ -61,6 +66,7 @@ from src.utils import check_classes, eval_parameters, load_parameters, load_weig
 
 
 @local_or_modelarts(resumes=True)
+@with_folds
 def main(config: Config) -> None:
     """Train as the command line says."""
     world = setup_device(config)
@@ -96,7 +102,7 @@ def main(config: Config) -> None:
     steps = count_steps(train_data.steps_per_epoch, config)
     lr = run_lr(config, train_data.batch_size * config.grad_accum_steps * world.rank_size, steps)
     optimizer = build_optimizer(train_net, lr, config)
-    loss_fn: nn.Cell = CrossEntropyWithLabelSmooth(config.label_smooth)
+    loss_fn: nn.Cell = define_loss(config, train_folder.labels, len(classes))
     if teacher:
         train_data, loss_fn = DistillationDataset(train_data, teacher), DistillationLoss(loss_fn, config)
     train_step = TrainStep(train_net, loss_fn, optimizer, config, eval_net if ema else None, world)
@@ -143,6 +149,7 @@ def main(config: Config) -> None:
 
             mean_loss = monitor.epoch_end()
             guard.repair_statistics(f"the end of epoch {epoch}")
+            measure_statistics(eval_net, train_folder, config, world)
             average_parameters(batch_norm_statistics(train_step), world)
             with timing.measure(EVALUATION):
                 result = evaluate(eval_net, eval_data, world) if eval_data else None
@@ -193,16 +200,18 @@ def data_source(config: Config, augmentation: Augmentation, world: World, folder
         features = pooled_features(backbone, folder, config.image_size, config.batch_size, config.num_workers, world,
                                    normalisation, Framing.of(config))
         data: Data = FeatureData(features, folder.labels, config.batch_size, training=training, seed=config.seed,
-                                 rank=world.rank, rank_size=world.rank_size)
+                                 rank=world.rank, rank_size=world.rank_size, balanced=config.balanced_sampling)
     else:
         is_normalised = not (training and augmentation.gives_pixels(config.platform))
         data = ImageData(folder, config.image_size, config.batch_size, training=training, seed=config.seed,
                          augmentation=augmentation, num_workers=config.num_workers, rank=world.rank,
                          rank_size=world.rank_size, cache=dataset_cache(config),
                          normalisation=normalisation if is_normalised else None, framing=Framing.of(config),
-                         epochs=config.epoch_size if training else 1, batches_per_step=config.grad_accum_steps)
+                         epochs=config.epoch_size if training else 1, batches_per_step=config.grad_accum_steps,
+                         balanced=config.balanced_sampling)
     if training and data.batch_size < config.batch_size:
-        print(f"batch_size is {data.batch_size}, not {config.batch_size}: there are no more training images")
+        print(f"batch_size is {data.batch_size}, not {config.batch_size}: there are no more training images; an "
+              "epoch is one step, a smaller --batch_size makes more")
     return data
 
 
@@ -210,27 +219,36 @@ def load_images(config: Config, world: World) -> tuple[ImageFolder, ImageFolder 
     """The images to train on, to validate on and to test on.
 
     None instead of a folder where there are no such images, or `run_eval` is off. `val_share` holds images out where
-    there are none to validate on. Checks that the classes agree, and tells what there is.
+    there are none to validate on. A fold is held out of the training images, and others are not used. Checks that the
+    classes agree, and tells what there is, and what will go wrong.
     """
-    train_folder = scan_checked(train_source(config.dataset_path), config, world, training=True)
+    source = train_source(config.dataset_path)
+    train_folder = scan_checked(source, config, world, training=not config.folds)  # an image counts once in its fold
     if config.num_classes not in {0, len(train_folder.classes)}:
         raise UserError(f"num_classes is {config.num_classes}, but {train_folder.root} has "
                         f"{len(train_folder.classes)} classes; leave num_classes out, or set it to that")
     sources = (validation_source(config.dataset_path, config.eval_dataset_path),
-               test_source(config.dataset_path, config.test_dataset_path)) if config.run_eval else (None, None)
+               test_source(config.dataset_path, config.test_dataset_path)
+               ) if config.run_eval and not config.folds else (None, None)
     eval_folder, test_folder = (scan_checked(source, config, world, training=False) if source else None
                                 for source in sources)
     for folder in eval_folder, test_folder:
         if folder:
             check_classes(train_folder.classes, folder.classes, folder.root)
-    if config.run_eval and config.val_share and not eval_folder:
+    groups = find_groups(train_folder.files, source.path, config.group_pattern, config.group_column)
+    if config.folds:
+        print(f"{train_folder.root}: fold {config.fold} of {config.folds} is held out to validate on, chosen by names "
+              f"and seed {config.seed}")
+        train_folder, eval_folder = hold_out_fold(train_folder, config.folds, config.fold, config.seed, groups)
+    elif config.run_eval and config.val_share and not eval_folder:
         print(f"{train_folder.root}: no validation images; {config.val_share:.0%} of each class are held out to "
               f"validate on, chosen by names and seed {config.seed}")
-        train_folder, eval_folder = hold_out(train_folder, config.val_share, config.seed, world)
+        train_folder, eval_folder = hold_out(train_folder, config.val_share, config.seed, world, groups)
     print(f"{len(train_folder)} training images of {len(train_folder.classes)} classes in {train_folder.root}; "
           + (f"{len(eval_folder)} to validate on in {eval_folder.root}" if eval_folder else
              f"no validation{' (--val_share 0.2 would hold images out)' if config.run_eval else ''}")
           + (f"; {len(test_folder)} to test on in {test_folder.root}" if test_folder else ""))
+    check_run(config, world, train_folder, {"validation": eval_folder, "test": test_folder})
     return train_folder, eval_folder, test_folder
 
 

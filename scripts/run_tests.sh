@@ -6,7 +6,8 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 . "$ROOT/scripts/lite_wheel.sh"
 
-use_environment requirements.txt requirements-dev.txt requirements-compiler.txt requirements-runtimes.txt
+use_environment requirements.txt requirements-dev.txt requirements-compiler.txt requirements-runtimes.txt \
+    requirements-serve.txt
 use_lite
 cd "$ROOT"
 ruff check .

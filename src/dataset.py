@@ -52,15 +52,33 @@ def usable_workers(num_workers: int) -> int:
 
 
 def training_order(images: int, seed: int, epoch: int, rank: int = 0, rank_size: int = 1,
-                   repeats: int = 1) -> np.ndarray:
+                   repeats: int = 1, balanced_labels: np.ndarray | None = None) -> np.ndarray:
     """Indices of this rank's shard of the images, in the order of this epoch.
 
     With `repeats` above 1 an epoch keeps its length. It has fewer images, and `repeats` views of each of them one after
     the other; with several ranks the views go to different ranks: Hoffer et al., "Augment your batch",
     https://arxiv.org/abs/1901.09335.
+
+    With `balanced_labels`, the class index of each image, an epoch keeps its length, too, but draws from all classes
+    equally often.
     """
-    order = np.random.default_rng((seed, epoch)).permutation(images)
+    generator = np.random.default_rng((seed, epoch))
+    order = generator.permutation(images) if balanced_labels is None else _balanced_order(balanced_labels, generator)
     return np.repeat(order, repeats)[:images][rank::rank_size]
+
+
+def _balanced_order(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """As many positions as there are labels, drawn from all classes equally often, in a random order.
+
+    What does not divide by the number of classes goes to classes at random. No image of a class is drawn again before
+    all images of the class have been drawn.
+    """
+    by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.unique(labels, return_counts=True)[1])[:-1])
+    share, rest = divmod(len(labels), len(by_class))
+    one_more = generator.permutation(len(by_class)) < rest
+    drawn = [np.concatenate([generator.permutation(positions) for _ in range(-(-count // len(positions)))])[:count]
+             for positions, count in zip(by_class, share + one_more, strict=True) if count]
+    return generator.permutation(np.concatenate(drawn))
 
 
 class ImageData:
@@ -78,12 +96,13 @@ class ImageData:
         framing: of evaluation. With several views of an image, each batch has N x V x 3 x size x size images.
         epochs: of the run. No epoch is begun beforehand after the last one.
         batches_per_step: batches at the end of an epoch that do not fill a step are not used.
+        balanced: training draws from all classes equally often: see `training_order`.
     """
 
     def __init__(self, folder: ImageFolder, image_size: int, batch_size: int, *, training: bool, seed: int = 0,
                  augmentation: Augmentation = IMAGENET, num_workers: int = 1, rank: int = 0, rank_size: int = 1,
                  cache: ds.DatasetCache | None = None, normalisation: Normalisation | None = IMAGENET_PIXELS,
-                 framing: Framing = CENTRE, epochs: int = 1, batches_per_step: int = 1) -> None:
+                 framing: Framing = CENTRE, epochs: int = 1, batches_per_step: int = 1, balanced: bool = False) -> None:
         self.images, self.batch_size, self.steps_per_epoch = shard(len(folder), batch_size, training, rank, rank_size)
         self.training, self._augmentation = training, augmentation
         self._transforms = train_transforms(image_size, augmentation, normalisation) if training \
@@ -92,6 +111,7 @@ class ImageData:
         self._seed, self._rank, self._rank_size = seed, rank, rank_size
         self._cache, self._manifest = cache, write_manifest(folder) if cache else Path()
         self._epochs = epochs
+        self._balanced_labels = folder.labels if balanced else None
         self._lookahead_step = self.steps_per_epoch // batches_per_step * batches_per_step - LOOKAHEAD
         self._begun: dict[int, Iterator[Batch]] = {}  # by epoch: at most one
 
@@ -121,7 +141,7 @@ class ImageData:
         if not self.training:
             return np.arange(self._rank, len(self._folder), self._rank_size)
         order = training_order(len(self._folder), self._seed, epoch, self._rank, self._rank_size,
-                               self._augmentation.aug_repeats)
+                               self._augmentation.aug_repeats, self._balanced_labels)
         return order[:self.steps_per_epoch * self.batch_size]
 
     def _begin(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
@@ -200,18 +220,21 @@ class FeatureData:
     Args:
         features: N x C x 1 x 1 float32, of the images of all ranks.
         labels: N int32.
+        balanced: training draws from all classes equally often: see `training_order`.
     """
 
     def __init__(self, features: np.ndarray, labels: np.ndarray, batch_size: int, *, training: bool,
-                 seed: int = 0, rank: int = 0, rank_size: int = 1) -> None:
+                 seed: int = 0, rank: int = 0, rank_size: int = 1, balanced: bool = False) -> None:
         self.images, self.batch_size, self.steps_per_epoch = shard(len(labels), batch_size, training, rank, rank_size)
         self._features, self._labels, self._training, self._seed = features, labels, training, seed
         self._rank, self._rank_size = rank, rank_size
+        self._balanced_labels = labels if balanced else None
 
     def epoch(self, epoch: int = 0, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch: N x C x 1 x 1 float32 features and N int32 labels."""
         if self._training:
-            order = training_order(len(self._labels), self._seed, epoch, self._rank, self._rank_size)
+            order = training_order(len(self._labels), self._seed, epoch, self._rank, self._rank_size,
+                                   balanced_labels=self._balanced_labels)
         else:
             order = np.arange(self._rank, len(self._labels), self._rank_size)
         for step in range(first_step, self.steps_per_epoch):

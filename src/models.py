@@ -2,6 +2,7 @@
 import math
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from src.cpu_kernels import accelerate
@@ -12,6 +13,7 @@ from src.model_utils.config import Config
 
 EMA_PREFIX = "ema."
 HASH_MULTIPLIERS = (0x7FEB352D, 0x846CA68B - 2 ** 32)  # of "lowbias32", a 32-bit mixing function, as signed numbers
+LEAST_MISSING = 1e-6  # of the probability 1, in the focal loss
 LOW_BITS = 0xFFFFFF  # 24 bits: what a float32 holds exactly
 
 
@@ -110,11 +112,23 @@ class CrossEntropyWithLabelSmooth(nn.Cell):
 
     Mixed images have N x C float32 targets that sum to 1 instead of labels; they become (1 - s) target + s/C.
     Szegedy et al., "Rethinking the Inception Architecture", section 7, https://arxiv.org/abs/1512.00567.
+
+    With weights or a gamma the cross entropy of each image is multiplied by (sum of y w) (1 - p)^gamma, where p is the
+    sum of y softmax(logits), and y is the label as C shares: mixed, but not softened, so that smoothing pulls no image
+    to the classes of large weight. The mean is over the images, not over their weights. For labels without smoothing
+    this is the focal loss of Lin et al., equation 5, https://arxiv.org/abs/1708.02002.
+
+    Args:
+        smooth_factor: s.
+        class_weights: w, C float32; None for 1 everywhere.
+        focal_gamma: gamma; 0 for the plain cross entropy.
     """
 
-    def __init__(self, smooth_factor: float) -> None:
+    def __init__(self, smooth_factor: float, class_weights: np.ndarray | None = None, focal_gamma: float = 0.0) -> None:
         super().__init__()
-        self.smooth_factor = smooth_factor
+        self.smooth_factor, self.focal_gamma = smooth_factor, focal_gamma
+        self.has_class_weights = class_weights is not None
+        self.class_weights = Tensor(class_weights, ms.float32) if class_weights is not None else None
 
     def construct(self, logits: Tensor, labels: Tensor) -> Tensor:
         # Not ops.cross_entropy: its sum depends on the number of threads that MindSpore tries, so a resumed run would
@@ -126,4 +140,36 @@ class CrossEntropyWithLabelSmooth(nn.Cell):
         else:
             targets = ops.one_hot(labels, classes, Tensor(1 - self.smooth_factor + others, ms.float32),
                                   Tensor(others, ms.float32))
-        return -(targets * ops.log_softmax(logits.astype(ms.float32), axis=1)).sum() / images
+        log_probabilities = ops.log_softmax(logits.astype(ms.float32), axis=1)
+        losses = targets * log_probabilities
+        if self.has_class_weights or self.focal_gamma > 0:
+            losses = losses * self._image_weights(log_probabilities, labels)
+        return -losses.sum() / images
+
+    def _image_weights(self, log_probabilities: Tensor, labels: Tensor) -> Tensor:
+        """N x 1: what the cross entropy of each image is multiplied by."""
+        shares = labels if labels.ndim == 2 else ops.one_hot(labels, log_probabilities.shape[1],
+                                                             Tensor(1, ms.float32), Tensor(0, ms.float32))
+        weights = (shares * self.class_weights).sum(axis=1, keepdims=True) if self.has_class_weights else 1.0
+        if self.focal_gamma > 0:
+            missing = 1 - (shares * ops.exp(log_probabilities)).sum(axis=1, keepdims=True)
+            # At 0 the gradient of a power below 1 is infinite.
+            weights = weights * ops.maximum(missing, LEAST_MISSING) ** self.focal_gamma
+        return weights
+
+
+def define_loss(config: Config, labels: np.ndarray, classes: int) -> CrossEntropyWithLabelSmooth:
+    """The loss of a configuration, for training images of these labels."""
+    weights = balanced_class_weights(labels, classes) if config.class_weights == "balanced" else None
+    return CrossEntropyWithLabelSmooth(config.label_smooth, weights, config.focal_gamma)
+
+
+def balanced_class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
+    """C float32: images / (classes x images of the class), so that all classes together weigh the same.
+
+    The mean over the images is 1. As scikit-learn's `compute_class_weight`, a class without images does not count
+    among the classes; its weight is 0.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return np.where(counts > 0, weights, 0).astype(np.float32)

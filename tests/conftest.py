@@ -76,13 +76,13 @@ def interruptible() -> None:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A cache folder of this test run alone, for all its workers and the processes that tests start.
 
-    Only two parts are the user's, which are large and depend on what is installed alone: zig's C++ library, and the
-    converters for export. The kernels that zig builds are in this run's folder.
+    Only some parts are the user's, which are large and the same for all runs: zig's C++ library, the converters for
+    export, and the browser's runtime. The kernels that zig builds are in this run's folder.
     """
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
     folder.mkdir(exist_ok=True)
-    for part in ("zig", "converters"):
+    for part in ("zig", "converters", "onnxruntime-web"):
         with contextlib.suppress(FileExistsError):  # another worker was first
             (folder / part).symlink_to(cache_folder(part).absolute())
     os.environ["MOBILENETV2_CACHE"] = str(folder)
@@ -190,6 +190,25 @@ def same_randomness() -> None:
     random.seed(0)
     np.random.seed(0)
     ms.set_seed(0)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:  # of selenium's WebDriver
+    """Chromium without a window, which logs what its pages ask for and complain of."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("needs chromium and chromedriver (Debian: apt-get install chromium chromium-driver)")
+    from selenium import webdriver
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+                 "--disable-background-networking", "--disable-component-update", "--disable-sync",
+                 "--disable-dev-shm-usage", f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(flag)
+    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield found
+    found.quit()
 
 
 @pytest.fixture

@@ -130,6 +130,63 @@ def test_every_rank_makes_the_same_number_of_steps(photos: Path) -> None:
     assert [len(batches(shard)) for shard in shards] == [3, 3]
 
 
+# ---- all classes equally often
+
+LABELS = np.repeat(np.arange(4, dtype=np.int32), (40, 12, 4, 1))
+
+
+@pytest.mark.parametrize("epoch", range(4))
+def test_a_balanced_epoch_is_as_long_and_has_all_classes_equally_often(epoch: int) -> None:
+    order = training_order(57, 3, epoch, balanced_labels=LABELS)
+    assert sorted(np.bincount(LABELS[order])) == [14, 14, 14, 15]
+    drawn = np.bincount(order, minlength=57)
+    for label in range(4):
+        assert np.ptp(drawn[label == LABELS]) <= 1  # none a second time before all have been drawn
+    assert (np.diff(LABELS[order]) != 0).sum() > 25  # classes are mixed, not one after the other
+    np.testing.assert_array_equal(order, training_order(57, 3, epoch, balanced_labels=LABELS))
+    assert not np.array_equal(order, training_order(57, 3, epoch + 1, balanced_labels=LABELS))
+    assert not np.array_equal(order, training_order(57, 4, epoch, balanced_labels=LABELS))
+
+
+def test_what_does_not_divide_goes_to_classes_at_random() -> None:
+    more = [int(np.bincount(LABELS[training_order(57, 3, epoch, balanced_labels=LABELS)]).argmax())
+            for epoch in range(40)]
+    assert set(more) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(("counts", "expected"), [((5,), [5]), ((1, 1, 1), [1, 1, 1]), ((3, 0, 3), [3, 0, 3]),
+                                                 ((0, 9, 1, 0), [0, 5, 5, 0])])
+def test_classes_without_images_are_not_drawn_from(counts: tuple, expected: list[int]) -> None:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    order = training_order(len(labels), 1, 0, balanced_labels=labels)
+    assert np.bincount(labels[order], minlength=len(counts)).tolist() == expected
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_share_one_balanced_order(ranks: int) -> None:
+    whole = training_order(57, 3, 1, balanced_labels=LABELS)
+    for rank in range(ranks):
+        own = training_order(57, 3, 1, rank, ranks, balanced_labels=LABELS)
+        np.testing.assert_array_equal(own, whole[rank::ranks])
+
+
+def test_balanced_batches_of_images_and_features_are_those_of_the_order_and_resume_within_it(images: Images) -> None:
+    folder = ImageFolder.scan(images({"cat": 9, "dog": 2, "eel": 1}))
+    order = training_order(12, 2, 1, balanced_labels=folder.labels)
+    features = np.arange(12, dtype=np.float32).reshape(12, 1, 1, 1)
+    sources = (ImageData(folder, 32, 3, training=True, seed=2, balanced=True),
+               FeatureData(features, folder.labels, 3, training=True, seed=2, balanced=True))
+    for data in sources:
+        whole = batches(data, 1)
+        assert np.concatenate([labels for _, labels in whole]).tolist() == folder.labels[order].tolist()
+        for (inputs, labels), (same, same_labels) in zip(data.epoch(1, first_step=2), whole[2:], strict=True):
+            np.testing.assert_array_equal(inputs.asnumpy(), same)
+            assert labels.asnumpy().tolist() == same_labels.tolist()
+    assert np.concatenate([rows.ravel() for rows, _ in batches(sources[1], 1)]).tolist() == order.tolist()
+    views = np.concatenate([view for view, _ in batches(sources[0], 1)])
+    assert len({view.tobytes() for view in views}) == 12  # of an image that is drawn again, another view
+
+
 # ---- one epoch after the other
 
 @dataclass(frozen=True)

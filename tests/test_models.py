@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mindspore import Tensor, nn, ops
 
-from src.models import EMA_PREFIX, CrossEntropyWithLabelSmooth, ResumableDropout, define_ema, define_net
+from src.models import (
+    EMA_PREFIX,
+    CrossEntropyWithLabelSmooth,
+    ResumableDropout,
+    balanced_class_weights,
+    define_ema,
+    define_loss,
+    define_net,
+)
 
 
 def weights_of(network: nn.Cell) -> dict[str, np.ndarray]:
@@ -89,6 +97,67 @@ def test_loss_of_half_precision_logits_is_computed_in_float32() -> None:
     loss = CrossEntropyWithLabelSmooth(0.0)(logits, Tensor([1, 1], ms.int32))
     assert loss.dtype == ms.float32
     assert float(loss.asnumpy()) == pytest.approx(10.0, rel=1e-3)
+
+
+# ---- uneven classes
+
+COUNTS = (60, 20, 6, 1)
+RARE = np.repeat(np.arange(4, dtype=np.int32), COUNTS)
+
+
+def test_balanced_weights_are_those_of_scikit_learn_and_their_mean_over_the_images_is_1() -> None:
+    from sklearn.utils.class_weight import compute_class_weight
+    weights = balanced_class_weights(RARE, 4)
+    expected = compute_class_weight("balanced", classes=np.arange(4), y=RARE)
+    np.testing.assert_allclose(weights, expected, rtol=1e-6)
+    assert weights[RARE].mean() == pytest.approx(1)
+    np.testing.assert_allclose(weights * COUNTS, len(RARE) / 4, rtol=1e-6)  # all classes together weigh the same
+    assert balanced_class_weights(np.array([0, 0, 0, 2]), 4).tolist() == [np.float32(2 / 3), 0, 2, 0]
+
+
+WEIGHTED = {values: define_loss(config_for("--label_smooth", values[0], "--class_weights", values[1], "--focal_gamma",
+                                           values[2]), RARE, 4)
+            for values in ((0.1, "balanced", 0.0), (0.1, "none", 2.0), (0.0, "balanced", 0.5), (0.1, "balanced", 2.0))}
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.sampled_from(sorted(WEIGHTED)), st.booleans(), st.integers(0, 2 ** 31))
+def test_weights_and_focal_factor_are_the_formula(values: tuple[float, str, float], mixed: bool, seed: int) -> None:
+    smooth, choice, gamma = values
+    random = np.random.default_rng(seed)
+    logits = (3 * random.standard_normal((6, 4))).astype(np.float32)
+    labels = random.integers(0, 4, 6).astype(np.int32)
+    shares = random.dirichlet(np.ones(4), 6).astype(np.float32) if mixed else np.eye(4, dtype=np.float32)[labels]
+    softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    losses = -(((1 - smooth) * shares + smooth / 4) * np.log(softmax)).sum(axis=1)
+    weights = len(RARE) / (4 * np.array(COUNTS)) if choice == "balanced" else np.ones(4)
+    expected = (shares @ weights * (1 - (shares * softmax).sum(axis=1)) ** gamma * losses).mean()
+    found = WEIGHTED[values](Tensor(logits), Tensor(shares if mixed else labels))
+    assert float(found.asnumpy()) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+def test_without_smoothing_and_weights_it_is_the_focal_loss_of_lin_et_al() -> None:
+    loss = define_loss(config_for("--label_smooth", 0, "--focal_gamma", 2), RARE, 2)
+    for probability in (0.1, 0.5, 0.9, 0.968):
+        logits = Tensor([[np.log(probability), np.log(1 - probability)]], ms.float32)
+        expected = (1 - probability) ** 2 * -np.log(probability)
+        assert float(loss(logits, Tensor([0], ms.int32)).asnumpy()) == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_the_gradient_of_the_focal_loss_is_finite_where_nothing_is_missing(gamma: float) -> None:
+    loss = CrossEntropyWithLabelSmooth(0.1, None, gamma)
+    gradient = ops.grad(loss)(Tensor([[80.0, 0.0], [0.0, 80.0]], ms.float32), Tensor([0, 0], ms.int32))
+    assert np.isfinite(gradient.asnumpy()).all()
+    assert gradient.asnumpy()[1].tolist() == pytest.approx([-0.475, 0.475], abs=0.01)  # half of 0.95, of two images
+
+
+def test_without_the_options_the_loss_has_the_same_bits() -> None:
+    logits = Tensor(np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32))
+    labels = Tensor([0, 1, 2, 3, 0, 0], ms.int32)
+    plain, ones = CrossEntropyWithLabelSmooth(0.1), CrossEntropyWithLabelSmooth(0.1, np.ones(4, np.float32))
+    assert define_loss(config_for(), RARE, 4)(logits, labels).asnumpy() == plain(logits, labels).asnumpy()
+    assert float(ones(logits, labels).asnumpy()) == pytest.approx(float(plain(logits, labels).asnumpy()), rel=1e-6)
 
 
 # ---- dropout

@@ -17,11 +17,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from src.data.groups import groups_by_column, groups_by_pattern
+from src.data.groups import find_groups
 from src.data.image_check import describe_left_out
 from src.data.near_duplicates import DISTANCE, check_distance
 from src.data.sources import Source
-from src.data.split import describe_split, plan_split, write_split
+from src.data.split import describe_kept, plan_split, write_split
 from src.errors import UserError, run_command
 from src.names import escape_name
 
@@ -52,16 +52,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = Source(options.source).scan()
     if options.source.is_dir() and options.output.absolute().is_relative_to(folder.root):
         raise UserError(f"{options.output}: lies in the folder that is to be split; name one outside of {folder.root}")
-    groups = {}
-    if options.group_pattern:
-        groups = groups_by_pattern(folder.files, options.group_pattern)
-    elif options.group_column:
-        groups = groups_by_column(options.source, options.group_column)
+    groups = find_groups(folder.files, options.source, options.group_pattern, options.group_column)
     for line in describe_left_out(folder):
         print(f"{folder.root}: {line}")
     split = plan_split(folder, options.val_share, options.seed, groups, options.scene_distance)
-    report_duplicates(split.duplicates, {file: folder.class_of(position) for position, file in enumerate(folder.files)})
-    for line in describe_split(split):
+    class_of = {file: folder.class_of(position) for position, file in enumerate(folder.files)}
+    report_duplicates(split.kept.duplicates, class_of)
+    for line in describe_kept(split.kept):
         print(line)
     written = write_split(folder, split, options.output, options.link)
     counts = Counter(split.parts.values())

@@ -159,11 +159,11 @@ class _EvaluationBackbone(_Backbone):
         return self.gradients(images, weights, statistics, saved, dout)
 
 
-class _EvaluationNetwork(_EvaluationBackbone):
+class _EvaluationNetwork(_Backbone):
     """The same with the classifier: what the framework needs to start three more operators is much for one image."""
 
     def __init__(self, library: Path, plan: _BackbonePlan) -> None:
-        super().__init__(library, plan)
+        super().__init__(library, plan, batch_statistics=False)
 
         def logits(*shapes: Shape) -> list[int]:
             return [shapes[2][0], shapes[-1][0]]

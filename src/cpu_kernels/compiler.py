@@ -18,7 +18,7 @@ from src.errors import UserError
 STANDARD = "-std=c++17"
 # No option that lets the compiler treat NaN, infinity or the order of sums as it likes. zig alone would add debug
 # information, four times the size of the code.
-FLAGS = (STANDARD, "-O3", "-g0", "-fPIC", "-pthread")
+FLAGS = (STANDARD, "-O3", "-fno-math-errno", "-g0", "-fPIC", "-pthread")  # a sqrt that may set errno has no vectors
 
 # What a compiler is by its predefined macros: its kind, the macros of its version, and the oldest that will do. The
 # first that fits: clang defines GCC's macros, too.

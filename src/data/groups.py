@@ -7,6 +7,19 @@ from src.data.lists import read_list
 from src.errors import UserError
 
 
+def find_groups(files: Sequence[str], source: Path, pattern: str, column: str) -> dict[str, str]:
+    """The group of each file, by a pattern or by a column of the list `source`; no groups if both are empty.
+
+    Raises:
+        UserError: both are given, or as the functions below.
+    """
+    if pattern and column:
+        raise UserError("--group_pattern and --group_column: groups come from one of them; leave the other out")
+    if pattern:
+        return groups_by_pattern(files, pattern)
+    return groups_by_column(source, column) if column else {}
+
+
 def groups_by_pattern(files: Sequence[str], pattern: str) -> dict[str, str]:
     """The group of each file in which a regular expression is found, by file.
 

@@ -46,6 +46,7 @@ class ImageFolder:
     copies: tuple[str, ...] = ()  # of each file: the path of its rewritten copy, empty for none; () if there are none
     left_out: LeftOut = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # sentences about what was found
+    part_of: "tuple[ImageFolder, np.ndarray] | None" = field(default=None, repr=False, compare=False)  # see `part`
 
     def __len__(self) -> int:
         return len(self.files)
@@ -91,7 +92,13 @@ class ImageFolder:
         """The images at these positions, in this order; the classes stay."""
         return dataclasses.replace(
             self, files=tuple(self.files[position] for position in positions), labels=self.labels[positions],
-            copies=tuple(self.copies[position] for position in positions) if self.copies else ())
+            copies=tuple(self.copies[position] for position in positions) if self.copies else (), part_of=None)
+
+    def part(self, positions: np.ndarray) -> "ImageFolder":
+        """As `select`. The part knows the whole folder and its own positions there: what is computed of the whole
+        folder once then serves all of its parts.
+        """
+        return dataclasses.replace(self.select(positions), part_of=(self, positions))
 
     def encoded(self, position: int) -> np.ndarray:
         """The bytes, uint8, that MindSpore decodes for the image at a position: its own, or those of its copy.

@@ -31,15 +31,24 @@ LISTED = 5  # classes that a line names
 
 
 @dataclass(frozen=True)
-class Split:
-    """The part of each image, and the images that were kept together. Files are relative to the root."""
+class Kept:
+    """The images that stay together. Files are relative to the root."""
 
-    parts: Mapping[str, str]  # file to "train" or "val"
+    units: np.ndarray  # N numbers: images of the same one stay together
     duplicates: Sequence[Sequence[str]]  # groups of files of the same content
     scenes: Sequence[Sequence[str]]  # groups of files that look alike
     distance: int  # bits of the hash that may differ in a scene
     groups: Mapping[str, int]  # given name of a group to its number of images
     of_one_scene: Sequence[str]  # classes whose images all look alike, so that their scene was divided
+    in_several: set[int]  # the units with the same content in several classes
+
+
+@dataclass(frozen=True)
+class Split:
+    """The part of each image, and what was kept together."""
+
+    parts: Mapping[str, str]  # file to "train" or "val"
+    kept: Kept
 
 
 def plan_split(folder: ImageFolder, val_share: float, seed: int, groups: Mapping[str, str] | None = None,
@@ -59,6 +68,45 @@ def plan_split(folder: ImageFolder, val_share: float, seed: int, groups: Mapping
     Raises:
         UserError: a class has too few images, or groups of images, to be in both parts.
     """
+    kept = keep_together(folder, groups, distance)
+    held_out = np.isin(kept.units, _choose(folder, kept.units, kept.in_several, val_share, seed))
+    return Split(dict(zip(folder.files, np.where(held_out, "val", "train").tolist(), strict=True)), kept)
+
+
+def plan_folds(folder: ImageFolder, folds: int, seed: int, kept: Kept) -> np.ndarray:
+    """The fold of each image: N numbers from 0, such that the folds have as equal parts of each class as can be.
+
+    Args:
+        folder: the images.
+        folds: how many.
+        seed: another one gives other folds.
+        kept: what stays together, in one fold.
+
+    Raises:
+        UserError: there are too few images, or groups of images, for so many folds; or all images of a class are in
+            one group, so that one fold would have nothing to learn the class from.
+    """
+    members = _by_rank(folder, kept.units, seed)
+    if len(members) < folds:
+        raise UserError(f"--folds {folds}: {folder.root} has {len(folder)} images in {len(members)} groups of images "
+                        f"that stay together; use at most {len(members)} folds")
+    counts = np.bincount(folder.labels, minlength=len(folder.classes))
+    taken, found = np.zeros((folds, len(counts)), np.int64), np.zeros(len(folder), np.int64)
+    for group in sorted(members.values(), key=len, reverse=True):  # single images even out what groups leave uneven
+        of_group = np.bincount(folder.labels[group], minlength=len(counts))
+        crowded = (taken * of_group / np.maximum(1, counts)).sum(axis=1)
+        fold = np.lexsort((taken.sum(axis=1), crowded))[0]
+        taken[fold] += of_group
+        found[group] = fold
+    unlearnt = np.flatnonzero(((taken == counts) & (counts > 0)).any(axis=0))
+    if len(unlearnt):
+        raise UserError(f"--folds {folds}: all images of class {folder.classes[unlearnt[0]]} would be in one fold, so "
+                        "that its network could not learn the class; add images that differ, or leave the class out")
+    return found
+
+
+def keep_together(folder: ImageFolder, groups: Mapping[str, str] | None = None, distance: int = DISTANCE) -> Kept:
+    """What has to stay together when the images are split; the arguments are those of `plan_split`."""
     paths = {folder.root / file: position for position, file in enumerate(folder.files)}
     copies = [[paths[path] for path in group] for group in find_duplicates(paths)]
     names = {name: number for number, name in enumerate(dict.fromkeys((groups or {}).values()), len(folder))}
@@ -71,16 +119,14 @@ def plan_split(folder: ImageFolder, val_share: float, seed: int, groups: Mapping
                     and not _is_one(units, folder, label)]
     alike = np.where(np.isin(folder.labels, of_one_scene), len(folder) + alone, alike)
     units = join_all([units, alike])
-    in_several = {int(units[group[0]]) for group in copies if len(set(folder.labels[group])) > 1}
-
-    held_out = np.isin(units, _choose(folder, units, in_several, val_share, seed))
     files = np.array(folder.files, object)
-    return Split(
-        parts=dict(zip(folder.files, np.where(held_out, "val", "train").tolist(), strict=True)),
+    return Kept(
+        units=units,
         duplicates=[files[group].tolist() for group in copies],
         scenes=[files[group].tolist() for group in _members(alike) if len(group) > 1],
         distance=distance, groups=Counter((groups or {}).values()),
-        of_one_scene=[folder.classes[label] for label in of_one_scene])
+        of_one_scene=[folder.classes[label] for label in of_one_scene],
+        in_several={int(units[group[0]]) for group in copies if len(set(folder.labels[group])) > 1})
 
 
 def _number_groups(groups: Sequence[Sequence[int]], size: int) -> np.ndarray:
@@ -106,10 +152,8 @@ def _choose(folder: ImageFolder, units: np.ndarray, in_several: set[int], val_sh
     """The units that validate, of those that are not in `in_several`."""
     counts = np.bincount(folder.labels, minlength=len(folder.classes))
     wanted = np.minimum(np.round(val_share * counts).astype(np.int64), counts - 1)
-    members = {int(units[group[0]]): group for group in _members(units)}
-    rank = {unit: hashlib.sha256(os.fsencode(f"{seed}\0{min(folder.files[position] for position in group)}")).digest()
-            for unit, group in members.items() if unit not in in_several}
-    sizes = {unit: Counter(folder.labels[members[unit]].tolist()) for unit in sorted(rank, key=rank.__getitem__)}
+    members = {unit: group for unit, group in _by_rank(folder, units, seed).items() if unit not in in_several}
+    sizes = {unit: Counter(folder.labels[group].tolist()) for unit, group in members.items()}
     chosen, taken = [], np.zeros_like(counts)
 
     def take(unit: int) -> None:
@@ -133,21 +177,30 @@ def _choose(folder: ImageFolder, units: np.ndarray, in_several: set[int], val_sh
     return chosen
 
 
-def describe_split(split: Split) -> list[str]:
+def _by_rank(folder: ImageFolder, units: np.ndarray, seed: int) -> dict[int, np.ndarray]:
+    """The positions of each unit, by its number, in an order that follows from the seed and the files' names alone."""
+    members = {int(units[group[0]]): group for group in _members(units)}
+    rank = {unit: hashlib.sha256(os.fsencode(f"{seed}\0{min(folder.files[position] for position in group)}")).digest()
+            for unit, group in members.items()}
+    return {unit: members[unit] for unit in sorted(members, key=rank.__getitem__)}
+
+
+def describe_kept(kept: Kept) -> list[str]:
     """What was kept together, a line for each kind; none if there is nothing."""
     lines = []
-    if split.groups:
-        lines.append(f"kept together: {sum(split.groups.values())} images of {len(split.groups)} groups")
-    if split.scenes:
-        lines.append(f"kept together: {sum(map(len, split.scenes))} images of {len(split.scenes)} scenes, which look "
-                     f"alike (at most {split.distance} of 64 bits of their hashes differ)")
-    if split.of_one_scene:
+    if kept.groups:
+        lines.append(f"kept together: {sum(kept.groups.values())} images of {len(kept.groups)} groups")
+    if kept.scenes:
+        lines.append(f"kept together: {sum(map(len, kept.scenes))} images of {len(kept.scenes)} scenes, which look "
+                     f"alike (at most {kept.distance} of 64 bits of their hashes differ)")
+    if kept.of_one_scene:
         lines.append("all images of a class look alike, and are split all the same: "
-                     + list_some(list(map(escape_name, split.of_one_scene)), LISTED))
+                     + list_some(list(map(escape_name, kept.of_one_scene)), LISTED))
     return lines
 
 
-def hold_out(folder: ImageFolder, val_share: float, seed: int, world: World = ALONE) -> tuple[ImageFolder, ImageFolder]:
+def hold_out(folder: ImageFolder, val_share: float, seed: int, world: World = ALONE,
+             groups: Mapping[str, str] | None = None) -> tuple[ImageFolder, ImageFolder]:
     """The images to train on and those to validate on, as `plan_split` chooses them.
 
     Raises:
@@ -156,12 +209,26 @@ def hold_out(folder: ImageFolder, val_share: float, seed: int, world: World = AL
     if world.is_main_process:
         read_looks(folder)
     any_over_ranks(False, world)  # the other ranks read the looks that rank 0 has remembered
-    split = plan_split(folder, val_share, seed)
+    split = plan_split(folder, val_share, seed, groups)
     if world.is_main_process:
-        for line in describe_split(split):
+        for line in describe_kept(split.kept):
             logger.info(f"{folder.root}: {line}")
     is_val = np.array([split.parts[file] == "val" for file in folder.files])
     return folder.select(np.flatnonzero(~is_val)), folder.select(np.flatnonzero(is_val))
+
+
+def hold_out_fold(folder: ImageFolder, folds: int, fold: int, seed: int,
+                  groups: Mapping[str, str] | None = None) -> tuple[ImageFolder, ImageFolder]:
+    """The images of the other folds to train on, and those of a fold, from 1, to validate on.
+
+    Raises:
+        UserError: as `plan_folds`.
+    """
+    kept = keep_together(folder, groups)
+    for line in describe_kept(kept):
+        logger.info(f"{folder.root}: {line}")
+    is_held_out = plan_folds(folder, folds, seed, kept) == fold - 1
+    return folder.part(np.flatnonzero(~is_held_out)), folder.part(np.flatnonzero(is_held_out))
 
 
 def write_split(folder: ImageFolder, split: Split, output: Path, link: bool) -> bool:

@@ -74,7 +74,11 @@ class OnnxEngine:
         self.description = unpack_metadata(metadata.custom_metadata_map, path) if ours else Description()
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        return self._session.run(None, {self._input: images})[0]
+        return self.outputs(images)[0]
+
+    def outputs(self, images: np.ndarray) -> list[np.ndarray]:
+        """All outputs of the graph, in its order, for N x 3 x H x W float32."""
+        return self._session.run(None, {self._input: images})
 
 
 class TfliteEngine:

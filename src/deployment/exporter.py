@@ -46,6 +46,7 @@ class ExportOptions:
     normalisation: Normalisation = IMAGENET_PIXELS  # in the graph, or before it
     framing: Framing = CENTRE  # before the graph
     confidence: Confidence | None = None  # for the JSON; the graph has softmax alone, without a temperature
+    activation_map: bool = False  # True: ONNX has a second output, the class activation map
 
 
 class Deployable(nn.Cell):
@@ -104,7 +105,7 @@ def onnx_content(network: Deployable, options: ExportOptions, classes: tuple[str
     if options.softmax:
         graph.softmax(x)
     metadata = pack_metadata(usage(options, classes, graph.num_classes))
-    return graph.model(output_name(options.softmax), metadata).SerializeToString()
+    return graph.model(output_name(options.softmax), metadata, options.activation_map).SerializeToString()
 
 
 def _write_with_mindspore(network: Deployable, options: ExportOptions, written: Path, path: Path) -> None:

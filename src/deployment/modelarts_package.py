@@ -13,8 +13,10 @@ from src.data import images
 from src.data.blank_image import LONGEST_JPEG_SIDE
 from src.data.image_cache import JPEG_QUALITY, longest_shorter_side
 from src.deployment.description import description_path
+from src.deployment.exporter import write_description
 from src.errors import UserError
 from src.files import atomic_write
+from src.json_records import read_json
 from src.model_utils.config import Config
 
 FORMAT = "MODELARTS"
@@ -42,12 +44,13 @@ def model_in_package(config: Config) -> Path:
     return package / "model" / MODEL
 
 
-def complete_package(model: Path, description: dict[str, Any], checkpoint: Checkpoint, image_size: int) -> None:
-    """Write the files beside the ONNX file. config.json is the last: without it the platform takes no package.
+def complete_package(model: Path, checkpoint: Checkpoint, image_size: int) -> None:
+    """Write the files beside the ONNX file and its description.
+
+    config.json is the last: without it the platform takes no package.
 
     Args:
         model: of `model_in_package`.
-        description: of that file.
         checkpoint: that it was made from.
         image_size: of the network's input, pixels.
 
@@ -56,7 +59,7 @@ def complete_package(model: Path, description: dict[str, Any], checkpoint: Check
     """
     odd = {"shorter_side": longest_shorter_side(image_size), "jpeg_quality": JPEG_QUALITY,
            "longest_jpeg_side": LONGEST_JPEG_SIDE}
-    _write(description_path(model), json.dumps({**description, "odd_images": odd}, indent=1) + "\n")
+    write_description({**read_json(description_path(model)), "odd_images": odd}, model)
     _write(model.with_name("images.py"), Path(images.__file__).read_text(encoding="utf-8"))
     _write(model.with_name(SERVICE.name), SERVICE.read_text(encoding="utf-8"))
     metrics = checkpoint.training.metrics if checkpoint.training else {}

@@ -13,7 +13,7 @@ import onnx
 from mindspore import Tensor, nn
 from onnx import TensorProto, helper, numpy_helper
 
-from src.deployment.formats import INPUT, PRODUCER
+from src.deployment.formats import ACTIVATION_MAP, INPUT, PRODUCER
 from src.mobilenetV2 import ConvBN, InvertedResidual, MobileNetV2, MobileNetV2Backbone, MobileNetV2Head
 
 OPSET = 17
@@ -33,6 +33,7 @@ class OnnxGraph:
         self._batch, self._image_size = batch_size or BATCH, image_size
         self._size = image_size  # of the values that were written last, pixels a side
         self.num_classes = 0  # of the last classifier that was written
+        self._before_pooling = self._classifier_weight = ""  # of the last head that was written
         self._nodes: list[onnx.NodeProto] = []
         self._weights: dict[str, np.ndarray] = {}
 
@@ -69,14 +70,20 @@ class OnnxGraph:
                 return write(self, cell, name, x)
         raise TypeError(f"{name}: no ONNX is known for a {type(cell).__name__}")
 
-    def model(self, output_name: str, metadata: Mapping[str, str]) -> onnx.ModelProto:
-        """The whole model. Its output is that of the node that was written last, N x C, under a name of its own."""
+    def model(self, output_name: str, metadata: Mapping[str, str], activation_map: bool = False) -> onnx.ModelProto:
+        """The whole model. Its output is that of the node that was written last, N x C, under a name of its own.
+
+        With `activation_map` it has a second output, which `_activation_map` describes.
+        """
         self._nodes[-1].output[0] = output_name
+        outputs = [helper.make_tensor_value_info(output_name, TensorProto.FLOAT, [self._batch, self.num_classes])]
+        if activation_map:
+            sides = [self._batch, self._size, self._size]
+            outputs.append(helper.make_tensor_value_info(self._activation_map(output_name), TensorProto.FLOAT, sides))
         images = [self._batch, 3, self._image_size, self._image_size]
         graph = helper.make_graph(
             self._nodes, "mobilenetv2",
-            [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, images)],
-            [helper.make_tensor_value_info(output_name, TensorProto.FLOAT, [self._batch, self.num_classes])],
+            [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, images)], outputs,
             [numpy_helper.from_array(value, name) for name, value in self._weights.items()])
         model = helper.make_model(graph, ir_version=IR_VERSION, producer_name=PRODUCER,
                                   opset_imports=[helper.make_opsetid("", OPSET)])
@@ -147,6 +154,7 @@ class OnnxGraph:
 
     def head(self, head: MobileNetV2Head, name: str, x: str) -> str:
         """Write pooling and classifier. Dropout is for training."""
+        self._before_pooling, self._classifier_weight = x, f"{_join(name, 'classifier')}.weight"
         pooled = self._node("Flatten", f"{name}/features", self._node("GlobalAveragePool", f"{name}/pool", x), axis=1)
         return self.cell(head.classifier, _join(name, "classifier"), pooled)
 
@@ -155,6 +163,26 @@ class OnnxGraph:
         self.num_classes = dense.out_channels
         weights = [self._weight(f"{name}.{key}", getattr(dense, key)) for key in ("weight", "bias")]
         return self._node("Gemm", name, x, *weights, transB=1)
+
+    def _activation_map(self, scores: str) -> str:
+        """Write the class activation map of each image's likeliest class: N x side x side of the last feature map.
+
+        A value is what its place adds to the logit of that class: their mean is the logit without its bias.
+        B. Zhou et al.: Learning Deep Features for Discriminative Localization. CVPR 2016, section 2.
+        """
+        places, channels = self._size ** 2, self._weights[self._classifier_weight].shape[1]
+        likeliest = self._node("ArgMax", "map/class", scores, axis=1, keepdims=0)
+        weights = self._node("Gather", "map/weights", self._classifier_weight, likeliest, axis=0)
+        rows = self._node("Reshape", "map/rows", weights, self._shape("map/rows.shape", 0, 1, channels))
+        flat = self._node("Reshape", "map/flat", self._before_pooling,
+                          self._shape("map/flat.shape", 0, channels, places))
+        sums = self._node("MatMul", "map/sums", rows, flat)
+        return self._node("Reshape", ACTIVATION_MAP, sums,
+                          self._shape("map/shape", 0, self._size, self._size))
+
+    def _shape(self, name: str, *sides: int) -> str:
+        """Sides for a Reshape; 0 keeps a side."""
+        return self._weight(name, Tensor(np.array(sides, np.int64)))
 
     def _node(self, operator: str, name: str, *inputs: str, **attributes: Any) -> str:
         self._nodes.append(helper.make_node(operator, inputs, [name], name=name, **attributes))

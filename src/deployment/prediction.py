@@ -27,6 +27,8 @@ from src.log import logger
 from src.names import escape_name, unescape_name
 from src.normalisation import IMAGENET_PIXELS, Normalisation
 
+CANNOT_BE_DECODED = "cannot be decoded"
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -78,6 +80,30 @@ def decoding_workers(num_workers: int, computing_threads: int) -> int:
     return max(1, cores - computing_threads) if computing_threads else num_workers
 
 
+def prepare_image(path: Path, image_size: int, normalisation: Normalisation | None, copies: Path) -> np.ndarray:
+    """The input of the network for one image, 3 x size x size float32: the same bits that `ImageStream` gives.
+
+    Args:
+        path: of the image.
+        image_size: in pixels.
+        normalisation: None if the graph normalises.
+        copies: a folder for the copy of an image that MindSpore does not read right.
+
+    Raises:
+        UserError: the image cannot be read; or its copy cannot be written.
+    """
+    finding = check_file(path, copies, longest_shorter_side(image_size))
+    if finding.fault:
+        raise UserError(finding.fault)
+    image = encoded_image(path, finding.copy)
+    try:
+        for operation in eval_transforms(image_size, normalisation):
+            image = operation(image)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UserError(CANNOT_BE_DECODED) from error
+    return image
+
+
 @dataclass
 class ImageStream:
     """Images in batches. Threads read and decode them in advance while the caller computes.
@@ -111,7 +137,7 @@ class ImageStream:
                     yield positions[good], images[good]
         finally:
             ds.config.set_error_samples_mode(before)
-        self.faults |= dict.fromkeys(set(range(len(self.paths))) - given, "cannot be decoded")
+        self.faults |= dict.fromkeys(set(range(len(self.paths))) - given, CANNOT_BE_DECODED)
 
     def _pipeline(self) -> ds.Dataset:
         workers = usable_workers(self.num_workers)

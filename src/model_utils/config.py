@@ -32,7 +32,7 @@ PURPOSES = {
     TRAIN: "Train MobileNetV2: from scratch, from a checkpoint, or the classifier on a frozen backbone.",
     EVAL: "Score a checkpoint, a MINDIR or an ONNX file on a folder of images.",
     EXPORT: "Write a checkpoint as a file for deployment, load it back and compare.",
-    INFER: "Classify images with a checkpoint, a MINDIR or an ONNX file.",
+    INFER: "Classify images with a checkpoint, a MINDIR or an ONNX file, or serve a page to try one on.",
 }
 DEFAULTS = "Values in brackets are those of default_config.yaml. Other platforms and recipes have some others."
 OTHER_KEYS = "The keys of other commands are accepted, too, and have no effect here. docs/parameters.md has all keys."

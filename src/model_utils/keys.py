@@ -102,6 +102,7 @@ PRECISION = "precision"
 OUTPUT = "validation, log, checkpoints, reports"
 EXPORTED = "export"
 PREDICTION = "prediction"
+SERVING = "the page to try a model on (docs/serving.md)"
 MODELARTS = "on ModelArts (docs/modelarts.md)"
 
 
@@ -147,11 +148,23 @@ class Keys:
                                       "data set has no validation images; 0 for none. Images that look alike stay on "
                                       "one side.",
                            affects_result=False, min=0.0, below=1.0)
+    folds: int = key(0, DATA, "Cross-validation for small sets: the training images are divided into so many folds of "
+                              "equal classes, and a network is trained for each, on the other folds. It says how sure "
+                              "the accuracy is, and which labels may be wrong; 0 for none.",
+                     affects_result=False, min=0, max=100)
+    fold: int = key(0, DATA, "Train the network of one of these folds alone, from 1; 0 for all of them.",
+                    affects_result=False, min=0, max=100)
+    group_pattern: str = key("", DATA, "Regular expression: images in whose names it finds the same are not divided by "
+                                       "val_share and folds, such as all photos of one plant.", affects_result=False)
+    group_column: str = key("", DATA, "The same by a column of the list that dataset_path names.",
+                            affects_result=False)
     num_classes: int = key(0, DATA, "Classes of the network; 0 for as many as the training folder or the model has.",
                            commands=COMMANDS, affects_result=False, min=0)
     image_size: int = key(224, DATA, "Height and width of the network's input in pixels.",
                           commands=COMMANDS, aliases=("image_height", "image_width"), min=32, max=8192, multiple_of=32)
     batch_size: int = key(256, DATA, "Images in a batch, on each rank.", commands=COMMANDS, min=1)
+    balanced_sampling: bool = key(False, DATA, "An epoch draws as many training images as before, but from all "
+                                               "classes equally often. For uneven classes.")
     num_workers: int = key(32, DATA, "Threads that decode and augment images, at most as many as there are cores.",
                            commands=COMMANDS, affects_result=False, min=1)  # but `Run.remarks` tells
     bad_images: str = key("error", DATA, "Images that cannot be read: error stops, skip leaves them out, replace takes "
@@ -237,8 +250,18 @@ class Keys:
     lr_base_batch: int = key(2048, SCHEDULE, "Global batch that the learning rates are meant for. They are scaled in "
                                              "proportion to this run's global batch; 0 takes them as they are.", min=0)
 
-    momentum: float = key(0.9, OPTIMIZER, "Momentum of the optimizer.", min=0.0, below=1.0)
-    nesterov: bool = key(False, OPTIMIZER, "Use Nesterov's momentum.")
+    optimizer: str = key("momentum", OPTIMIZER, "momentum is SGD with momentum; adamw is Adam with decoupled weight "
+                                                "decay, for which lr_max and weight_decay have other sizes: see "
+                                                "docs/recipes.md.", choices=("momentum", "adamw"))
+    momentum: float = key(0.9, OPTIMIZER, "Momentum of the optimizer momentum.", min=0.0, below=1.0)
+    nesterov: bool = key(False, OPTIMIZER, "Use Nesterov's momentum, with the optimizer momentum.")
+    adam_beta1: float = key(0.9, OPTIMIZER, "Decay per step of adamw's mean gradient.", min=0.0, below=1.0)
+    adam_beta2: float = key(0.999, OPTIMIZER, "Decay per step of adamw's mean squared gradient.", min=0.0, below=1.0)
+    adam_eps: float = key(1e-8, OPTIMIZER, "Added to the root of adamw's mean squared gradient, by which it divides.",
+                          min=1e-12)
+    layer_decay: float = key(1.0, OPTIMIZER, "Learning rates per depth: each layer's rate is that of the layer behind "
+                                             "it times this. The classifier has the rate of the schedule; 1 gives all "
+                                             "layers the same.", min=0.0, max=1.0)
     weight_decay: float = key(4e-5, OPTIMIZER, "Weight decay of the convolutions and of the classifier's matrix.",
                               min=0.0)
     norm_bias_decay: bool = key(True, OPTIMIZER, "Decay the gammas and betas of batch norm and the classifier's bias, "
@@ -252,9 +275,17 @@ class Keys:
     ema_decay: float = key(0.0, OPTIMIZER, "Decay per step of the averaged weights (EMA), which are then scored and "
                                            "saved, such as 0.9999. In the first n steps it is (1 + n) / (10 + n) if "
                                            "that is less; 0 for none.", min=0.0, below=1.0)
+    precise_bn: bool = key(False, OPTIMIZER, "Before an epoch's evaluation, measure batch norm's means and variances "
+                                             "anew on up to 1024 training images, with the weights that are scored. "
+                                             "For runs of few or small steps.")
 
     label_smooth: float = key(0.1, LOSS, "Label smoothing: share of the target that is spread over all classes.",
                               min=0.0, below=1.0)
+    class_weights: str = key("none", LOSS, "balanced weights each training image by images / (classes x images of its "
+                                           "class), so that all classes count the same. For uneven classes.",
+                             choices=("none", "balanced"))
+    focal_gamma: float = key(0.0, LOSS, "Focal loss: the loss of an image is multiplied by (1 - p)^gamma, where p is "
+                                        "the probability of its label; usual is 2, 0 for none.", min=0.0, max=10.0)
     kd_teacher: str = key("", LOSS, "Distillation: a larger network to learn from besides the labels, as a checkpoint, "
                                     "exported file; empty for none.",
                           affects_result=False)  # its digest is compared
@@ -314,9 +345,10 @@ class Keys:
 
     file_format: str = key("MINDIR", EXPORTED, "Format to write. AIR can be written on Ascend only. COREML, "
                                                "LITE, NCNN and TFLITE need a converter: see docs/deployment.md. "
+                                               "WEB is a folder for a web server: see docs/serving.md. "
                                                "MODELARTS is a folder for a service: see docs/modelarts.md.",
                            commands=(EXPORT,),
-                           choices=("AIR", "COREML", "LITE", "MINDIR", "MODELARTS", "NCNN", "ONNX", "TFLITE"))
+                           choices=("AIR", "COREML", "LITE", "MINDIR", "MODELARTS", "NCNN", "ONNX", "TFLITE", "WEB"))
     file_name: str = key("mobilenetv2", EXPORTED, "File to write, with or without its ending.", commands=(EXPORT,))
     export_batch_size: int = key(1, EXPORTED, "Images that the graph takes at a time; 0 for any number.",
                                  commands=(EXPORT,), min=0)
@@ -330,6 +362,8 @@ class Keys:
     calibration: str = key("", EXPORTED, "Images to measure the ranges of an int8 network's numbers on: a folder, or a "
                                          "text file that lists images. Labels are not needed.", commands=(EXPORT,))
     calibration_images: int = key(200, EXPORTED, "How many of them to take, chosen by seed.", commands=(EXPORT,), min=1)
+    web_runtime: str = key("", EXPORTED, "For file_format WEB: a local file of the npm package onnxruntime-web, of the "
+                                         "pinned version; empty to fetch it.", commands=(EXPORT,))
 
     images: str = key("", PREDICTION, "An image, a folder, or a text file that lists images.",
                       commands=(INFER,), aliases=("pictures",))
@@ -345,6 +379,20 @@ class Keys:
     explain: bool = key(False, PREDICTION, "Also draw where in each image the network saw its class, in the folder "
                                            "explained/ beside the predictions. It needs a checkpoint.",
                         commands=(INFER,))
+
+    serve: bool = key(False, SERVING, "Serve a web page to try the model on, and an HTTP interface, until Ctrl-C.",
+                      commands=(INFER,))
+    host: str = key("127.0.0.1", SERVING, "Address to listen on. For any other than this machine's own, clients need "
+                                          "the token that is printed at the start.", commands=(INFER,))
+    port: int = key(8000, SERVING, "Port to listen on; 0 for any free one.", commands=(INFER,), min=0, max=65535)
+    upload_mb: float = key(20.0, SERVING, "Largest image that is taken, in MB of 1e6 bytes.", commands=(INFER,),
+                           min=0.001, max=1000.0)
+    upload_megapixels: float = key(100.0, SERVING, "Largest image that is taken, in megapixels.", commands=(INFER,),
+                                   min=0.001, max=1000.0)
+    request_seconds: float = key(30.0, SERVING, "Longest time for an upload, and for its answer after that.",
+                                 commands=(INFER,), min=0.1, max=3600.0)
+    queue_length: int = key(256, SERVING, "Requests that are worked on at the same time. More are refused, and told to "
+                                          "come again.", commands=(INFER,), min=1, max=10000)
 
     enable_modelarts: bool = key(False, MODELARTS, "This is a job on ModelArts: fetch the data first, upload the "
                                                    "output at the end.", commands=COMMANDS, affects_result=False)

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,13 @@ def repeating_command(config: Config, script: Path) -> str:
     For several processes the user must add the launcher.
     """
     settings = {"platform": config.platform, "recipe": config.recipe, **changed_settings(config)}
-    # Key and value are one word, because a value may begin with a dash.
-    words = ["python", str(script), *(f"--{key}={value}" for key, value in settings.items())]
+    words = ["python", str(script), *option_words(settings)]
     return f"cd {_quote(str(Path.cwd()))}\n{' '.join(map(_quote, words))}"
+
+
+def option_words(settings: Mapping[str, Any]) -> list[str]:
+    """A command line with these values. Key and value are one word, because a value may begin with a dash."""
+    return [f"--{key}={value}" for key, value in settings.items()]
 
 
 def _quote(word: str) -> str:

@@ -18,6 +18,7 @@ from src.names import ESCAPED, escape_name
 from src.reports.confidence_section import EXPLANATIONS, advice, calibration
 from src.reports.figures import confidence_svgs, confusion_png, curve_svgs
 
+MOST_LABEL_ERRORS = 24  # likely label errors to show
 NAMED_CLASSES = 30  # with more classes the confusion matrix is an image without names and numbers
 MOST_PAIRS = 12  # most confused pairs of classes to show
 THUMBNAIL = 128  # pixels
@@ -45,6 +46,17 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
+class Folds:
+    """What a cross-validation adds to a report. `files` are those of `label_errors`, relative to the evaluated root."""
+
+    rows: Sequence[Sequence[str]]  # fold, images, top-1, balanced accuracy, macro F1, top-1 of the best epoch
+    means: Sequence[str]  # of the same columns
+    label_errors: np.ndarray  # `src.data.label_errors.LABEL_ERROR`s, the most likely first
+    files: Sequence[str]
+    final_command: str  # shell lines that train a network on all images
+
+
+@dataclass(frozen=True)
 class Report:
     """The content of a report. Empty parts are left out."""
 
@@ -57,6 +69,7 @@ class Report:
     environment: dict[str, str]
     history: History = field(default_factory=list)
     evaluated: Evaluated | None = None
+    folds: Folds | None = None  # of a cross-validation, whose images are `evaluated`
     seconds: dict[str, float] = field(default_factory=dict)  # of each part of the run
 
 
@@ -79,7 +92,7 @@ def write_report(report: Report, path: Path, mark: str = "") -> None:
     page = environment.get_template("report.html.jinja").render(
         report=report, columns=columns, mark=mark,
         curves={name: _data_url(svg, "image/svg+xml") for name, svg in curve_svgs(report.history).items()},
-        **_of_evaluation(report.evaluated))
+        **_of_evaluation(report.evaluated), label_errors=_label_errors(report.folds, report.evaluated))
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8", errors=ESCAPED)
 
@@ -138,6 +151,17 @@ def _of_confidence(check: ConfidenceCheck | None) -> dict[str, Any] | None:
     return {"advice": advice(check), "calibration": calibration(check),
             "figures": [(name, EXPLANATIONS[name], _data_url(svg, "image/svg+xml"))
                         for name, svg in confidence_svgs(check).items()]}
+
+
+def _label_errors(folds: Folds | None, evaluated: Evaluated | None) -> list[dict[str, Any]]:
+    """The likely label errors that the template shows."""
+    if folds is None or evaluated is None:
+        return []
+    classes = [escape_name(name) for name in evaluated.classes]
+    shown = zip(folds.label_errors[:MOST_LABEL_ERRORS], folds.files[:MOST_LABEL_ERRORS], strict=True)
+    return [{"image": _thumbnail(evaluated.root / name), "name": escape_name(name), "label": classes[error["label"]],
+             "likely": classes[error["likely"]], "given": float(error["given"]), "other": float(error["other"])}
+            for error, name in shown]
 
 
 def _thumbnail(path: Path) -> str:

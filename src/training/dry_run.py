@@ -59,6 +59,7 @@ def describe_run(config: Config, world: World, train_folder: ImageFolder, eval_f
         "teacher": f"{config.kd_teacher}, {config.kd_weight:g} of the loss, at temperature {config.kd_temperature:g}"
                    if config.kd_teacher else "none",
         "learning rate": f"{lr[0]:.6g} at first, {lr.max():.6g} at most, {lr[-1]:.6g} at last",
+        "optimizer": _optimizer(config),
         "memory": f"about {memory / 2 ** 20:,.0f} MB for weights, "
                   "gradients, momenta and what the backward pass needs, on each rank",
         "checkpoints": checkpoints,
@@ -78,6 +79,17 @@ def _precision(config: Config) -> str:
     adaptive = f", adapted every {config.loss_scale_window} steps" if config.loss_scale_window else ""
     return (f"{config.amp_level}, float16{' but batch norm' if config.amp_level == 'O2' else ''}, weights in float32; "
             f"loss scale {config.loss_scale:g}{adaptive}")
+
+
+def _optimizer(config: Config) -> str:
+    """The optimizer with the numbers of its rule."""
+    if config.optimizer == "adamw":
+        rule = f"AdamW, betas {config.adam_beta1:g} and {config.adam_beta2:g}, epsilon {config.adam_eps:g}"
+    else:
+        rule = f"{'Nesterov ' * config.nesterov}momentum {config.momentum:g}"
+    where = "" if config.norm_bias_decay else ", none on batch norms and biases"
+    depth = f"; each layer's rate is {config.layer_decay:g} of the next one's" * (config.layer_decay != 1)
+    return f"{rule}; weight decay {config.weight_decay:g}{where}{depth}"
 
 
 def _feed(config: Config, batch_size: int, image_size: int) -> str:
@@ -119,7 +131,8 @@ def _memory(config: Config, network: MobileNetV2, images: int, batch_size: int, 
     its features stay in memory.
     """
     weights = _count(network) * FLOAT32 * (1 + (config.ema_decay > 0))
-    copies = 2 + (config.grad_accum_steps > 1)  # gradients, momenta, sums of gradients
+    # Gradients, momenta, AdamW's second moments, sums of gradients.
+    copies = 2 + (config.optimizer == "adamw") + (config.grad_accum_steps > 1)
     if config.freeze_layer == "backbone":
         return weights + copies * _count(network.head) * FLOAT32 + images * network.backbone.out_channels * FLOAT32
     activations = sum(conv.out_channels * pixels for conv, pixels in _convolutions(network, image_size))

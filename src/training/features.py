@@ -38,8 +38,13 @@ def pooled_features(backbone: MobileNetV2Backbone, folder: ImageFolder, image_si
     """The backbone's output for each image of a folder, averaged over the feature map: N x C x 1 x 1 float32.
 
     Images go through the evaluation transform. The key of the cache is made of the weights, the transform and the
-    images. Each rank computes its shard, and all ranks get the features of all images.
+    images. Each rank computes its shard, and all ranks get the features of all images. Those of a part of a folder are
+    taken from those of the whole folder.
     """
+    if folder.part_of:
+        whole, positions = folder.part_of
+        return pooled_features(backbone, whole, image_size, batch_size, num_workers, world, normalisation,
+                               framing)[positions]
     path = cache_folder("features") / f"{_key(backbone, folder, image_size, normalisation, framing)}.npy"
     shape = (len(folder), backbone.out_channels, 1, 1)
     cached = _cached(path, shape)

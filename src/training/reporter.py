@@ -23,6 +23,7 @@ from src.reports.model_card import write_model_card
 from src.reports.report import is_report_of, write_report
 from src.reports.tracking import Writer, check_tracking, open_writers
 from src.training.resume import Run
+from src.training.run_checks import nothing_learnt
 from src.training.state import TrainingState
 from src.training.timing import Timing
 from src.training.training_report import training_report
@@ -82,6 +83,9 @@ class Reporter:
         if not self._world.is_main_process:
             return
         row = self._state.history[-1]
+        if line := nothing_learnt(self._run.config, self._state.history, len(self._run.classes),
+                                  self._run.steps_per_epoch):
+            logger.warning(line)
         for writer in self._writers:
             writer.write(self._state.step, {f"epoch/{name}": row[name] for name in row if name != "epoch"})
         if result and self._eval_folder and self._state.is_best:

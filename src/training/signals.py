@@ -2,7 +2,9 @@
 import ctypes
 import os
 import signal
+import subprocess
 import threading
+from collections.abc import Sequence
 from types import FrameType, TracebackType
 
 from src.log import NOTICE, logger
@@ -63,3 +65,42 @@ class StopRequest:
         sigaction(signal.SIGINT, None, ours)
         while not self._left.wait(KEEP_SECONDS):
             sigaction(signal.SIGINT, ours, None)
+
+
+def run_and_pass_signals(command: Sequence[str]) -> int:
+    """Run a program to its end, and pass SIGINT, SIGTERM and SIGHUP on to it.
+
+    The program has a session of its own, so that Ctrl-C at a terminal does not reach it a second time.
+
+    Args:
+        command: the program and its arguments.
+
+    Returns:
+        The exit status. It is that of a signal if one arrived or ended the program, and 0 only if none did.
+    """
+    process: subprocess.Popen | None = None
+    arrived, before_start = 0, 0
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        nonlocal arrived, before_start
+        arrived = number
+        if process is None:
+            before_start = number
+        else:
+            process.send_signal(number)
+
+    heeded = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+              if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, pass_on) for number in heeded}
+    try:
+        # In the environment that Python knows. The other one has OMP_NUM_THREADS=1, from a library of MindSpore's.
+        process = subprocess.Popen(command, env=os.environ, start_new_session=True)  # noqa: S603
+        if before_start:
+            process.send_signal(before_start)
+        status = process.wait()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if status == 0 and arrived:
+        return 128 + arrived
+    return status if status >= 0 else 128 - status

@@ -15,8 +15,8 @@
 #include "checks.h"
 
 using Operator = int(int, void **, int *, int64_t **, const char **, void *, void *);
-extern "C" Operator backbone_forward, backbone_infer, network_infer, backbone_backward, momentum_update, ema_update,
-    all_finite, shm_all_reduce;
+extern "C" Operator backbone_forward, backbone_infer, network_infer, backbone_backward, momentum_update, adamw_update,
+    ema_update, all_finite, shm_all_reduce;
 extern "C" int backbone_shapes(const int32_t *plan, int64_t numbers, int64_t images, int64_t height, int64_t width,
                                int64_t *out);
 extern "C" int use_threads(int count);
@@ -144,12 +144,16 @@ std::vector<Call> calls() {
     if (images_too) all.back().add(IMAGES);
   }
 
-  all.push_back({"momentum_update", momentum_update, {}});
-  for (int i = 0; i < 4; ++i) all.back().add(i % 2 == 0 ? Sizes{} : Sizes{1});
-  all.back().add(Sizes{2});
-  for (int which = 0; which < 3; ++which)
-    for (const Sizes &sizes : {Sizes{3, 4}, Sizes{5}}) all.back().add(sizes);
-  all.back().add(Sizes{1});
+  const auto add_update = [&all](const char *name, Operator *function, int numbers, int arrays) {
+    all.push_back({name, function, {}});
+    for (int i = 0; i < numbers; ++i) all.back().add(i % 2 == 0 ? Sizes{} : Sizes{1});
+    for (int which = 0; which < 2; ++which) all.back().add(Sizes{2});  // weight decays, factors of the learning rate
+    for (int which = 0; which < arrays; ++which)
+      for (const Sizes &sizes : {Sizes{3, 4}, Sizes{5}}) all.back().add(sizes);
+    all.back().add(Sizes{1});
+  };
+  add_update("momentum_update", momentum_update, 4, 3);
+  add_update("adamw_update", adamw_update, 6, 4);
 
   all.push_back({"ema_update", ema_update, {}});
   all.back().add(Sizes{});

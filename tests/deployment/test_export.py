@@ -14,6 +14,7 @@ from onnx import numpy_helper
 import export as export_script
 from src.checkpoint.file import read_checkpoint, write_checkpoint
 from src.checkpoint.record import CheckpointMetadata
+from src.deployment.engines import OnnxEngine
 from src.deployment.exporter import Deployable, ExportOptions, export, random_images
 from src.deployment.runtime import load_exported
 from src.errors import UserError
@@ -114,6 +115,22 @@ def test_onnx_is_checked_named_and_says_how_to_use_it(onnx: Path, checkpoint: Pa
     np.testing.assert_allclose(json.loads(metadata["mean"]), IMAGENET_PIXELS.pixel_mean)
     np.testing.assert_allclose(json.loads(metadata["std"]), IMAGENET_PIXELS.pixel_std)
     assert (metadata["centre_crop"], metadata["resize_shorter_side"]) == (str(SIZE), "37")
+
+
+def test_the_activation_map_is_that_of_the_likeliest_class(checkpoint: Path, network: MobileNetV2,
+                                                           tmp_path: Path) -> None:
+    size, path = 3 * SIZE, tmp_path / "map.onnx"
+    export(Deployable(network, ExportOptions(size)), ExportOptions(size, batch_size=0, activation_map=True), path)
+    onnx_package.checker.check_model(onnx_package.load(path), full_check=True)
+    images = np.random.default_rng(4).standard_normal((5, 3, size, size)).astype(np.float32)
+    logits, maps = OnnxEngine(path, 1).outputs(images)
+    features = network.backbone(Tensor(images)).asnumpy()
+    classifier = network.head.classifier
+    weights = classifier.weight.asnumpy()[logits.argmax(axis=1)]
+    assert maps.shape == (5, 3, 3)
+    np.testing.assert_allclose(maps, np.einsum("nchw,nc->nhw", features, weights), atol=1e-3)
+    np.testing.assert_allclose(maps.mean(axis=(1, 2)) + classifier.bias.asnumpy()[logits.argmax(axis=1)],
+                               logits.max(axis=1), atol=1e-3)
 
 
 def test_an_onnx_file_without_its_json_says_the_same(checkpoint: Path, tmp_path: Path) -> None:

@@ -28,9 +28,10 @@ from src.dataset import ImageData
 from src.deployment.description import description_path
 from src.deployment.exporter import ExportOptions, deployable, describe, export, write_description
 from src.deployment.model_file import open_model
-from src.deployment.prediction import ImageStream, decoding_workers, list_images
+from src.deployment.prediction import ImageStream, decoding_workers, list_images, prepare_image
 from src.errors import UserError
 from src.mobilenetV2 import MobileNetV2
+from src.normalisation import IMAGENET_PIXELS
 from tests.support.foreign_weights import random_weights, renamed
 from tools.benchmark import measure_inference
 
@@ -220,6 +221,21 @@ def test_images_come_as_evaluation_shows_them(photos: Path) -> None:
     stream = ImageStream([folder.root / name for name in folder.files], SIZE, 4, 2)
     streamed = np.concatenate([images for _, images in stream])
     np.testing.assert_array_equal(streamed, shown[:len(folder)])
+
+
+def test_one_image_alone_comes_as_in_a_stream(holiday: Path, tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 8
+    Image.effect_noise((90, 60), 90).convert("RGB").save(tmp_path / "turned.jpg", exif=turned)
+    Image.effect_noise((90, 60), 90).save(tmp_path / "x.webp")
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    paths = [*list_images(str(holiday)), tmp_path / "turned.jpg", tmp_path / "x.webp"]
+    for positions, images in ImageStream(paths, SIZE, 4, 2):
+        for position, image in zip(positions, images, strict=True):
+            alone = prepare_image(paths[position], SIZE, IMAGENET_PIXELS, tmp_path / "copies")
+            np.testing.assert_array_equal(alone, image)
+    with pytest.raises(UserError, match="not an image"):
+        prepare_image(tmp_path / "bad.jpg", SIZE, None, tmp_path / "copies")
 
 
 def test_images_are_decoded_while_the_network_computes(photos: Path) -> None:

@@ -46,8 +46,13 @@ NOT_RUN = {  # why
     "bash scripts/quickstart.sh": MINUTES,
     "bash scripts/run_tests.sh": "runs this test",
     "source .venv/bin/activate": "the tests run in an environment of their own",
+    "pip install -r requirements-serve.txt": "the tests run in an environment of their own",
+    "python infer.py --platform CPU --model checkpoint/best.ckpt --serve True":
+        "does not end by itself; tests/serving/ starts it and asks it",
     "bash scripts/run_infer_310.sh mobilenetv2.mindir photos/val label.txt DVPP 0":
         "needs an Ascend 310; test_ascend310.py builds and runs the program on a CPU",
+    "python train.py --platform CPU --dataset_path photos --pretrain_ckpt imagenet --freeze_layer backbone --folds 5":
+        f"{MINUTES}; tests/training/test_folds.py runs one like it",
     "python train.py --platform CPU --dataset_path grocery20 --pretrain_ckpt imagenet --freeze_layer backbone":
         GROCERY,
     "python train.py --platform CPU --dataset_path grocery20 --pretrain_ckpt imagenet --filter_head True "

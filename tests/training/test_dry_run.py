@@ -44,6 +44,16 @@ def test_ranks_enlarge_the_batch_and_the_learning_rate(photos: Path) -> None:
     assert two["steps"].startswith("2 per epoch")
 
 
+@pytest.mark.parametrize(("options", "optimizer"), [
+    ((), "momentum 0.9; weight decay 4e-05"),
+    (("--recipe", "best"), "Nesterov momentum 0.9; weight decay 4e-05, none on batch norms and biases"),
+    (("--optimizer", "adamw", "--weight_decay", 0.01, "--layer_decay", 0.8),
+     "AdamW, betas 0.9 and 0.999, epsilon 1e-08; weight decay 0.01; each layer's rate is 0.8 of the next one's")])
+def test_the_optimizer_and_its_numbers(options: tuple[object, ...], optimizer: str, photos: Path) -> None:
+    folder = ImageFolder.scan(photos / "train")
+    assert table(describe_run(config_for(*options), World(), folder, None))["optimizer"] == optimizer
+
+
 def test_accumulated_batches_enlarge_them_too(photos: Path) -> None:
     folder = ImageFolder.scan(photos / "train")
     config = config_for("--batch_size", 4, "--lr_base_batch", 4, "--lr_max", 0.1, "--warmup_epochs", 0,

@@ -59,6 +59,14 @@ def test_the_second_time_they_come_from_the_cache(backbone, own_cache, folder) -
     np.testing.assert_allclose(pooled_features(backbone, folder, 32, 2, 1, World()), first, atol=1e-6)
 
 
+def test_those_of_a_part_are_taken_from_the_whole_folder(backbone, own_cache, folder) -> None:  # type: ignore[no-untyped-def]
+    whole = pooled_features(backbone, folder, 32, 2, 1, World())
+    files = cached(own_cache)
+    part = folder.part(np.array([4, 1]))
+    np.testing.assert_array_equal(pooled_features(backbone, part, 32, 2, 1, World()), whole[[4, 1]])
+    assert cached(own_cache) == files
+
+
 @pytest.mark.parametrize("content", ["", "damaged", "cut", "other shape", "other type"])
 def test_a_damaged_cache_is_computed_anew(content: str, backbone, own_cache, folder) -> None:  # type: ignore[no-untyped-def]
     first = pooled_features(backbone, folder, 32, 2, 1, World()).copy()

@@ -193,6 +193,27 @@ def test_after_a_rollback_the_step_goes_on_from_the_checkpoint(training: Trainin
     assert counts[1] == counts[0] + 2
 
 
+def test_a_rollback_takes_back_the_updates_that_adamw_has_counted(tmp_path: Path) -> None:
+    """With its moments, whose bias depends on them. The schedule's count stays."""
+    config = config_for("--optimizer", "adamw", "--save_checkpoint_path", tmp_path)
+    network = define_net(config, 2)
+    optimizer = build_optimizer(network.head, np.full(STEPS, 0.01, np.float32), config)
+    step = TrainStep(network.head, CrossEntropyWithLabelSmooth(0.1), optimizer, config)
+    checkpointer = Checkpointer(Run(config, ("a", "b"), "digest", 1, STEPS), step, network, None, Timing(), World())
+    state = checkpointer.restore()
+    features = Tensor(np.ones((4, network.backbone.out_channels, 1, 1), np.float32))
+    for state.step in (1, 2):
+        step(features, LABELS)
+    checkpointer.save(state)
+    moments = [moment.asnumpy().copy() for moment in optimizer.moment2]
+    for _ in range(3):
+        step(features, LABELS)
+    checkpointer.roll_back()
+    assert (optimizer.updates.asnumpy().tolist(), optimizer.global_step.asnumpy().tolist()) == ([2], [5])
+    for moment, wanted in zip(optimizer.moment2, moments, strict=True):
+        np.testing.assert_array_equal(moment.asnumpy(), wanted)
+
+
 def test_infinity_in_the_moving_statistics_is_taken_out_and_told(training: Training,
                                                                   caplog: pytest.LogCaptureFixture) -> None:
     """A forward pass that overflows leaves it there, although its step is left out; later steps do not take it out."""

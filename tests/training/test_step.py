@@ -175,6 +175,29 @@ def test_a_step_that_overflows_changes_nothing_but_the_rate_to_come(bad: float) 
         np.testing.assert_allclose(value, wanted, atol=1e-6)
 
 
+def test_adamw_corrects_its_bias_by_updates_and_skipped_steps_are_none() -> None:
+    """Two batches a step; the third step is not finite."""
+    network, step = make_step("--optimizer", "adamw", "--grad_accum_steps", 2)
+    expected, first, second = (np.concatenate([value.ravel() for value in values(network)]).astype(np.float64) * factor
+                               for factor in (1, 0, 0))
+    batches, updates = [batch(n) for n in range(8)], 0
+    batches[5][0][0, 0] = np.nan
+    found = step.over((Tensor(x), Tensor(labels)) for x, labels in batches)
+    for n, (_, applied) in enumerate(found):
+        assert bool(applied.asnumpy()) == (n != 2)
+        if n != 2:
+            weight, bias = expected[:15].reshape(3, 5), expected[15:]
+            gradients = [np.concatenate([part.ravel() for part in numpy_gradients(weight, bias, *each)[1:]])
+                         for each in batches[2 * n:2 * n + 2]]
+            gradient, updates = np.mean(gradients, axis=0), updates + 1
+            first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient ** 2
+            expected = expected * (1 - LR[n] * DECAY) - LR[n] * first / (1 - 0.9 ** updates) / (
+                np.sqrt(second / (1 - 0.999 ** updates)) + 1e-8)
+        np.testing.assert_allclose(np.concatenate([value.ravel() for value in values(network)]), expected, atol=2e-5)
+    state = training_state(step)
+    assert (state["updates"].asnumpy().tolist(), state["global_step"].asnumpy().tolist()) == ([3], [4])
+
+
 def test_float16_follows_the_rules_and_keeps_the_loss_scale_out_of_them() -> None:
     network, step = make_step("--amp_level", "O2", "--loss_scale", 128, "--grad_clip_norm", 0.3)
     expected = NumpySgd(network, clip_norm=0.3)

@@ -98,27 +98,53 @@ void backbone_backward(const Arguments &arguments) {
                        gradients.data() + 2 * layers, images);
 }
 
-// Inputs: learning rate, momentum, norm to clip to, whether to look ahead (1 or 0), a weight decay each, then all
-// parameters, all their moments (both updated in place), all gradients. Output: one number, for the framework to have
-// something to wait for.
-void momentum_update(const Arguments &arguments) {
-  enum { RATE, MOMENTUM, CLIP_NORM, NESTEROV, DECAYS, FIRST };
-  const int parameters = (arguments.count() - FIRST - 1) / 3;
-  arguments.expect_at_least(FIRST + 3 + 1);
-  arguments.expect_count(FIRST + 3 * parameters + 1);
-  const float *decays = arguments.floats(DECAYS, "weight decays", {parameters});
+// What an optimizer's update takes behind the numbers of its rule, from argument `decays` on: a weight decay each, a
+// factor of the learning rate each, then all parameters, all their moments, if there are two all their second moments
+// (all three updated in place), all gradients. Output: one number, for the framework to have something to wait for.
+std::vector<ParameterSpan> parameters_to_update(const Arguments &arguments, int decays, int moments) {
+  const int factors = decays + 1, first = decays + 2, each = 1 + moments + 1;
+  const int parameters = (arguments.count() - first - 1) / each;
+  arguments.expect_at_least(first + each + 1);
+  arguments.expect_count(first + each * parameters + 1);
+  const float *weight_decays = arguments.floats(decays, "weight decays", {parameters});
+  const float *rate_factors = arguments.floats(factors, "factors of the learning rate", {parameters});
   std::vector<ParameterSpan> all(parameters);
   for (int i = 0; i < parameters; ++i) {
-    const int value = FIRST + i, moment = value + parameters, gradient = moment + parameters;
+    const int value = first + i, moment = value + parameters, gradient = moment + moments * parameters;
     const Shape shape = arguments.shape(value, "parameter");
-    all[i] = {arguments.floats(value, "parameter", shape), arguments.floats(moment, "moment", shape),
-              arguments.floats(gradient, "gradient", shape), shape.elements(), decays[i]};
+    all[i] = {arguments.floats(value, "parameter", shape),
+              arguments.floats(moment, "moment", shape),
+              arguments.floats(gradient, "gradient", shape),
+              shape.elements(),
+              weight_decays[i],
+              rate_factors[i]};
+    if (moments == 2) all[i].second_moment = arguments.floats(moment + parameters, "second moment", shape);
   }
+  return all;
+}
+
+// Inputs: learning rate, momentum, norm to clip to, whether to look ahead (1 or 0), then `parameters_to_update`.
+void momentum_update(const Arguments &arguments) {
+  enum { RATE, MOMENTUM, CLIP_NORM, NESTEROV, DECAYS };
+  const std::vector<ParameterSpan> all = parameters_to_update(arguments, DECAYS, 1);
   const MomentumRule rule = {*arguments.number(RATE, "learning rate"), *arguments.number(MOMENTUM, "momentum"),
                              *arguments.number(CLIP_NORM, "norm to clip to"),
                              *arguments.number(NESTEROV, "whether to look ahead") != 0};
   float *done = arguments.number(arguments.count() - 1, "output");
   momentum_step(all, rule);
+  *done = 1.0f;
+}
+
+// Inputs: learning rate, number of updates with this one, both betas, epsilon, norm to clip to, then
+// `parameters_to_update`.
+void adamw_update(const Arguments &arguments) {
+  enum { RATE, UPDATES, BETA1, BETA2, EPSILON, CLIP_NORM, DECAYS };
+  const std::vector<ParameterSpan> all = parameters_to_update(arguments, DECAYS, 2);
+  const AdamWRule rule = {*arguments.number(RATE, "learning rate"), *arguments.number(UPDATES, "number of updates"),
+                          *arguments.number(BETA1, "beta1"),        *arguments.number(BETA2, "beta2"),
+                          *arguments.number(EPSILON, "epsilon"),    *arguments.number(CLIP_NORM, "norm to clip to")};
+  float *done = arguments.number(arguments.count() - 1, "output");
+  adamw_step(all, rule);
   *done = 1.0f;
 }
 
@@ -182,6 +208,7 @@ OPERATOR(backbone_infer)
 OPERATOR(network_infer)
 OPERATOR(backbone_backward)
 OPERATOR(momentum_update)
+OPERATOR(adamw_update)
 OPERATOR(ema_update)
 OPERATOR(all_finite)
 OPERATOR(shm_all_reduce)

@@ -51,17 +51,20 @@ float clip_factor(const std::vector<ParameterSpan> &parameters, const std::vecto
   return norm > clip_norm ? static_cast<float>(clip_norm / norm) : 1.0f;
 }
 
+// 1 - beta ^ updates. A difference of float32 numbers would have few digits in the first updates.
+double bias_correction(float beta, float updates) { return -std::expm1(updates * std::log(static_cast<double>(beta))); }
+
 }  // namespace
 
 void momentum_step(const std::vector<ParameterSpan> &parameters, const MomentumRule &rule) {
   const std::vector<Piece> tasks = pieces(parameters);
   const float factor = rule.clip_norm > 0 ? clip_factor(parameters, tasks, rule.clip_norm) : 1.0f;
-  const float rate = rule.rate, momentum = rule.momentum;
+  const float momentum = rule.momentum;
   parallel(static_cast<int>(tasks.size()), [&](int i) {
     const ParameterSpan &p = parameters[tasks[i].array];
     float *__restrict value = p.value, *__restrict moment = p.moment;
     const float *__restrict gradient = p.gradient;
-    const float decay = p.weight_decay;
+    const float rate = rule.rate * p.rate_factor, decay = p.weight_decay;
     const size_t first = tasks[i].first, last = tasks[i].last;
     if (rule.nesterov) {
       for (size_t j = first; j < last; ++j) {
@@ -74,6 +77,29 @@ void momentum_step(const std::vector<ParameterSpan> &parameters, const MomentumR
         moment[j] = momentum * moment[j] + (factor * gradient[j] + decay * value[j]);
         value[j] -= rate * moment[j];
       }
+    }
+  });
+}
+
+void adamw_step(const std::vector<ParameterSpan> &parameters, const AdamWRule &rule) {
+  const std::vector<Piece> tasks = pieces(parameters);
+  const float clip = rule.clip_norm > 0 ? clip_factor(parameters, tasks, rule.clip_norm) : 1.0f;
+  const double correction = bias_correction(rule.beta1, rule.updates);
+  const auto inverse_root = static_cast<float>(1 / std::sqrt(bias_correction(rule.beta2, rule.updates)));
+  parallel(static_cast<int>(tasks.size()), [&](int i) {
+    const ParameterSpan &p = parameters[tasks[i].array];
+    float *__restrict value = p.value, *__restrict moment = p.moment, *__restrict second_moment = p.second_moment;
+    const float *__restrict gradient = p.gradient;
+    const float rate = rule.rate * p.rate_factor, decay = rate * p.weight_decay;
+    const auto corrected_rate = static_cast<float>(rate / correction);
+    // Copies of what the lambda sees by reference: compilers would load it for each element, and make no vectors.
+    const float factor = clip, root = inverse_root, beta1 = rule.beta1, beta2 = rule.beta2, epsilon = rule.epsilon;
+    const size_t first = tasks[i].first, last = tasks[i].last;
+    for (size_t j = first; j < last; ++j) {
+      const float g = factor * gradient[j];
+      moment[j] = beta1 * moment[j] + (1.0f - beta1) * g;
+      second_moment[j] = beta2 * second_moment[j] + (1.0f - beta2) * (g * g);
+      value[j] -= decay * value[j] + corrected_rate * moment[j] / (root * std::sqrt(second_moment[j]) + epsilon);
     }
   });
 }
