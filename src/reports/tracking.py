@@ -6,6 +6,7 @@ variable of the environment, no command line.
 import contextlib
 import importlib.util
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -58,9 +59,10 @@ def open_writers(config: Config, folder: Path, run_id: str, step: int) -> list[W
     if config.tensorboard:
         writers.append(EventFile(folder / "tensorboard", step))
     if config.tracking in MODULES:
-        make = {"mlflow": MlflowWriter, "wandb": WandbWriter}[config.tracking]
+        settings = tracked_settings(config)
         try:
-            writers.append(make(folder, run_id, tracked_settings(config)))
+            writers.append(MlflowWriter(folder, run_id, settings) if config.tracking == "mlflow" else
+                           WandbWriter(folder, run_id, settings))
         except Exception as error:  # both raise many types of error
             raise UserError(f"tracking: {config.tracking} cannot be started: {first_line(error)}; mend that, or use "
                             "--tracking none") from error
@@ -152,9 +154,9 @@ class WandbWriter(_Tolerant):
     def __init__(self, folder: Path, run_id: str, settings: Mapping[str, Any]) -> None:
         import wandb
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
         quiet = wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True, save_code=False,
-                               x_disable_meta=True, x_disable_machine_info=True, x_disable_stats=True)
+                               host="", x_disable_meta=True, x_disable_machine_info=True, x_disable_stats=True,
+                               x_save_requirements=False)
         self._run = wandb.init(project=os.environ.get("WANDB_PROJECT", PROJECT), id=run_id, resume="allow",
                                dir=str(folder), mode=os.environ.get("WANDB_MODE", "offline"), config=dict(settings),
                                settings=quiet)
@@ -174,5 +176,6 @@ class WandbWriter(_Tolerant):
             return
         with self._tolerate():
             for file in files:
-                self._run.save(str(file), base_path=str(self._folder), policy="now")
+                shutil.copy(file, self._run.dir)  # of a file elsewhere it would make a link
+                self._run.save(str(Path(self._run.dir) / file.name), base_path=self._run.dir, policy="now")
             self._run.finish(0 if is_finished else 1)

@@ -36,7 +36,8 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("package")
     with few_blocks():
         network = define_net(config_for("--width_mult", 0.35), len(CLASSES))
-        metadata = CheckpointMetadata({"width_mult": 0.35, "image_size": SIZE}, CLASSES, training=training_metadata(3),
+        metadata = CheckpointMetadata({"width_mult": 0.35, "image_size": SIZE}, CLASSES,
+                                      training=training_metadata(3, metrics={"top1": 0.75, "macro_f1": 0.5}),
                                       confidence=Confidence(1.7, 0.5))
         write_checkpoint(folder / "best.ckpt", network_parameters(network), {}, metadata)
         export(folder, folder / "service")
@@ -102,7 +103,7 @@ def test_it_has_what_the_platform_asks_for(package: Path) -> None:
     assert set(api["response"]["data"]["properties"]) == {"predicted_label", "scores"}
     for found in config["dependencies"][0]["packages"]:
         assert set(found) == {"package_name", "package_version", "restraint"}
-    assert config["metrics"]["accuracy"] == training_metadata(3).metrics["top1"]
+    assert config["metrics"] == {"accuracy": 0.75, "f1": 0.5}
 
 
 def test_its_code_is_python_3_7(package: Path) -> None:

@@ -565,3 +565,30 @@ def test_the_profile_tells_where_the_time_of_some_steps_goes(run: Run) -> None:
         assert 0 < sum(shares) <= 100.5
     assert all(float(calls) >= 0.5 for _, _, calls, _ in kinds)  # of two batches
     assert list((run.folder / "profile").rglob("trace_view.json"))
+
+
+# ---- tracking
+
+class Recorded:
+    """A writer that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[int, dict[str, float]]] = []
+        self.closed: list[tuple[bool, list[str]]] = []
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self.points.append((step, values))
+
+    def close(self, is_finished: bool, files: list[Path]) -> None:
+        self.closed.append((is_finished, [file.name for file in files]))
+
+
+def test_a_writer_gets_the_curves_and_the_files_of_a_run(run: Run, tmp_path: Path,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = Recorded()
+    monkeypatch.setattr("src.training.reporter.open_writers", lambda *_: [recorded])
+    run.train("--save_checkpoint_path", tmp_path, epochs=1)
+    row = json.loads((tmp_path / "last.json").read_text(encoding="utf-8"))["history"][0]
+    assert recorded.points[-1] == (STEPS, {f"epoch/{name}": row[name] for name in row if name != "epoch"})
+    assert {name for _, values in recorded.points[:-1] for name in values} == {"step/loss", "step/lr"}
+    assert recorded.closed == [(True, ["MODEL_CARD.md", "curves.csv"])]

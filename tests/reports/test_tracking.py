@@ -76,11 +76,11 @@ class Broken:
 
 
 @pytest.mark.parametrize(("writer", "client"), [(MlflowWriter, "_client"), (WandbWriter, "_run")])
-def test_a_server_that_is_gone_costs_the_figures_alone(writer: Any, client: str, tmp_path: Path,
+def test_a_server_that_is_gone_costs_the_figures_alone(writer: Any, client: str,
                                                        capsys: pytest.CaptureFixture) -> None:
     made = writer.__new__(writer)
     setattr(made, client, Broken())
-    made._run, made._folder = getattr(made, "_run", ""), tmp_path
+    made._run = getattr(made, "_run", "")
     for step in 1, 2:
         made.write(step, {"step/loss": 1.0})
     made.close(True, [])
@@ -125,8 +125,10 @@ def test_wandb_keeps_everything_here(tmp_path: Path, card: Path) -> None:
     write_in_two_parts("wandb", tmp_path, [card])
     runs = sorted((tmp_path / "wandb").glob("offline-run-*-0123abcd"))
     assert runs
-    written = content(tmp_path / "wandb")
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*.wandb"))  # what `wandb sync` sends
     for wanted in (b"step/loss", b"epoch/top1", b"optimisation_step", b"epoch_size", b"MODEL_CARD.md"):
         assert wanted in written, wanted
-    assert SECRET.encode() not in written
-    assert str(Path(sys.argv[0]).name).encode() not in written
+    assert [path.read_text() for path in runs[-1].rglob(card.name)] == ["# the card"]
+    for private in (str(tmp_path), Path(sys.argv[0]).name, str(Path.home())):
+        assert private.encode() not in written, private
+    assert SECRET.encode() not in content(tmp_path)

@@ -46,7 +46,7 @@ class Handler(BaseHTTPRequestHandler):
 
 def _form(kind: str, body: bytes) -> dict[str, dict[str, io.BytesIO]]:
     form: dict[str, dict[str, io.BytesIO]] = {}
-    message = BytesParser(policy=HTTP).parsebytes(f"Content-Type: {kind}\r\n\r\n".encode() + body)
+    message: Any = BytesParser(policy=HTTP).parsebytes(f"Content-Type: {kind}\r\n\r\n".encode() + body)
     for part in message.iter_parts():
         field = part.get_param("name", header="content-disposition")
         form.setdefault(field, {})[part.get_filename()] = io.BytesIO(part.get_payload(decode=True))

@@ -48,7 +48,7 @@ class MobileNetV2Service(SingleNodeService):
 
     def _preprocess(self, data: Any) -> Images:  # noqa: ANN401 - what the platform made of a request
         """The images of a request: a form with files, or JSON whose values are images in base64, or lists of them."""
-        prepared = []
+        prepared: Images = []
         for name, content in _contents(data):
             try:
                 pixels = read_pixels(content, self._description["odd_images"])
@@ -177,8 +177,10 @@ def resize(pixels: np.ndarray, height: int, width: int, method: str) -> np.ndarr
     weighted = [(line, weight[:, None, None]) for line, weight in zip(lines, rows[1])]  # noqa: B905
     if method == "bilinear":
         summed = (sum((weight * (line >> 4)) >> 16 for line, weight in weighted) + 2) >> 2
-    else:
-        summed = (sum(weight * line for line, weight in weighted) + ONE * ONE // 2) >> (2 * BITS)
+    else:  # in float32, and from the last row to the first
+        scale = np.float32(1 / ONE ** 2)
+        summed = np.rint(sum(line.astype(np.float32) * (weight * scale).astype(np.float32)
+                             for line, weight in reversed(weighted)))
     return np.clip(summed, 0, 255).astype(np.uint8)
 
 
