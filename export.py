@@ -5,6 +5,7 @@
     python export.py --platform CPU --ckpt_file checkpoint/best.ckpt --file_format ONNX --quantize int8 \
         --calibration photos/
     python export.py --platform CPU --ckpt_file checkpoint/best.ckpt --file_format TFLITE
+    python export.py --platform CPU --ckpt_file checkpoint/best.ckpt --file_format MODELARTS --file_name service
     python export.py --platform CPU --ckpt_file checkpoint/best.ckpt --file_format WEB --file_name page
 
 TFLITE, NCNN, COREML and LITE need a converter, which tools/install_converter.py installs. WEB is a folder that
@@ -34,6 +35,8 @@ from src.deployment.exporter import (
     write_description,
 )
 from src.deployment.formats import ENDINGS, output_name
+from src.deployment.modelarts_package import FORMAT as MODELARTS
+from src.deployment.modelarts_package import complete_package, model_in_package
 from src.deployment.runtime import load_exported
 from src.distributed.device import setup_device
 from src.errors import UserError, run_command
@@ -53,7 +56,8 @@ def main(config: Config) -> None:
     setup_device(config)
 
     ending = ENDINGS[config.file_format]
-    path = Path(config.file_name.removesuffix(ending) + ending)
+    is_package = config.file_format == MODELARTS
+    path = model_in_package(config) if is_package else Path(config.file_name.removesuffix(ending) + ending)
 
     # ---- the checkpoint
     if not config.pretrain_ckpt:
@@ -73,7 +77,8 @@ def main(config: Config) -> None:
     package = runtime_package(config) if is_web else Path()
     checkpoint = open_pretrained(config.pretrain_ckpt)
     config = config.adopt(checkpoint.config, "image_size", *NETWORK_KEYS, where=checkpoint.path)
-    options = ExportOptions(config.image_size, config.export_batch_size, config.export_normalise or is_web,
+    options = ExportOptions(config.image_size, config.export_batch_size,
+                            config.export_normalise or is_web or is_package,
                             config.export_softmax, NORMALISATIONS[config.normalisation], Framing.with_views(config),
                             checkpoint.confidence, activation_map=is_web)
     network = deployable(checkpoint, config, options)
@@ -120,6 +125,8 @@ def main(config: Config) -> None:
     # ---- how to use it
     if not is_web:  # whose folder has it inside
         write_description(describe(path, options, checkpoint.classes, expected.shape[1], metadata), path)
+    if is_package:
+        complete_package(path, checkpoint, config.image_size)
 
 
 def verify(path: Path, images: np.ndarray, expected: np.ndarray, config: Config) -> str:
@@ -130,7 +137,7 @@ def verify(path: Path, images: np.ndarray, expected: np.ndarray, config: Config)
     """
     if config.file_format == "AIR":
         return "not verified: MindSpore does not load AIR files"
-    if config.file_format in {"ONNX", "WEB"} and not is_installed("onnxruntime"):
+    if config.file_format in {"ONNX", "WEB", MODELARTS} and not is_installed("onnxruntime"):
         return "not verified: ONNX Runtime is not installed; pip install onnxruntime"
     scores = load_exported(path, config).run(images)
     if not agree(scores, expected):

@@ -5,8 +5,8 @@
     python train.py --platform CPU --dataset_path pictures --pretrain_ckpt mobilenetv2.ckpt --freeze_layer backbone
     python train.py --platform CPU --dataset_path pictures --pretrain_ckpt mobilenetv2.ckpt --folds 5
 
-Every key of default_config.yaml is an option. Checkpoints, `curves.csv`, `curves.png` and `report.html` go to
---save_checkpoint_path.
+Every key of default_config.yaml is an option. Checkpoints, `curves.csv`, `curves.png`, `report.html` and
+`MODEL_CARD.md` go to --save_checkpoint_path.
 """
 import os
 import sys
@@ -113,7 +113,7 @@ def main(config: Config) -> None:
               eval_images=eval_folder.digest() if eval_folder else "",
               pretrained=pretrained.digest if pretrained else "")
     timing = Timing()
-    reporter = Reporter(run, network, ema, eval_folder, timing, world)
+    reporter = Reporter(run, network, ema, train_folder, eval_folder, timing, world)
     checkpointer = Checkpointer(run, train_step, network, ema, timing, world)
     planner = Planner(run, train_step, train_data, lr, eval_data, world)
     state = checkpointer.restore()

@@ -7,7 +7,7 @@ set -euo pipefail
 . "$ROOT/scripts/lite_wheel.sh"
 
 use_environment requirements.txt requirements-dev.txt requirements-compiler.txt requirements-runtimes.txt \
-    requirements-serve.txt
+    requirements-serve.txt requirements-tracking.txt
 use_lite
 cd "$ROOT"
 ruff check .

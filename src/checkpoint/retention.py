@@ -13,7 +13,8 @@ from src.errors import UserError
 from src.files import link_or_copy
 from src.log import logger
 
-RECORDS = ("curves.csv", "curves.png", "report.html", "best.npz", "tensorboard", "profile")  # other files of a run
+RECORDS = ("curves.csv", "curves.png", "report.html", "MODEL_CARD.md", "best.npz", "tensorboard",
+           "mlflow", "wandb", "profile")  # other files of a run
 
 
 @dataclass(frozen=True)

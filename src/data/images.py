@@ -2,11 +2,17 @@
 
 MindSpore's decoder reads ordinary JPEG, PNG, BMP and TIFF files right, and they go to it as they are. All other images
 are rewritten before (src/data/image_cache.py), as `rewrite_reason` says. Pillow reads them, HEIC with pillow-heif.
+
+It is also a part of ModelArts' inference packages (src/deployment/modelarts_package.py). So it imports nothing of this
+project, and runs on Python 3.7.
 """
+from __future__ import annotations
+
 import contextlib
 import functools
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -39,8 +45,8 @@ class TooLargeError(ValueError):
         super().__init__(f"too large, over {LARGEST // 10 ** 6:,} megapixels")
 
 
-def open_image(path: Path) -> Image.Image:
-    """Open an image. Its pixels are read later, by `load`, `to_rgb` and the like.
+def open_image(path: Path | BinaryIO) -> Image.Image:
+    """Open an image file. Its pixels are read later, by `load`, `to_rgb` and the like.
 
     Raises:
         PIL.UnidentifiedImageError: it is no image, or of a kind that is not read.
@@ -54,7 +60,7 @@ def open_image(path: Path) -> Image.Image:
     return image
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)  # noqa: UP033 - Python 3.7 has no functools.cache
 def _formats() -> tuple[str, ...]:
     """The formats to read. Makes Pillow ready for them."""
     warnings.filterwarnings("ignore", module="PIL")  # of damaged metadata, which do not matter here

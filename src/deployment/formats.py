@@ -2,7 +2,7 @@
 from pathlib import Path
 
 ENDINGS = {"MINDIR": ".mindir", "ONNX": ".onnx", "AIR": ".air", "TFLITE": ".tflite", "NCNN": ".param",
-           "COREML": ".mlpackage", "LITE": ".ms", "WEB": ""}  # WEB is a folder
+           "COREML": ".mlpackage", "LITE": ".ms", "MODELARTS": ".onnx", "WEB": ""}  # the last two are folders
 INPUT = "images"
 ACTIVATION_MAP = "activation_map"  # the second output, where there is one
 PRODUCER = "mobilenetv2-mindspore"  # who wrote an ONNX file

@@ -354,6 +354,9 @@ class Keys:
     report: str = key("", OUTPUT, "HTML file to write a report to, or True for report.html; empty for none.",
                       commands=(EVAL,))
     tensorboard: bool = key(False, OUTPUT, "Also write event files for TensorBoard.", affects_result=False)
+    tracking: str = key("none", OUTPUT, "Also give the curves, the keys and the model card to mlflow or wandb (Weights "
+                                        "& Biases, offline unless WANDB_MODE says otherwise). See docs/reports.md.",
+                        affects_result=False, choices=("none", "mlflow", "wandb"))
     enable_profiling: bool = key(False, OUTPUT, "Run MindSpore's profiler on some steps, and print where the time "
                                                 "goes.", affects_result=False)
     profiling_steps: int = key(10, OUTPUT, "How many steps to profile. They are after the first step and before the "
@@ -361,9 +364,10 @@ class Keys:
 
     file_format: str = key("MINDIR", EXPORTED, "Format to write. AIR can be written on Ascend only. COREML, "
                                                "LITE, NCNN and TFLITE need a converter: see docs/deployment.md. "
-                                               "WEB is a folder for a web server: see docs/serving.md.",
+                                               "WEB is a folder for a web server: see docs/serving.md. "
+                                               "MODELARTS is a folder for a service: see docs/modelarts.md.",
                            commands=(EXPORT,),
-                           choices=("AIR", "COREML", "LITE", "MINDIR", "NCNN", "ONNX", "TFLITE", "WEB"))
+                           choices=("AIR", "COREML", "LITE", "MINDIR", "MODELARTS", "NCNN", "ONNX", "TFLITE", "WEB"))
     file_name: str = key("mobilenetv2", EXPORTED, "File to write, with or without its ending.", commands=(EXPORT,))
     export_batch_size: int = key(1, EXPORTED, "Images that the graph takes at a time; 0 for any number.",
                                  commands=(EXPORT,), min=0)

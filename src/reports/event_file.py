@@ -1,7 +1,7 @@
 """Event files of a run, for TensorBoard."""
 import importlib.util
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,9 @@ class EventFile:
         from tensorboardX.summary import scalar
         for name, value in values.items():
             self._put(self._event(step=step, summary=scalar(name, value)))
+
+    def close(self, is_finished: bool, files: Sequence[Path]) -> None:
+        """Nothing is left to do: each point is on the disk, and TensorBoard shows no files."""
 
     def _put(self, event: Any) -> None:  # noqa: ANN401 - the library's own type
         if self._writer is None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from src.checkpoint.file import read_checkpoint
-from src.checkpoint.names import BEST
+from src.checkpoint.names import BEST, LAST
 from src.data.image_folder import ImageFolder
 from src.distributed.world import World
 from src.errors import UserError
@@ -16,9 +16,12 @@ from src.metrics import EvalResult
 from src.mobilenetV2 import MobileNetV2
 from src.reports import best_evaluation
 from src.reports.best_evaluation import BestEvaluation
-from src.reports.event_file import EventFile, check_tensorboard
+from src.reports.event_file import check_tensorboard
 from src.reports.figures import draw_curves, write_table
+from src.reports.model_card import FILE as MODEL_CARD
+from src.reports.model_card import write_model_card
 from src.reports.report import is_report_of, write_report
+from src.reports.tracking import Writer, check_tracking, open_writers
 from src.training.resume import Run
 from src.training.run_checks import nothing_learnt
 from src.training.state import TrainingState
@@ -35,20 +38,23 @@ class Reporter:
     Args:
         network: of the run, for what the report says of it.
         ema: the network with the moving average of the weights, if the run keeps one.
+        train_folder: the training images.
         eval_folder: the validation images, if there are any.
 
     Raises:
-        UserError: event files are wanted, but cannot be written.
+        UserError: event files or tracking are wanted, but their library is missing.
     """
 
-    def __init__(self, run: Run, network: MobileNetV2, ema: MobileNetV2 | None, eval_folder: ImageFolder | None,
-                 timing: Timing, world: World) -> None:
+    def __init__(self, run: Run, network: MobileNetV2, ema: MobileNetV2 | None, train_folder: ImageFolder,
+                 eval_folder: ImageFolder | None, timing: Timing, world: World) -> None:
         check_tensorboard(run.config)
-        self._run, self._network, self._ema, self._eval_folder = run, network, ema, eval_folder
+        check_tracking(run.config)
+        self._run, self._network, self._ema = run, network, ema
+        self._train_folder, self._eval_folder = train_folder, eval_folder
         self._timing, self._world = timing, world
         self._folder = Path(run.config.save_checkpoint_path)
         self._best: BestEvaluation | None = None
-        self._events: EventFile | None = None
+        self._writers: list[Writer] = []
         self.is_due = False  # whether rank 0 has a report to write: one was written if the run was finished before
 
     def start(self, state: TrainingState) -> None:
@@ -59,15 +65,15 @@ class Reporter:
             return
         self._best = BestEvaluation.load(self._folder / best_evaluation.FILE, state.run_id, state.history,
                                          len(self._run.classes), state.best_metric)
-        if self._run.config.tensorboard and not was_finished:
-            self._events = EventFile(self._folder / "tensorboard", state.step)
+        if not was_finished:
+            self._writers = open_writers(self._run.config, self._folder, state.run_id, state.step)
         self.is_due = not (was_finished and is_report_of(self._folder / REPORT, self._mark()) and all(
             (self._folder / name).is_file() for name in (CURVES, DRAWN_CURVES)))
 
     def log_step(self, loss: float, lr: float) -> None:
         """Take the figures of a step that has a line in the log."""
-        if self._events:
-            self._events.write(self._state.step + 1, {"step/loss": loss, "step/lr": lr})
+        for writer in self._writers:
+            writer.write(self._state.step + 1, {"step/loss": loss, "step/lr": lr})
 
     def log_epoch(self, result: EvalResult | None) -> None:
         """Take the epoch that the state has just finished, and its result.
@@ -80,8 +86,8 @@ class Reporter:
         if line := nothing_learnt(self._run.config, self._state.history, len(self._run.classes),
                                   self._run.steps_per_epoch):
             logger.warning(line)
-        if self._events:
-            self._events.write(self._state.step, {f"epoch/{name}": row[name] for name in row if name != "epoch"})
+        for writer in self._writers:
+            writer.write(self._state.step, {f"epoch/{name}": row[name] for name in row if name != "epoch"})
         if result and self._eval_folder and self._state.is_best:
             self._best = BestEvaluation.of(result, self._eval_folder, self._state.run_id, row["epoch"],
                                            self._state.confidence)
@@ -92,7 +98,7 @@ class Reporter:
             write_table(self._state.history, self._folder / CURVES)
 
     def finalize(self, is_saved: bool, test_result: EvalResult | None = None) -> None:
-        """Write the curves and the report. A run that was finished before keeps the files that it has.
+        """Write the curves, the model card and the report. A run that was finished before keeps the files that it has.
 
         The network gets the weights of the best epoch, to show what it sees in its mistakes.
 
@@ -110,11 +116,19 @@ class Reporter:
             if state.history:
                 write_table(state.history, self._folder / CURVES)
                 draw_curves(state.history, self._folder / DRAWN_CURVES)
-            write_report(training_report(self._run, state, self._best, self._eval_folder, self._timing, self._network,
-                                         self._world, is_saved, test_result, self._load_best()), path, self._mark())
+            report = training_report(self._run, state, self._best, self._eval_folder, self._timing, self._network,
+                                     self._world, is_saved, test_result, self._load_best())
+            if self._run.config.save_checkpoint:
+                weights = f"{BEST if self._best else LAST}.ckpt"
+                write_model_card(report, self._train_folder, weights, self._folder / MODEL_CARD)
+            write_report(report, path, self._mark())
             logger.info(f"report: {path}")
         except UserError as error:
             logger.warning(f"the run is saved, but not its report: {error}")
+        for writer in self._writers:
+            # Not the report, which names folders of this machine.
+            writer.close(state.step == self._run.total_steps,
+                         [file for name in (MODEL_CARD, CURVES) if (file := self._folder / name).is_file()])
 
     def _load_best(self) -> MobileNetV2 | None:
         """The network with the weights of the best evaluation; None if no checkpoint has them, or it saw all right."""

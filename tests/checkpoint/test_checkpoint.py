@@ -199,6 +199,7 @@ def test_an_earlier_run_is_moved_aside_whole(tmp_path: Path) -> None:
     (tmp_path / "curves.csv").write_text("epoch\n")
     (tmp_path / "curves.png").write_bytes(b"png")
     (tmp_path / "report.html").write_text("<!DOCTYPE html>")
+    (tmp_path / "MODEL_CARD.md").write_text("# MobileNetV2")
     (tmp_path / "tensorboard").mkdir()
     (tmp_path / "tensorboard" / "events").write_bytes(b"curves")
     (tmp_path / "mobilenetv2_head-9_5.ckpt").write_bytes(b"of a frozen run, without JSON")

@@ -102,6 +102,28 @@ def test_a_list_is_read_once_until_it_changes(root: Path) -> None:
     assert len(read_list(path).entries) == 3
 
 
+def test_a_manifest_of_modelarts_with_all_its_fields(root: Path) -> None:
+    """As https://support.huaweicloud.com/intl/en-us/dataprepare-modelarts/dataprepare-modelarts-0015.html shows it."""
+    def line(file: str, label: str, usage: str) -> str:
+        return json.dumps({
+            "source": f"obs://bucket/labelled/{file}", "usage": usage, "hard": "true", "hard-coefficient": 0.8,
+            "id": "0162005993f8065ef47eefb59d1e4970", "inference-loc": "/path/to/output", "annotation": [
+                {"type": "modelarts/image_classification", "name": label, "property": {"colour": "white"},
+                 "hard": "true", "hard-coefficient": 0.8, "annotated-by": "human",
+                 "creation-time": "2019-01-23 11:30:30",
+                 "confidence": 0.9},
+                {"type": "modelarts/object_detection", "annotation-loc": "obs://bucket/boxes.xml"}]})
+
+    usages = ("TRAIN", "EVAL", "TEST", "TRAIN", "EVAL")
+    path = root / "animals-V001.manifest"
+    path.write_text("\n".join(line(file, label, usage)
+                              for (file, label), usage in zip(FOLDER.items(), usages, strict=True)))
+    entries = read_list(path).entries
+    assert [(entry.file, entry.label, entry.part) for entry in entries] == [
+        (file, label, part) for (file, label), part in zip(
+            FOLDER.items(), ("train", "val", "test", "train", "val"), strict=True)]
+
+
 def test_what_a_manifest_leaves_out_is_counted(root: Path) -> None:
     def line(file: str, *names: str, usage: str = "TRAIN") -> str:
         return json.dumps({"source": file, "usage": usage, "annotation": [

@@ -52,7 +52,8 @@ def test_train_fine_tune_evaluate_export_classify(platform: Platform) -> None:
     whole = f"mobilenetv2-1_{STEPS}"
     assert platform.stored("bucket/out") == sorted(
         [f"checkpoint/{name}.{ending}" for name in (whole, "best", "last") for ending in ("ckpt", "json")]
-        + [f"checkpoint/{name}" for name in ("best.npz", "curves.csv", "curves.png", "report.html")] + ["train.log"])
+        + [f"checkpoint/{name}" for name in ("MODEL_CARD.md", "best.npz", "curves.csv", "curves.png", "report.html")]
+        + ["train.log"])
     log = (platform.storage / "bucket/out/train.log").read_text(encoding="utf-8")
     assert len(STEP_LINE.findall(log)) == STEPS
     assert len(EPOCH_LINE.findall(log)) == 1

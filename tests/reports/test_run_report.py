@@ -1,5 +1,6 @@
 """The report of a run and of an evaluation, the event files for TensorBoard, and the profile: of one tiny run."""
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from typing import Any
 import html5lib
 import numpy as np
 import pytest
+import yaml
 from conftest import config_for, few_blocks, make_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,10 +38,12 @@ from src.reports.best_evaluation import BestEvaluation
 from src.reports.confidence_section import advice
 from src.reports.evaluation_report import report_path
 from src.reports.event_file import EventFile
+from src.reports.model_card import escape_markdown
 from src.reports.provenance import changed_settings, repeating_command
 from src.reports.report import Evaluated, Report, confused_pairs, write_report
 from src.training.resume import lock_folder
 from src.utils import network_parameters
+from tools import describe_for_hub
 
 # Class names are names of folders, which anybody may choose.
 CLASSES = ("<b>&amp;", "<script>alert(1)", "zebra \" onerror='alert(1)'")
@@ -333,6 +337,71 @@ def test_it_goes_where_the_option_says(given: str, path: str | None) -> None:
     assert report_path(config_for("--report", given)) == (Path(path) if path else None)
 
 
+# ---- the model card
+
+def table(card: str, heading: str) -> dict[str, list[str]]:
+    """The rows of the table of a part, by their first cell; escapes of Markdown are undone."""
+    part = card.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    rows = [[re.sub(r"\\([^\w\s])", r"\1", cell.strip()) for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            for line in part.splitlines() if line.startswith("|")]
+    return {row[0]: row[1:] for row in rows[2:]}
+
+
+def test_the_model_card_has_the_facts_of_the_report(run: Run) -> None:
+    card = (run.folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    best = max(run.training.history, key=lambda row: row["top1"])
+    assert f"`best.ckpt`.\nFinished after {EPOCHS * STEPS} steps" in card
+    data = table(card, "Data")
+    assert data["training images"] == [f"{5 * len(CLASSES)}, digest `{run.training.train_images}`"]
+    metrics = table(card, "Metrics")
+    assert re.fullmatch(rf"{best['top1']:.2%} \(\d+\.\d% to \d+\.\d%\)", metrics["top-1, best epoch"][0])
+    assert "training images a second" not in metrics
+    assert table(card, "Recipe")["`pretrain_ckpt`"] == ["backbone.ckpt"]
+    assert table(card, "Versions")["MindSpore"][0].startswith("2.")
+    assert "Fewer than 30 validation images" in card
+    assert str(run.images.parent) not in card
+
+
+def test_the_model_card_shows_the_names_of_classes_and_nothing_that_they_may_mean(run: Run) -> None:
+    card = (run.folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    classes = table(card, "Classes")
+    assert set(classes) == set(CLASSES)
+    for images, validation, recall, precision in classes.values():
+        assert (images, validation) == ("5", "5")
+        assert re.fullmatch(r"\d+\.\d% \(\d+\.\d% to \d+\.\d%\)", recall)
+        assert re.fullmatch(r"\d+\.\d%", precision)
+    assert not re.search(r"(?<!\\)<", card)
+    assert escape_markdown("a|b*c\n[d](e)") == r"a\|b\*c\\x0a\[d\](e)"
+
+
+def test_a_run_without_validation_has_a_card_that_says_so(run: Run, tmp_path: Path) -> None:
+    run.train("--run_eval", False, "--save_checkpoint_path", tmp_path, epochs=1)
+    card = (tmp_path / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "`last.ckpt`" in card
+    assert "No image was scored" in card
+    assert table(card, "Classes")[CLASSES[0]] == ["5"]
+
+
+def test_hubs_description_is_made_of_the_card_and_the_checkpoint(run: Run, tmp_path: Path) -> None:
+    describe_for_hub.main(["--checkpoint", str(run.folder / "best.ckpt"), "--output", str(tmp_path / "mine.md")])
+    _, head, body = (tmp_path / "mine.md").read_text(encoding="utf-8").split("\n---\n")
+    values = yaml.safe_load(head)
+    assert values["accuracy"] == round(run.training.best_top1, 4)
+    assert values["train-dataset"] == "images"
+    assert values["input-shape"] == [32, 32, 3]
+    assert values["asset"][0]["asset-sha256"] == hashlib.sha256((run.folder / "best.ckpt").read_bytes()).hexdigest()
+    assert values["asset"][0]["asset-id"] == "mine"
+    assert "TO BE FILLED IN" in values["asset"][0]["asset-link"]
+    assert re.findall(r"^##? .*", body, re.MULTILINE) == ["## Introduction", "## Model card", "## Usage", "## Citation"]
+    assert "### Limits" in body
+    assert f"mine\", num_classes={len(CLASSES)})" in body
+
+
+def test_hubs_description_needs_a_card(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no MODEL_CARD.md beside it"):
+        describe_for_hub.main(["--checkpoint", str(run.backbone), "--output", str(tmp_path / "mine.md")])
+
+
 # ---- its figures
 
 @settings(max_examples=30, deadline=None)  # the first one loads the library
@@ -496,3 +565,30 @@ def test_the_profile_tells_where_the_time_of_some_steps_goes(run: Run) -> None:
         assert 0 < sum(shares) <= 100.5
     assert all(float(calls) >= 0.5 for _, _, calls, _ in kinds)  # of two batches
     assert list((run.folder / "profile").rglob("trace_view.json"))
+
+
+# ---- tracking
+
+class Recorded:
+    """A writer that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[int, dict[str, float]]] = []
+        self.closed: list[tuple[bool, list[str]]] = []
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self.points.append((step, values))
+
+    def close(self, is_finished: bool, files: list[Path]) -> None:
+        self.closed.append((is_finished, [file.name for file in files]))
+
+
+def test_a_writer_gets_the_curves_and_the_files_of_a_run(run: Run, tmp_path: Path,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = Recorded()
+    monkeypatch.setattr("src.training.reporter.open_writers", lambda *_: [recorded])
+    run.train("--save_checkpoint_path", tmp_path, epochs=1)
+    row = json.loads((tmp_path / "last.json").read_text(encoding="utf-8"))["history"][0]
+    assert recorded.points[-1] == (STEPS, {f"epoch/{name}": row[name] for name in row if name != "epoch"})
+    assert {name for _, values in recorded.points[:-1] for name in values} == {"step/loss", "step/lr"}
+    assert recorded.closed == [(True, ["MODEL_CARD.md", "curves.csv"])]
