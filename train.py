@@ -46,7 +46,7 @@ from src.modelarts.job import local_or_modelarts
 from src.models import define_ema, define_loss, define_net
 from src.normalisation import NORMALISATIONS
 from src.training.checkpointer import Checkpointer
-from src.training.default_recipe import settle_recipe
+from src.training.default_recipe import settle_recipe, with_fitting_epochs
 from src.training.distillation import DistillationDataset, DistillationLoss, Teacher
 from src.training.dry_run import describe_run
 from src.training.features import pooled_features
@@ -73,11 +73,10 @@ def main(config: Config) -> None:
     """Train as the command line says."""
     world = setup_device(config)
     config = settle_recipe(config, world)
-    augmentation = Augmentation.of(config)
-
     # ---- images
     train_folder, eval_folder, test_folder = load_images(config, world)
     classes = train_folder.classes
+    config = with_fitting_epochs(config, len(train_folder), world)
 
     # ---- network: new weights, or those of a checkpoint
     pretrained = load_pretrained(config)
@@ -93,8 +92,8 @@ def main(config: Config) -> None:
     train_net, eval_net = network, ema or network
     if config.freeze_layer == "backbone":
         train_net, eval_net = network.head, eval_net.head
-    train_data = data_source(config, augmentation, world, train_folder, network.backbone, training=True)
-    eval_data = data_source(config, augmentation, world, eval_folder, network.backbone,
+    train_data = data_source(config, world, train_folder, network.backbone, training=True)
+    eval_data = data_source(config, world, eval_folder, network.backbone,
                             training=False) if eval_folder else None
 
     # ---- schedule, loss, optimizer
@@ -168,7 +167,7 @@ def main(config: Config) -> None:
     test_result = None
     if test_folder and run.is_finished(state) and any_over_ranks(reporter.is_due, world):
         with timing.measure(EVALUATION):
-            test_result = score_test(config, augmentation, test_folder, network, ema, world)
+            test_result = score_test(config, test_folder, network, ema, world)
 
     # ---- the end, or a stop before it
     reporter.finalize(checkpointer.is_saved(state), test_result)
@@ -203,10 +202,10 @@ def define_networks(config: Config, pretrained: Checkpoint | None, classes: int,
     return network, define_ema(config, network)
 
 
-def data_source(config: Config, augmentation: Augmentation, world: World, folder: ImageFolder,
+def data_source(config: Config, world: World, folder: ImageFolder,
                 backbone: MobileNetV2Backbone, training: bool) -> Data:
     """Batches of a folder: of images, or of their features if the backbone is frozen."""
-    normalisation = NORMALISATIONS[config.normalisation]
+    augmentation, normalisation = Augmentation.of(config), NORMALISATIONS[config.normalisation]
     if config.freeze_layer == "backbone":
         features = pooled_features(backbone, folder, config.image_size, config.batch_size, config.num_workers, world,
                                    normalisation, Framing.of(config))
@@ -264,13 +263,13 @@ def load_images(config: Config, world: World) -> tuple[ImageFolder, ImageFolder 
     return train_folder, eval_folder, test_folder
 
 
-def score_test(config: Config, augmentation: Augmentation, folder: ImageFolder, network: MobileNetV2,
+def score_test(config: Config, folder: ImageFolder, network: MobileNetV2,
                ema: MobileNetV2 | None, world: World) -> EvalResult:
     """Score the best weights of the run on the test images; the last ones if no checkpoint has the best.
 
     The weights of the network that is evaluated, `ema` if there is one, become the best ones.
     """
-    data = data_source(config, augmentation, world, folder, network.backbone, training=False)
+    data = data_source(config, world, folder, network.backbone, training=False)
     parameters, eval_net = eval_parameters(network, ema), ema or network
     path = Path(config.save_checkpoint_path) / f"{BEST}.ckpt"
     has_best = config.save_checkpoint and any_over_ranks(world.is_main_process and path.is_file(), world)

@@ -5,6 +5,8 @@ import numpy as np
 
 from src.model_utils.config import Config
 
+LONGEST_WARMUP = 0.1  # of the epochs of a plan
+
 
 def get_lr(lr_init: float, lr_max: float, lr_end: float, warmup_epochs: float, total_epochs: int,
            steps_per_epoch: int, changes: Sequence[tuple[int, int]] = ()) -> np.ndarray:
@@ -39,13 +41,13 @@ def run_lr(config: Config, global_batch: int, steps_per_epoch: int,
     Goyal et al., "Accurate, Large Minibatch SGD", section 2.1, https://arxiv.org/abs/1706.02677.
 
     `plans` are pairs of epochs that are over and epochs of the run from there on, instead of `epoch_size`. A plan from
-    the beginning changes the warm-up in proportion.
+    the beginning has a warm-up of a tenth of its epochs at most.
     """
     scale = global_batch / config.lr_base_batch if config.lr_base_batch else 1.0
     warmup_epochs, epochs = config.warmup_epochs, config.epoch_size
     if plans and plans[0][0] == 0:
         epochs = plans[0][1]
-        warmup_epochs *= epochs / config.epoch_size
+        warmup_epochs = min(warmup_epochs, LONGEST_WARMUP * epochs)
         plans = plans[1:]
     return get_lr(config.lr_init * scale, config.lr_max * scale, config.lr_end * scale, warmup_epochs, epochs,
                   steps_per_epoch, plans)

@@ -89,7 +89,7 @@ def test_a_change_within_the_warm_up_gives_one_rate_per_step(warmup: float, firs
     assert ((lr >= 0) & (lr <= 1)).all()
 
 
-def test_a_plan_from_the_beginning_has_a_warm_up_in_proportion() -> None:
+def test_a_plan_from_the_beginning_has_a_warm_up_of_a_tenth_at_most() -> None:
     config = config_for("--epoch_size", 20, "--warmup_epochs", 2, "--lr_max", 0.1, "--lr_base_batch", 32)
     np.testing.assert_array_equal(run_lr(config, 64, 10, [(0, 5)]), get_lr(0, 0.2, 0, 0.5, 5, 10))
     np.testing.assert_array_equal(run_lr(config, 64, 10, [(3, 5)]), get_lr(0, 0.2, 0, 2, 20, 10, [(3, 5)]))

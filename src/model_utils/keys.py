@@ -256,7 +256,8 @@ class Keys:
 
     epoch_size: int = key(200, SCHEDULE, "Passes over the training images.", min=1, max=100000)
     max_minutes: float = key(0.0, SCHEDULE, "Minutes that the run may take, from the start of the process to its end; "
-                                            "0 for any time. As many epochs are planned as fit, at most epoch_size, "
+                                            "0 for any time. As many epochs are planned as fit, at most 60 or "
+                                            "the epoch_size that you set, "
                                             "and the learning rate falls to its end in them. If not even 3 epochs fit, "
                                             "training takes smaller images, but where you set train_image_size.",
                              min=0.0)

@@ -1,4 +1,6 @@
-"""The recipe of a run that names none."""
+"""What a run has that its user did not say: the recipe, and the epochs that fit."""
+import dataclasses
+import math
 from pathlib import Path
 
 from src.checkpoint.names import newest_first
@@ -10,6 +12,9 @@ from src.log import logger
 from src.model_utils.config import Config
 
 PLAIN, FINETUNE = "plain", "finetune"
+
+FEWEST_STEPS = 450  # that fine-tuning should have: 20 epochs of 736 images by 32
+MOST_EPOCHS = 60  # that a run is given without being asked
 
 
 def settle_recipe(config: Config, world: World) -> Config:
@@ -24,6 +29,22 @@ def settle_recipe(config: Config, world: World) -> Config:
         return config
     logger.info(f"recipe: {FINETUNE}, as training starts from a checkpoint; --recipe {PLAIN} chooses the other one")
     return config.with_recipe(FINETUNE)
+
+
+def with_fitting_epochs(config: Config, images: int, world: World) -> Config:
+    """The configuration with an `epoch_size` for so many training images, unless the user set one.
+
+    Few images are few steps an epoch, so the recipe `finetune` takes more epochs of them. `max_minutes` is a limit of
+    its own: it may plan more epochs than the recipe has.
+    """
+    epochs, limited = config.epoch_size, config.max_minutes > 0
+    steps = max(1, images // (config.batch_size * config.grad_accum_steps * world.rank_size))
+    if "epoch_size" in config.chosen or not (limited or config.recipe == FINETUNE):
+        return config
+    wanted = MOST_EPOCHS if limited else min(MOST_EPOCHS, math.ceil(FEWEST_STEPS / steps))
+    if wanted > epochs and not limited:
+        logger.info(f"epoch_size: {wanted}, for with {images} images an epoch is {steps} steps")
+    return dataclasses.replace(config, epoch_size=max(epochs, wanted))
 
 
 def _is_of_earlier_version(config: Config) -> bool:

@@ -8,7 +8,7 @@ from src.checkpoint.names import metadata_path
 from src.checkpoint.record import CheckpointMetadata, write_metadata
 from src.distributed.world import World
 from src.model_utils.config import Config, get_config
-from src.training.default_recipe import settle_recipe
+from src.training.default_recipe import settle_recipe, with_fitting_epochs
 
 TRAINED = ("--pretrain_ckpt", "k.ckpt")
 
@@ -21,7 +21,7 @@ def test_a_trained_network_is_fine_tuned(tmp_path: Path, capsys: pytest.CaptureF
     options = (*TRAINED, "--save_checkpoint_path", tmp_path / "none", "--lr_max", 0.3)
     config = settled(*options)
     assert config == config_for(*options, "--recipe", "finetune")
-    assert config.linear_probe
+    assert config.train_image_size == 192
     [line] = capsys.readouterr().out.splitlines()
     assert line.startswith("recipe: finetune, ")
     assert "--recipe plain" in line
@@ -54,3 +54,15 @@ def test_what_an_earlier_version_began_goes_on_as_it_began(changes: dict | None,
         metadata_path(checkpoint).write_text("{")
     where = ("--save_checkpoint_path", tmp_path, "--resume", checkpoint if resume == "file" else resume)
     assert settled(*TRAINED, *where).recipe == recipe
+
+
+FINE_TUNED = ("--recipe", "finetune", "--batch_size", 32)
+
+
+@pytest.mark.parametrize(("options", "images", "ranks", "epochs"), [
+    (FINE_TUNED, 736, 1, 20), (FINE_TUNED, 90, 1, 60), (FINE_TUNED, 5000, 1, 15), (FINE_TUNED, 736, 2, 41),
+    ((*FINE_TUNED, "--grad_accum_steps", 2), 736, 1, 41), ((*FINE_TUNED, "--epoch_size", 7), 90, 1, 7),
+    ((*FINE_TUNED, "--max_minutes", 5), 5000, 1, 60), (("--max_minutes", 5, "--epoch_size", 9), 90, 1, 9),
+    (("--max_minutes", 5), 90, 1, 60), (("--recipe", "best"), 90, 1, 15)], ids=str)
+def test_small_sets_have_more_epochs(options: tuple[object, ...], images: int, ranks: int, epochs: int) -> None:
+    assert with_fitting_epochs(config_for(*options), images, World(0, ranks)).epoch_size == epochs
