@@ -10,14 +10,13 @@ Every key of default_config.yaml is an option. Checkpoints, `curves.csv`, `curve
 """
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from src.log import reader_log_level
 
 os.environ.update(reader_log_level(os.environ))  # MindSpore reads it when it is imported, below
 
-from mindspore import Parameter, nn
+from mindspore import nn
 from tqdm import tqdm
 
 from src.checkpoint.file import Checkpoint, read_checkpoint
@@ -31,7 +30,7 @@ from src.data.image_check import scan_checked
 from src.data.image_folder import ImageFolder
 from src.data.sources import test_source, train_source, validation_source
 from src.data.split import hold_out, hold_out_fold
-from src.data.transforms import Augmentation
+from src.data.transforms import Augmentation, train_sizes
 from src.dataset import Data, FeatureData, ImageData
 from src.distributed.collectives import any_over_ranks, average_parameters, broadcast_parameters
 from src.distributed.device import setup_device
@@ -40,20 +39,23 @@ from src.errors import UserError, run_command
 from src.evaluation import evaluate
 from src.lr_generator import run_lr
 from src.metrics import EvalResult
-from src.mobilenetV2 import MobileNetV2Backbone
+from src.mobilenetV2 import MobileNetV2, MobileNetV2Backbone
 from src.model_utils.config import Config
 from src.model_utils.keys import NETWORK_KEYS
 from src.modelarts.job import local_or_modelarts
 from src.models import define_ema, define_loss, define_net
 from src.normalisation import NORMALISATIONS
 from src.training.checkpointer import Checkpointer
+from src.training.default_recipe import settle_recipe, with_fitting_epochs
 from src.training.distillation import DistillationDataset, DistillationLoss, Teacher
 from src.training.dry_run import describe_run
 from src.training.features import pooled_features
 from src.training.folds import with_folds
+from src.training.linear_probe import fit_classifier_first
 from src.training.monitor import Monitor
 from src.training.nonfinite import NonFiniteGuard
 from src.training.optimizer import build_optimizer
+from src.training.planner import Planner
 from src.training.precise_bn import measure_statistics
 from src.training.profiler import StepProfiler
 from src.training.reporter import Reporter
@@ -70,14 +72,13 @@ from src.utils import check_classes, eval_parameters, load_parameters, load_weig
 def main(config: Config) -> None:
     """Train as the command line says."""
     world = setup_device(config)
-    augmentation = Augmentation.of(config)
-
+    config = settle_recipe(config, world)
     # ---- images
     train_folder, eval_folder, test_folder = load_images(config, world)
     classes = train_folder.classes
+    config = with_fitting_epochs(config, len(train_folder), world)
 
     # ---- network: new weights, or those of a checkpoint
-    frozen = config.freeze_layer == "backbone"
     pretrained = load_pretrained(config)
     config = config.adopt(pretrained.config, *NETWORK_KEYS, where=pretrained.path) if pretrained else config
     teacher = Teacher(config, classes) if config.kd_teacher else None
@@ -85,17 +86,14 @@ def main(config: Config) -> None:
         if world.is_main_process:
             print(describe_run(config, world, train_folder, eval_folder))
         return
-    network = define_net(config, len(classes), world.rank)
-    if pretrained:
-        load_weights(network, pretrained, filter_head=config.filter_head or frozen)
-    ema = define_ema(config, network)
+    network, ema = define_networks(config, pretrained, len(classes), world)
 
     # ---- what is trained: the whole network on images, or the head on the features of the frozen backbone
     train_net, eval_net = network, ema or network
-    if frozen:
+    if config.freeze_layer == "backbone":
         train_net, eval_net = network.head, eval_net.head
-    train_data = data_source(config, augmentation, world, train_folder, network.backbone, training=True)
-    eval_data = data_source(config, augmentation, world, eval_folder, network.backbone,
+    train_data = data_source(config, world, train_folder, network.backbone, training=True)
+    eval_data = data_source(config, world, eval_folder, network.backbone,
                             training=False) if eval_folder else None
 
     # ---- schedule, loss, optimizer
@@ -116,18 +114,21 @@ def main(config: Config) -> None:
     timing = Timing()
     reporter = Reporter(run, network, ema, train_folder, eval_folder, timing, world)
     checkpointer = Checkpointer(run, train_step, network, ema, timing, world)
+    planner = Planner(run, train_step, train_data, lr, eval_data, world)
     state = checkpointer.restore()
     reporter.start(state)
+    fit_classifier_first(config, state, network, ema, train_folder, eval_folder, world)
+    planner.begin(state, eval_net, len(test_folder) if test_folder else 0)
 
     # ---- the loop
-    bar = tqdm(total=run.total_steps, initial=state.step, unit="step", dynamic_ncols=True,
+    bar = tqdm(total=run.planned_epochs(state) * steps, initial=state.step, unit="step", dynamic_ncols=True,
                disable=None if world.is_main_process else True)
     monitor = Monitor(state, lr, config, steps, on_line=reporter.log_step)
     guard = NonFiniteGuard(config, batch_norm_statistics(train_step), checkpointer.roll_back)
     profiler = StepProfiler(config, timing, world)
     stopping = False
     with StopRequest() as stop, bar:
-        while state.step < run.total_steps and not stopping:
+        while not run.is_finished(state) and not stopping:
             epoch, first_step = divmod(state.step, steps)
             monitor.epoch_begin(epoch)
             batches = profiler.watch(timing.batches(train_data.epoch(epoch, first_step * config.grad_accum_steps)))
@@ -155,6 +156,7 @@ def main(config: Config) -> None:
                 result = evaluate(eval_net, eval_data, world) if eval_data else None
             state.finish_epoch(mean_loss, float(lr[state.step - 1]), result,
                                check_confidence(result, config.unsure_accuracy) if result else None)
+            planner.epoch_end(state)
             reporter.log_epoch(result)
             stopping = any_over_ranks(stop.is_wanted, world)
             saved = checkpointer.save(state) if checkpointer.is_due(state) or stopping else None
@@ -162,16 +164,15 @@ def main(config: Config) -> None:
                 bar.write(f"result: {result} ckpt={saved or 'none'}")
 
     # ---- the test images, once: a finished run that has its report has scored them
-    is_finished, test_result = state.step == run.total_steps, None
-    if test_folder and is_finished and any_over_ranks(reporter.is_due, world):
-        test_data = data_source(config, augmentation, world, test_folder, network.backbone, training=False)
+    test_result = None
+    if test_folder and run.is_finished(state) and any_over_ranks(reporter.is_due, world):
         with timing.measure(EVALUATION):
-            test_result = score_test(config, eval_parameters(network, ema), eval_net, test_data, world)
+            test_result = score_test(config, test_folder, network, ema, world)
 
     # ---- the end, or a stop before it
     reporter.finalize(checkpointer.is_saved(state), test_result)
     checkpointer.finalize()
-    if not is_finished:
+    if not run.is_finished(state):
         sys.exit(stop.exit_status)
 
 
@@ -192,10 +193,19 @@ def load_pretrained(config: Config) -> Checkpoint | None:
     return None
 
 
-def data_source(config: Config, augmentation: Augmentation, world: World, folder: ImageFolder,
+def define_networks(config: Config, pretrained: Checkpoint | None, classes: int,
+                    world: World) -> tuple[MobileNetV2, MobileNetV2 | None]:
+    """The network to train, and the one with the moving average of its weights, if that is wanted."""
+    network = define_net(config, classes, world.rank)
+    if pretrained:
+        load_weights(network, pretrained, filter_head=config.filter_head or config.freeze_layer == "backbone")
+    return network, define_ema(config, network)
+
+
+def data_source(config: Config, world: World, folder: ImageFolder,
                 backbone: MobileNetV2Backbone, training: bool) -> Data:
     """Batches of a folder: of images, or of their features if the backbone is frozen."""
-    normalisation = NORMALISATIONS[config.normalisation]
+    augmentation, normalisation = Augmentation.of(config), NORMALISATIONS[config.normalisation]
     if config.freeze_layer == "backbone":
         features = pooled_features(backbone, folder, config.image_size, config.batch_size, config.num_workers, world,
                                    normalisation, Framing.of(config))
@@ -203,12 +213,13 @@ def data_source(config: Config, augmentation: Augmentation, world: World, folder
                                  rank=world.rank, rank_size=world.rank_size, balanced=config.balanced_sampling)
     else:
         is_normalised = not (training and augmentation.gives_pixels(config.platform))
-        data = ImageData(folder, config.image_size, config.batch_size, training=training, seed=config.seed,
+        size = train_sizes(config)[1] if training else config.image_size
+        data = ImageData(folder, size, config.batch_size, training=training, seed=config.seed,
                          augmentation=augmentation, num_workers=config.num_workers, rank=world.rank,
                          rank_size=world.rank_size, cache=dataset_cache(config),
                          normalisation=normalisation if is_normalised else None, framing=Framing.of(config),
                          epochs=config.epoch_size if training else 1, batches_per_step=config.grad_accum_steps,
-                         balanced=config.balanced_sampling)
+                         balanced=config.balanced_sampling, first_size=config.train_image_size_start)
     if training and data.batch_size < config.batch_size:
         print(f"batch_size is {data.batch_size}, not {config.batch_size}: there are no more training images; an "
               "epoch is one step, a smaller --batch_size makes more")
@@ -252,23 +263,20 @@ def load_images(config: Config, world: World) -> tuple[ImageFolder, ImageFolder 
     return train_folder, eval_folder, test_folder
 
 
-def score_test(config: Config, parameters: Mapping[str, Parameter], eval_net: nn.Cell, data: Data,
-               world: World) -> EvalResult:
+def score_test(config: Config, folder: ImageFolder, network: MobileNetV2,
+               ema: MobileNetV2 | None, world: World) -> EvalResult:
     """Score the best weights of the run on the test images; the last ones if no checkpoint has the best.
 
-    Args:
-        config: of the run.
-        parameters: those of the whole model, in which `eval_net` has its own. They become the best ones.
-        eval_net: the network to score.
-        data: the test images.
-        world: of the run.
+    The weights of the network that is evaluated, `ema` if there is one, become the best ones.
     """
+    data = data_source(config, world, folder, network.backbone, training=False)
+    parameters, eval_net = eval_parameters(network, ema), ema or network
     path = Path(config.save_checkpoint_path) / f"{BEST}.ckpt"
     has_best = config.save_checkpoint and any_over_ranks(world.is_main_process and path.is_file(), world)
     if has_best and world.is_main_process:
         load_parameters(parameters, read_checkpoint(path))
     broadcast_parameters(parameters.values(), world)
-    result = evaluate(eval_net, data, world)
+    result = evaluate(eval_net.head if config.freeze_layer == "backbone" else eval_net, data, world)
     if world.is_main_process:
         print(f"test result: {result} of the {BEST if has_best else LAST} weights")
     return result

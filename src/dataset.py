@@ -18,7 +18,7 @@ from src.data.framing import Framing
 from src.data.image_cache import LEAST_SHORTER_SIDE, copies_folder
 from src.data.image_check import check_file
 from src.data.image_folder import ImageFolder
-from src.data.mixing import BatchAugmentation
+from src.data.mixing import SIZE_STEP, BatchAugmentation
 from src.data.transforms import CENTRE, IMAGENET, Augmentation, eval_transforms, train_transforms
 from src.errors import UserError, first_line
 from src.normalisation import IMAGENET_PIXELS, Normalisation
@@ -44,6 +44,9 @@ class Data(Protocol):
 
         A batch is inputs and N int32 labels. For mixed images N x classes float32 targets replace the labels.
         """
+
+    def replan(self, first_size: int, image_size: int, epochs: int) -> None:
+        """Let a training that has not begun have another number of epochs, and images of other sizes in pixels."""
 
 
 def usable_workers(num_workers: int) -> int:
@@ -93,6 +96,8 @@ class ImageData:
     next one begins to work during the last batches of the present one, so that training does not wait for it.
 
     Args:
+        image_size: of the batches, in pixels.
+        first_size: of the first epoch of a training, in pixels, if its images grow to `image_size`.
         framing: of evaluation. With several views of an image, each batch has N x V x 3 x size x size images.
         epochs: of the run. No epoch is begun beforehand after the last one.
         batches_per_step: batches at the end of an epoch that do not fill a step are not used.
@@ -102,11 +107,11 @@ class ImageData:
     def __init__(self, folder: ImageFolder, image_size: int, batch_size: int, *, training: bool, seed: int = 0,
                  augmentation: Augmentation = IMAGENET, num_workers: int = 1, rank: int = 0, rank_size: int = 1,
                  cache: ds.DatasetCache | None = None, normalisation: Normalisation | None = IMAGENET_PIXELS,
-                 framing: Framing = CENTRE, epochs: int = 1, batches_per_step: int = 1, balanced: bool = False) -> None:
+                 framing: Framing = CENTRE, epochs: int = 1, batches_per_step: int = 1, balanced: bool = False,
+                 first_size: int = 0) -> None:
         self.images, self.batch_size, self.steps_per_epoch = shard(len(folder), batch_size, training, rank, rank_size)
         self.training, self._augmentation = training, augmentation
-        self._transforms = train_transforms(image_size, augmentation, normalisation) if training \
-            else eval_transforms(image_size, normalisation, framing)
+        self._sizes, self._normalisation, self._framing = (first_size or image_size, image_size), normalisation, framing
         self._folder, self._workers = folder, usable_workers(num_workers)
         self._seed, self._rank, self._rank_size = seed, rank, rank_size
         self._cache, self._manifest = cache, write_manifest(folder) if cache else Path()
@@ -136,6 +141,10 @@ class ImageData:
         except RuntimeError as error:
             raise UserError(self._message(error, self._order(epoch))) from error
 
+    def replan(self, first_size: int, image_size: int, epochs: int) -> None:
+        """Images grow from `first_size` to `image_size` pixels in so many epochs."""
+        self._sizes, self._epochs, self._begun = (first_size, image_size), epochs, {}
+
     def _order(self, epoch: int) -> np.ndarray:
         """Positions of this rank's images in an epoch, without those that fill no batch in training."""
         if not self.training:
@@ -153,7 +162,7 @@ class ImageData:
     def _pipeline(self, epoch: int, first_step: int) -> ds.Dataset:
         skipped = first_step * self.batch_size
         pipeline = self._encoded(self._order(epoch), skipped)
-        pipeline = pipeline.map(self._transforms, "image", num_parallel_workers=self._workers)
+        pipeline = pipeline.map(self._transforms(epoch), "image", num_parallel_workers=self._workers)
         if skipped:
             pipeline = pipeline.skip(skipped)
         if self.training and self._augmentation.changes_batches:
@@ -162,6 +171,12 @@ class ImageData:
             return pipeline.batch(self.batch_size, num_parallel_workers=min(self._workers, MIXING_THREADS),
                                   per_batch_map=change)
         return pipeline.batch(self.batch_size, num_parallel_workers=1)
+
+    def _transforms(self, epoch: int) -> list:
+        if not self.training:
+            return eval_transforms(self._sizes[1], self._normalisation, self._framing)
+        return train_transforms(growing_size(*self._sizes, epoch, self._epochs), self._augmentation,
+                                self._normalisation)
 
     def _encoded(self, order: np.ndarray, skipped: int) -> ds.Dataset:
         """The images as encoded bytes, with their labels, in the given order; blank ones for the first `skipped`."""
@@ -185,6 +200,16 @@ class ImageData:
         missing = self.batch_size - labels.shape[0]
         return (Tensor(np.pad(images.asnumpy(), ((0, missing), *[(0, 0)] * (images.ndim - 1)), mode="edge")),
                 Tensor(np.pad(labels.asnumpy(), (0, missing), constant_values=IGNORE_INDEX)))
+
+
+def growing_size(first: int, last: int, epoch: int, epochs: int) -> int:
+    """Height and width, in pixels, of the images of an epoch (from 0): from `first` in a line to `last`.
+
+    Each size is compiled, so there are no more of them than steps of 32 pixels. Tan and Le, "EfficientNetV2", section
+    4, https://arxiv.org/abs/2104.00298.
+    """
+    share = min(1.0, epoch / (epochs - 1)) if epochs > 1 else 1.0
+    return first + SIZE_STEP * round((last - first) / SIZE_STEP * share)
 
 
 def fetch_first(items: Iterator[T]) -> Iterator[T]:
@@ -229,6 +254,9 @@ class FeatureData:
         self._features, self._labels, self._training, self._seed = features, labels, training, seed
         self._rank, self._rank_size = rank, rank_size
         self._balanced_labels = labels if balanced else None
+
+    def replan(self, first_size: int, image_size: int, epochs: int) -> None:
+        """Features have no size, and no epoch is begun beforehand: nothing changes."""
 
     def epoch(self, epoch: int = 0, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch: N x C x 1 x 1 float32 features and N int32 labels."""

@@ -126,6 +126,15 @@ def size_and_time(path: str) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
+def file_version(path: Path) -> tuple[int, int] | None:
+    """What changes when `atomic_write` replaces a file; None if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
 def check_space(folder: Path, sizes: Iterable[int], what: str, advice: str = "choose a disk with more room") -> None:
     """Check that files of these sizes, in bytes, have room in a folder. The folder need not exist yet.
 

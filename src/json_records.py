@@ -52,7 +52,15 @@ def make_record(record: type[Record], values: object, fault: str) -> Record:
 
 def to_json(record: Any) -> dict[str, Any]:  # noqa: ANN401 - any dataclass
     """A dataclass as a JSON object that `make_record` reads."""
-    return {field.metadata.get(KEY, field.name): getattr(record, field.name) for field in dataclasses.fields(record)}
+    return {field.metadata.get(KEY, field.name): _plain(getattr(record, field.name))
+            for field in dataclasses.fields(record)}
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - what a field may have
+    """A value of a record's field without dataclasses."""
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return to_json(value) if dataclasses.is_dataclass(value) else value
 
 
 def _make(record: Any, values: object) -> Any:  # noqa: ANN401 - any dataclass

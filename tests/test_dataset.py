@@ -12,7 +12,7 @@ from conftest import Images
 
 from src.data.image_folder import ImageFolder
 from src.data.transforms import eval_transforms, train_transforms
-from src.dataset import IGNORE_INDEX, Batch, FeatureData, ImageData, training_order, usable_workers
+from src.dataset import IGNORE_INDEX, Batch, FeatureData, ImageData, growing_size, training_order, usable_workers
 from src.errors import UserError
 
 
@@ -222,6 +222,23 @@ def test_the_next_epoch_is_begun_before_this_one_ends_and_has_the_same_bits(watc
         while epoch < 2 and len(watched.reads) <= 20 * (epoch + 1):
             time.sleep(0.01)  # until an image of the next epoch is read, which nobody has asked for
     assert len(watched.reads) == 60  # no epoch after the last one is begun
+
+
+def test_images_grow_over_the_epochs_of_a_training(photos: Path) -> None:
+    folder = ImageFolder.scan(photos / "train")
+    growing = ImageData(folder, 96, 7, training=True, seed=5, epochs=4, first_size=32)
+    assert [batches(growing, epoch)[0][0].shape[2:] for epoch in range(4)] == [(32, 32), (64, 64), (64, 64), (96, 96)]
+    full_size = ImageData(folder, 96, 7, training=True, seed=5)
+    for (images, _), (wanted, _) in zip(batches(growing, 3), batches(full_size, 3), strict=True):
+        np.testing.assert_array_equal(images, wanted)
+    assert batches(ImageData(folder, 96, 7, training=False, first_size=32))[0][0].shape[2:] == (96, 96)
+
+
+@pytest.mark.parametrize(("first", "last", "epochs", "sizes"), [
+    (128, 192, 5, [128, 128, 160, 192, 192]), (128, 160, 2, [128, 160]), (128, 192, 1, [192]), (64, 64, 3, [64] * 3)])
+def test_sizes_are_whole_steps_from_the_first_to_the_last(first: int, last: int, epochs: int,
+                                                          sizes: list[int]) -> None:
+    assert [growing_size(first, last, epoch, epochs) for epoch in range(epochs)] == sizes
 
 
 def test_an_epoch_that_was_begun_is_dropped_if_another_is_wanted(photos: Path) -> None:

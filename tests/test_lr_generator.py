@@ -52,3 +52,44 @@ def test_scales_with_the_global_batch(global_batch: int) -> None:
     lr = run_lr(config, global_batch, steps_per_epoch=10)
     assert lr[0] == pytest.approx(0.004 * global_batch / 32)
     assert lr[10] == pytest.approx(0.02 * global_batch / 32)
+
+
+# ---- another number of epochs, decided while the run is under way
+
+@pytest.mark.parametrize("epochs", [4, 5, 9, 30])
+def test_a_change_stretches_or_shortens_the_rest_of_the_cosine(epochs: int) -> None:
+    usual, changed = get_lr(0.1, 1, 0.01, 1, 9, 6), get_lr(0.1, 1, 0.01, 1, 9, 6, [(3, epochs)])
+    assert len(changed) == 6 * epochs
+    np.testing.assert_array_equal(changed[:18], usual[:18])
+    reached = np.arccos((usual[18] - 0.01) / 0.99 * 2 - 1) / np.pi
+    progress = np.linspace(reached, 1, 6 * (epochs - 3), endpoint=False)
+    np.testing.assert_allclose(changed[18:], 0.01 + 0.99 * (1 + np.cos(np.pi * progress)) / 2, rtol=1e-4)
+    if epochs == 9:
+        np.testing.assert_allclose(changed, usual, rtol=1e-5)
+
+
+def test_changes_follow_each_other_and_may_end_the_run() -> None:
+    changed = get_lr(0, 1, 0, 1, 9, 6, [(2, 20), (4, 6)])
+    assert len(changed) == 36
+    np.testing.assert_array_equal(changed[:24], get_lr(0, 1, 0, 1, 9, 6, [(2, 20)])[:24])
+    assert (np.diff(changed[6:]) < 0).all()
+    assert changed[-1] < 0.05
+    np.testing.assert_array_equal(get_lr(0, 1, 0, 1, 9, 6, [(4, 4)]), get_lr(0, 1, 0, 1, 9, 6)[:24])
+
+
+@given(st.floats(0, 5), st.integers(1, 9), st.lists(st.integers(1, 9), max_size=3))
+def test_a_change_within_the_warm_up_gives_one_rate_per_step(warmup: float, first: int, more: list[int]) -> None:
+    changes, over, total = [], 0, first
+    for epochs in more:
+        if over + 1 < total:
+            over, total = over + 1, over + 1 + epochs
+            changes.append((over, total))
+    lr = get_lr(0, 1, 0, warmup, first, 4, changes)
+    assert len(lr) == 4 * total
+    assert ((lr >= 0) & (lr <= 1)).all()
+
+
+def test_a_plan_from_the_beginning_has_a_warm_up_of_a_tenth_at_most() -> None:
+    config = config_for("--epoch_size", 20, "--warmup_epochs", 2, "--lr_max", 0.1, "--lr_base_batch", 32)
+    np.testing.assert_array_equal(run_lr(config, 64, 10, [(0, 5)]), get_lr(0, 0.2, 0, 0.5, 5, 10))
+    np.testing.assert_array_equal(run_lr(config, 64, 10, [(3, 5)]), get_lr(0, 0.2, 0, 2, 20, 10, [(3, 5)]))

@@ -19,6 +19,23 @@ RUN = "run"  # only checkpoints of a training run have this key
 
 
 @dataclass(frozen=True)
+class Plan:
+    """How many epochs a run has, if that was decided while it ran.
+
+    Raises:
+        ValueError: the values contradict each other.
+    """
+
+    first_epoch: int  # finished epochs when it was decided
+    epochs: int  # of the whole run
+    image_size: int  # height and width of the images in training, in pixels, when they have grown
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.first_epoch <= self.epochs or self.epochs == 0 or self.image_size < 1:
+            raise ValueError("a plan is none")
+
+
+@dataclass(frozen=True)
 class TrainingMetadata:
     """The state of a run when it wrote the checkpoint, and what another run must have to resume from it.
 
@@ -40,12 +57,17 @@ class TrainingMetadata:
     eval_images: str | None = None  # of those to validate on, "" for none; None in older checkpoints
     pretrained: str | None = None  # digest of the checkpoint that training began with, "" for none; None as above
     teacher: str = ""  # digest of the teacher's file
+    plans: list[Plan] = field(default_factory=list)  # in the order in which they were made; the last one counts
+    seconds: float = 0.0  # that the run has taken of `max_minutes`
 
     def __post_init__(self) -> None:
         if self.step < 0 or self.ranks < 1:
             raise ValueError("step or ranks is too small")
         if [row.get("epoch") for row in self.history] != list(range(1, self.epoch + 1)):
             raise ValueError(f"history has not the epochs 1 to {self.epoch}")
+        beginnings = [plan.first_epoch for plan in self.plans]
+        if beginnings != sorted(set(beginnings)) or max(beginnings, default=0) > self.epoch:
+            raise ValueError("plans are not in order")
         for row in self.history:
             if not {"loss", "lr"} <= row.keys() or len(row.keys() & set(VALIDATION_COLUMNS)) % len(VALIDATION_COLUMNS):
                 raise ValueError("history has an incomplete row")
@@ -82,9 +104,9 @@ def write_metadata(metadata: CheckpointMetadata, checkpoint: Path) -> None:
     """Write the JSON beside a checkpoint."""
     values = to_json(metadata)
     if training := values.pop("training"):
-        values |= to_json(training)
-    if confidence := values.pop("confidence"):
-        values["confidence"] = to_json(confidence)
+        values |= training
+    if not values["confidence"]:
+        del values["confidence"]
     with atomic_write(metadata_path(checkpoint)) as temporary:
         temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 

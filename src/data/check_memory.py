@@ -1,13 +1,8 @@
-"""What the check of images found, remembered between runs and shared by the processes that check at the same time.
-
-Processes share work through files in the cache folder: each takes the portions that no other one is at, so that no rank
-waits in a collective while another one decodes.
-"""
+"""What the check of images found, remembered between runs and shared by the processes that check at the same time."""
 import dataclasses
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +12,9 @@ import numpy as np
 from src.cache_folder import cache_folder
 from src.data.image_cache import is_copy_for
 from src.data.image_folder import ImageFolder
-from src.errors import UserError
-from src.files import atomic_write, lock
-from src.json_records import are_texts, read_text_lists
-
-PORTION = 512  # files that a process takes at a time
-POLL = 0.2  # seconds between looks at what other processes do
-PATIENCE = 600  # seconds without news after which a process does the work of another one itself
+from src.data.shared_work import Portion, SharedWork, Texts
+from src.files import atomic_write, file_version
+from src.json_records import read_text_lists
 
 
 @dataclass(frozen=True)
@@ -35,7 +26,7 @@ class Finding:
     copy: str = ""  # the path of that copy
 
 
-Portion = np.ndarray  # positions in a folder
+FINDING_TEXTS = len(dataclasses.fields(Finding))
 
 
 class CheckMemory:
@@ -82,55 +73,25 @@ class CheckMemory:
         Raises:
             UserError: a file of the cache cannot be written.
         """
-        portions = np.split(unknown, range(PORTION, len(unknown), PORTION))
-        found: dict[int, Sequence[Finding]] = {}
-        last_news = time.monotonic()
-        while len(found) < len(portions):
-            for number, portion in enumerate(portions):
-                is_late = time.monotonic() > last_news + PATIENCE
-                if number not in found and (findings := self._take(portion, check, is_late)) is not None:
-                    found[number], last_news = findings, time.monotonic()
-                    yield len(portion)
-            if len(found) < len(portions):
-                time.sleep(POLL)
-        self._remember({position: finding for number, portion in enumerate(portions)
-                        for position, finding in zip(portion.tolist(), found[number], strict=True)})
-        for portion in portions:
-            self._path(portion).unlink(missing_ok=True)
+        shared = self.share(unknown)
+        found: dict[int, Finding] = {}
+        for portion, texts in shared.results(lambda portion: _to_texts(check(portion)), self._recall):
+            found |= {position: Finding(*entry) for position, entry in zip(portion.tolist(), texts, strict=True)}
+            yield len(portion)
+        self._remember(found)
+        shared.clear()
 
-    def _take(self, portion: Portion, check: Callable[[Portion], Sequence[Finding]],
-              is_late: bool) -> Sequence[Finding] | None:
-        """The findings of a portion, of another process or of this one; None if another process is at it."""
-        path = self._path(portion)
-        try:
-            with path.open("a+b") as file:
-                try:
-                    is_free = lock(file.fileno())
-                except OSError:  # a file system without locks: each process checks everything
-                    is_free = True
-                if not is_free and not is_late:
-                    return None
-                file.seek(0)
-                if (written := _parse(file.read(), len(portion))) is not None:
-                    return written
-                # Another process may have remembered the portion and removed its file since.
-                self._read()
-                remembered = [Finding() if good else self._remembered(position) for position, good in
-                              zip(portion.tolist(), _are_in(self._keys[portion], self._good).tolist(), strict=True)]
-                known = [finding for finding in remembered if finding is not None]
-                if len(known) == len(portion):
-                    return known
-                findings = check(portion)
-                file.truncate(0)
-                file.write(json.dumps([dataclasses.astuple(finding) for finding in findings]).encode())
-                return findings
-        except OSError as error:
-            raise UserError(f"{path}: cannot write this file: {error.strerror}") from error
+    def share(self, unknown: Portion) -> SharedWork:
+        """The check of files in portions, which all processes that check the folder have in common."""
+        return SharedWork(self._shared, self._keys, unknown, FINDING_TEXTS, str(self._shorter_side))
 
-    def _path(self, portion: Portion) -> Path:
-        """The file for the findings of a portion of files as they are now."""
-        content = self._keys[portion].tobytes() + str(self._shorter_side).encode()
-        return self._shared / hashlib.sha256(content).hexdigest()[:32]
+    def _recall(self, portion: Portion) -> Texts | None:
+        """The findings about a portion, if another process has remembered all of them since."""
+        self._read()
+        findings = [Finding() if good else self._remembered(position) for position, good in
+                    zip(portion.tolist(), _are_in(self._keys[portion], self._good).tolist(), strict=True)]
+        known = [finding for finding in findings if finding is not None]
+        return _to_texts(known) if len(known) == len(portion) else None
 
     def _remembered(self, position: int) -> Finding | None:
         """The finding about a file that is not good as it is, if it is of the present file and its copy is there."""
@@ -153,20 +114,11 @@ class CheckMemory:
 
     def _read(self) -> None:
         """Read both files, unless they are those that were read last."""
-        versions = _version(self._good_path), _version(self._others_path)
+        versions = file_version(self._good_path), file_version(self._others_path)
         if versions != self._versions:
             self._good = _read_good(self._good_path)
-            self._others = read_text_lists(self._others_path, 1 + len(dataclasses.fields(Finding)))
+            self._others = read_text_lists(self._others_path, 1 + FINDING_TEXTS)
             self._versions = versions
-
-
-def _version(path: Path) -> tuple[int, int] | None:
-    """What changes when a file is replaced; None if there is none."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns
 
 
 def _read_good(path: Path) -> np.ndarray:
@@ -177,15 +129,8 @@ def _read_good(path: Path) -> np.ndarray:
     return good if good.dtype == np.uint64 and good.ndim == 1 else np.empty(0, np.uint64)
 
 
-def _parse(content: bytes, count: int) -> list[Finding] | None:
-    """The findings in the file of a portion; None if it is not whole."""
-    try:
-        entries = json.loads(content)
-    except ValueError:
-        return None
-    whole = isinstance(entries, list) and len(entries) == count \
-        and all(are_texts(entry, len(dataclasses.fields(Finding))) for entry in entries)
-    return [Finding(*entry) for entry in entries] if whole else None
+def _to_texts(findings: Sequence[Finding]) -> Texts:
+    return [list(dataclasses.astuple(finding)) for finding in findings]
 
 
 def _are_in(keys: np.ndarray, among: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from src.data.image_cache import GB, copies_folder, limit_cache, longest_shorter
 from src.data.image_folder import ImageFolder, LeftOut
 from src.data.images import TooLargeError, open_image, rewrite_reason
 from src.data.sources import Source
+from src.data.transforms import train_sizes
 from src.distributed.world import World
 from src.errors import UserError, first_line, list_some
 from src.files import atomic_write
@@ -68,7 +69,7 @@ def check_images(folder: ImageFolder, config: Config, training: bool) -> ImageFo
     choice = config.bad_images
     if choice == "ignore":
         return folder
-    side = longest_shorter_side(max(config.image_size, config.multi_scale_max))
+    side = longest_shorter_side(max(config.image_size, *train_sizes(config)))
     findings = check_files(folder, side)
     if copies := [finding.copy for finding in findings.values() if finding.copy]:
         size = limit_cache(copies, config.image_cache_gb)

@@ -9,9 +9,7 @@ Among 1,136 photos of fruit all pairs with up to 13 different bits were of one s
 alike at 14.
 """
 import functools
-import hashlib
 import itertools
-import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,12 +19,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from src.cache_folder import cache_folder
 from src.data.image_folder import ImageFolder
 from src.data.images import open_image, to_rgb
+from src.data.look_memory import LookMemory
 from src.errors import UserError
-from src.files import atomic_write
-from src.json_records import read_text_lists
 
 DISTANCE = 8  # of 64 bits
 OFF, FARTHEST = -1, 16  # distances: no image is like another one; beyond it most pairs are chance
@@ -49,24 +45,20 @@ def read_looks(folder: ImageFolder) -> np.ndarray:
     """The look of each image of a folder: N x 56 uint8, zeros where an image has none.
 
     An image has no look if it cannot be read, or is of one colour. Looks are remembered with each file's size and time.
+    Processes that read the looks of one folder at the same time share the work, and wait in no collective.
+
+    Raises:
+        UserError: a file of the cache cannot be written.
     """
-    path = cache_folder("looks") / f"{hashlib.sha256(os.fsencode(folder.root)).hexdigest()[:32]}.json"
-    memory = read_text_lists(path, 2)  # stamp and look of each file
-    if any(len(look) not in {0, 2 * LOOK_BYTES} for _, look in memory.values()):
-        memory = {}
-    stamps = [folder.stamp(position) for position in range(len(folder))]
-    unknown = [name for name, stamp in zip(folder.files, stamps, strict=True) if memory.get(name, [""])[0] != stamp]
-    if unknown:
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            looks = tqdm(pool.map(lambda name: _look(folder.root / name), unknown), total=len(unknown),
-                         desc="comparing images", disable=None, leave=False)
-            found = dict(zip(unknown, looks, strict=True))
-        memory |= {name: [stamp, found[name]] for name, stamp in zip(folder.files, stamps, strict=True)
-                   if name in found}
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(memory), encoding="utf-8")
-    looks_of_all = b"".join(bytes.fromhex(memory[name][1]) or bytes(LOOK_BYTES) for name in folder.files)
-    return np.frombuffer(looks_of_all, np.uint8).reshape(-1, LOOK_BYTES)
+    memory = LookMemory(folder, 2 * LOOK_BYTES)
+    unknown = np.array([position for position, look in enumerate(memory.look_up()) if look is None], np.int64)
+    if len(unknown):
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, \
+                tqdm(total=len(unknown), desc="comparing images", disable=None, leave=False) as bar:
+            for count in memory.find(unknown, lambda paths: pool.map(_look, paths)):
+                bar.update(count)
+    looks = b"".join(bytes.fromhex(look or "") or bytes(LOOK_BYTES) for look in memory.look_up())
+    return np.frombuffer(looks, np.uint8).reshape(-1, LOOK_BYTES)
 
 
 def _look(path: Path) -> str:

@@ -18,7 +18,6 @@ from tqdm import tqdm
 from src.data.duplicates import find_duplicates
 from src.data.image_folder import ImageFolder
 from src.data.near_duplicates import DISTANCE, OFF, join_all, read_looks, scenes
-from src.distributed.collectives import any_over_ranks
 from src.distributed.world import ALONE, World
 from src.errors import UserError, list_some
 from src.files import atomic_folder, check_space
@@ -206,9 +205,6 @@ def hold_out(folder: ImageFolder, val_share: float, seed: int, world: World = AL
     Raises:
         UserError: as `plan_split`.
     """
-    if world.is_main_process:
-        read_looks(folder)
-    any_over_ranks(False, world)  # the other ranks read the looks that rank 0 has remembered
     split = plan_split(folder, val_share, seed, groups)
     if world.is_main_process:
         for line in describe_kept(split.kept):

@@ -36,7 +36,7 @@ class Augmentation:
         """The augmentation of a configuration.
 
         Raises:
-            UserError: the range of sizes is invalid; or the backbone is frozen, which sees no augmented images.
+            UserError: a range of sizes is invalid; or the backbone is frozen, which sees no augmented images.
         """
         augmentation = cls(config.crop_scale, config.flip, config.color_jitter, config.auto_augment,
                            config.random_erasing, config.mixup_alpha, config.cutmix_alpha, config.multi_scale_min,
@@ -45,6 +45,10 @@ class Augmentation:
         if low > high or (high > 0 and low == 0):
             raise UserError(f"multi_scale_min {low} and multi_scale_max {high} are no range of sizes: give both, "
                             "the smaller one first, or 0 for both")
+        first, last = train_sizes(config)
+        if first > last:
+            raise UserError(f"train_image_size_start is {first}, but the images can only grow, to {last} pixels; lower "
+                            "it, or raise --train_image_size")
         if config.freeze_layer == "backbone" and (keys := augmentation.beyond_views()):
             raise UserError("--freeze_layer backbone computes each image's features once, without augmentation: "
                             f"leave out {', '.join(keys)}, or train the whole network")
@@ -71,6 +75,20 @@ class Augmentation:
 
 IMAGENET = Augmentation()
 CENTRE = Framing()
+
+
+def train_sizes(config: Config) -> tuple[int, int]:
+    """The smallest and the largest height and width of the images in training, in pixels.
+
+    Training at a smaller size than evaluation: Touvron et al., "Fixing the train-test resolution discrepancy", section
+    3, https://arxiv.org/abs/1906.06423.
+    """
+    if config.freeze_layer == "backbone":
+        return config.image_size, config.image_size  # its features are those of evaluation
+    if config.multi_scale_max:
+        return config.multi_scale_min, config.multi_scale_max
+    size = config.train_image_size or config.image_size
+    return config.train_image_size_start or size, size
 
 
 def train_transforms(image_size: int, augmentation: Augmentation = IMAGENET,

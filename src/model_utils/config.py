@@ -61,6 +61,14 @@ class Config(Keys):
             adopted = _check_all(adopted, f"{where}, its configuration")
         return dataclasses.replace(self, **adopted)
 
+    def with_recipe(self, recipe: str) -> "Config":
+        """A copy with the values of another recipe for the keys that the user did not set."""
+        size = ["--image_size", str(self.image_size)] if "image_size" in self.chosen else []
+        present, other = (get_config(["--platform", self.platform, "--recipe", name, *size]).as_dict()
+                          for name in (self.recipe, recipe))
+        return self.replace({key: value for key, value in other.items()
+                             if value != present[key] and key not in self.chosen})
+
     def replace(self, values: Mapping[str, Any]) -> "Config":
         """A copy with other values for known keys."""
         if unknown := values.keys() - KEYS.keys():
@@ -89,8 +97,11 @@ def get_config(argv: Sequence[str] | None = None) -> Config:
     recipe = {**defaults, **profile.values, **chosen, **options}["recipe"]
     if recipe != KEYS["recipe"].default and recipe not in base.recipes:
         raise UserError(f"{BASE_FILE}: has no recipe {recipe}")
-    values = {**defaults, **base.recipe(recipe), **profile.values, **profile.recipe(recipe), **chosen, **options}
-    config = Config(**values, chosen=frozenset(chosen.keys() | options.keys()))
+    user = {**chosen, **options}
+    values = {**defaults, **base.recipe(recipe), **profile.values, **profile.recipe(recipe), **user}
+    if "image_size" in user and "train_image_size" not in user:
+        values["train_image_size"] = defaults["train_image_size"]  # that of a recipe is meant for its image_size
+    config = Config(**values, chosen=frozenset(user))
     if unknown and not config.enable_modelarts:
         _refuse(unknown)
     for word in unknown:

@@ -120,8 +120,9 @@ class Keys:
                            commands=(TRAIN, EVAL), affects_result=False,  # the number of ranks is compared
                            aliases=("run_distribute",))
     recipe: str = key("plain", RUN, "Named settings for training, at the end of default_config.yaml. What you set "
-                                    "yourself is stronger.",
-                      choices=("plain", "best"), affects_result=False)  # the keys that it sets are compared
+                                    "yourself is stronger. On CPU finetune is the default for a network that starts "
+                                    "from pretrain_ckpt, if neither freeze_layer nor qat is set.",
+                      choices=("plain", "best", "finetune"), affects_result=False)  # the keys that it sets are compared
     seed: int = key(1, RUN, "Seed of the initial weights, the data order, the augmentation and the dropout; in "
                             "export.py of the choice of calibration images.",
                     commands=(TRAIN, EXPORT), min=0, max=2 ** 32 - 1)
@@ -197,8 +198,16 @@ class Keys:
     cutmix_alpha: float = key(0.0, AUGMENTATION, "CutMix: a box of another image is pasted in, its area from "
                                                  "Beta(alpha, alpha); 0 for none. Together with mixup_alpha, each "
                                                  "batch gets one of the two at random.", min=0.0)
+    train_image_size: int = key(0, AUGMENTATION, "Height and width of the images in training, in pixels; 0 for "
+                                                 "image_size. A random crop shows objects larger than they are in "
+                                                 "evaluation, so a somewhat smaller size is faster and often no worse.",
+                                min=0, max=8192, multiple_of=32)
+    train_image_size_start: int = key(0, AUGMENTATION, "Height and width of the images in the first epoch. They grow "
+                                                       "in steps of 32 to train_image_size in the last one; 0 for no "
+                                                       "growth.", min=0, max=8192, multiple_of=32)
     multi_scale_min: int = key(0, AUGMENTATION, "Each batch has a random size of multi_scale_min, + 32, ..., "
-                                                "multi_scale_max pixels instead of image_size; 0 for none.",
+                                                "multi_scale_max pixels instead of train_image_size; 0 for "
+                                                "none.",
                                min=0, max=8192, multiple_of=32)
     multi_scale_max: int = key(0, AUGMENTATION, "See multi_scale_min. batch_size stays the same, so memory must "
                                                 "suffice for this size. Each size is compiled when it first comes up: "
@@ -238,11 +247,22 @@ class Keys:
                             choices=("none", "backbone"))
     filter_head: bool = key(False, START, "Take only the backbone from pretrain_ckpt, for other classes than it was "
                                           "trained on.")
+    linear_probe: bool = key(False, START, "Fit the classifier on the features of the backbone first, in seconds, then "
+                                           "train the whole network from there. It needs pretrain_ckpt, and has no "
+                                           "effect with qat.")
     resume: str = key("auto", START, "auto resumes an interrupted run of the same configuration, and ends at once if "
                                      "it is finished. never begins anew. Or name a checkpoint to resume from.",
                       affects_result=False)
 
     epoch_size: int = key(200, SCHEDULE, "Passes over the training images.", min=1, max=100000)
+    max_minutes: float = key(0.0, SCHEDULE, "Minutes that the run may take, from the start of the process to its end; "
+                                            "0 for any time. As many epochs are planned as fit, at most 60 or "
+                                            "the epoch_size that you set, "
+                                            "and the learning rate falls to its end in them. If not even 3 epochs fit, "
+                                            "training takes smaller images, but where you set train_image_size.",
+                             min=0.0)
+    patience: int = key(0, SCHEDULE, "End the run when so many epochs in turn were not better than the best one by "
+                                     "best_metric; 0 for never. The learning rates are those of epoch_size.", min=0)
     warmup_epochs: float = key(4.0, SCHEDULE, "Epochs in which the learning rate rises; may be a fraction.", min=0.0)
     lr_init: float = key(0.0, SCHEDULE, "Learning rate of the first step.", min=0.0)
     lr_max: float = key(0.4, SCHEDULE, "Learning rate after the warm-up.", min=0.0)

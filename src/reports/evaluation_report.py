@@ -19,7 +19,8 @@ from src.reports.best_evaluation import mistaken_files
 from src.reports.provenance import changed_settings, environment, repeating_command
 from src.reports.report import Evaluated, Report
 
-STORED = "Temperature and threshold are those that the model has from its training."
+STORED = ("Temperature and threshold are those that the model has from its training; on the images that it was "
+          "validated on, they look a little too good.")
 NOT_STORED = ("The model has none, so temperature and threshold were fitted on these images, and infer.py does not use "
               "them; train.py stores them beside its checkpoints.")
 

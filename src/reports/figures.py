@@ -128,7 +128,7 @@ def _plot_reliability(axes: Any, check: ConfidenceCheck) -> None:  # noqa: ANN40
         line, = axes.plot(diagram.probability[filled], diagram.accuracy[filled], label=label, linewidth=1)
         axes.scatter(diagram.probability[filled], diagram.accuracy[filled], color=line.get_color(),
                      s=LEAST_DOT + DOT_OF_ALL * diagram.images[filled] / diagram.images.sum())
-    axes.set(xlabel="probability of the answer", ylabel="share of right answers", xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.set(xlabel="probability of the answer", ylabel="share of right answers", xlim=(0, 1.06), ylim=(0, 1.06))
     axes.legend()
 
 

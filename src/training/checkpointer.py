@@ -65,21 +65,22 @@ class Checkpointer:
             checkpoint = find_checkpoint(self._run, self.folder)
             if checkpoint and checkpoint.training:
                 state = TrainingState.of(checkpoint.training, metric)
-                self._attach(checkpoint, state.step)
+                self._attach(checkpoint, state)
             else:
                 self._checkpoints.set_aside_earlier_run()
         state.step = int(broadcast_counts(np.array([state.step]), self._world)[0])
         self._load(checkpoint)
         return state
 
-    def _attach(self, checkpoint: Checkpoint, step: int) -> None:
+    def _attach(self, checkpoint: Checkpoint, state: TrainingState) -> None:
         self._checkpoints.attach(checkpoint)
-        self._saved_step = step
-        if step == self._run.total_steps:
-            logger.info(f"{checkpoint.path}: this run is finished, all of its {step} steps are done; to train anew, "
-                        "use --resume never")
+        self._saved_step = state.step
+        if self._run.is_finished(state):
+            logger.info(f"{checkpoint.path}: this run is finished, all of its {state.step} steps are done; to train "
+                        "anew, use --resume never")
             return
-        logger.info(f"resuming from {checkpoint.path}: {step} of {self._run.total_steps} steps done")
+        steps = self._run.planned_epochs(state) * self._run.steps_per_epoch
+        logger.info(f"resuming from {checkpoint.path}: {state.step} of {steps} steps done")
         for remark in self._run.remarks(checkpoint.metadata):
             logger.info(f"note: {remark}")
 
@@ -111,7 +112,7 @@ class Checkpointer:
             return config.save_checkpoint_steps > 0 and step % config.save_checkpoint_steps == 0
         # Rank 0 decides: a resumed run has the history there alone.
         return any_over_ranks(self._world.is_main_process and (
-            state.is_best or epoch % config.save_checkpoint_epochs == 0 or epoch == config.epoch_size), self._world)
+            state.is_best or epoch % config.save_checkpoint_epochs == 0 or self._run.is_finished(state)), self._world)
 
     def save(self, state: TrainingState) -> Path | None:
         """Write a checkpoint on rank 0, unless the configuration wants none.

@@ -9,6 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from src.data.transforms import train_sizes
 from src.dataset import Batch, Data
 from src.deployment.model_file import open_model
 from src.errors import UserError
@@ -63,8 +64,7 @@ class Teacher:
         check_classes(self._model.classes, classes, f"{config.kd_teacher} as a teacher")
         self.num_classes = len(classes)
         self._students = NORMALISATIONS[config.normalisation]
-        self._sizes = (config.multi_scale_min, config.multi_scale_max) if config.multi_scale_max \
-            else (config.image_size,)
+        self._sizes = sorted(set(train_sizes(config)))
         self.digest = file_digest(self._model.path)
 
     def prepare(self, batch_size: int) -> None:
@@ -78,8 +78,8 @@ class Teacher:
             try:
                 logits = self(Tensor(np.zeros((batch_size, 3, size, size), np.float32)))
             except UserError as error:
-                raise UserError(f"{error}; a teacher sees the student's images: set --image_size to its size, export "
-                                "it for this one, or name its checkpoint, which takes any") from error
+                raise UserError(f"{error}; a teacher sees the student's images: set --train_image_size to its size, "
+                                "export it for this one, or name its checkpoint, which takes any") from error
             if logits.shape[1:] != (self.num_classes,):
                 raise UserError(f"{self._model.path}: as a teacher it must know the {self.num_classes} classes of "
                                 f"the images, and it knows {logits.shape[1]}")
@@ -109,6 +109,10 @@ class DistillationDataset:
         teacher.prepare(self.batch_size)
         self._data, self._teacher = data, teacher
         self._one_hot = np.eye(teacher.num_classes, dtype=np.float32)
+
+    def replan(self, first_size: int, image_size: int, epochs: int) -> None:
+        """As that of the training data."""
+        self._data.replan(first_size, image_size, epochs)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch (from 0), from a step on: images and float32 targets."""

@@ -6,7 +6,7 @@ from mindspore import nn
 
 from src.checkpoint.names import BEST, LAST, stem
 from src.data.image_folder import ImageFolder
-from src.data.transforms import Augmentation
+from src.data.transforms import Augmentation, train_sizes
 from src.dataset import shard
 from src.distributed.world import World
 from src.lr_generator import run_lr
@@ -32,7 +32,7 @@ def describe_run(config: Config, world: World, train_folder: ImageFolder, eval_f
     steps, accumulated = count_steps(batches, config), config.grad_accum_steps
     step_images = batch_size * accumulated * world.rank_size
     network = MobileNetV2(len(train_folder.classes), config.width_mult)
-    largest_size = config.multi_scale_max or config.image_size
+    smallest_size, largest_size = train_sizes(config)
     memory = _memory(config, network, len(train_folder), batch_size, largest_size)
     train_net = network.head if frozen else network
     lr = run_lr(config, step_images, steps)
@@ -49,9 +49,10 @@ def describe_run(config: Config, world: World, train_folder: ImageFolder, eval_f
         "images": f"{len(train_folder)} of {len(train_folder.classes)} classes in {train_folder.root}",
         "validation": f"{len(eval_folder)} in {eval_folder.root}" if eval_folder else "none",
         "batch": f"{batch_size} x {world.rank_size}{f' x {accumulated}' * (accumulated > 1)} = {step_images} of "
-                 + (f"{config.multi_scale_min} to " if config.multi_scale_max else "") + f"{largest_size} pixels",
+                 + (f"{smallest_size} to " if smallest_size < largest_size else "") + f"{largest_size} pixels",
         "feed": _feed(config, batch_size, largest_size),
-        "steps": f"{steps} per epoch, {config.epoch_size} epochs, {len(lr)} in all",
+        "steps": f"{steps} per epoch, {config.epoch_size} epochs, {len(lr)} in all"
+                 + f", or as many as fit {config.max_minutes:g} minutes" * (config.max_minutes > 0),
         "network": f"MobileNetV2 {config.width_mult}, {_count(network):,} parameters, "
                    f"{multiply_adds(network, config.image_size) / 1e6:,.1f} million multiply-adds an image",
         "trained": f"{'the classifier' if frozen else 'everything'}, {_count(train_net):,} parameters, "

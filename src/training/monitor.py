@@ -28,7 +28,7 @@ class Monitor:
 
     def __init__(self, state: TrainingState, lr: np.ndarray, config: Config, steps_per_epoch: int,
                  on_line: Callable[[float, float], None] | None = None) -> None:
-        self._state, self._lr, self._epochs, self._steps = state, lr, config.epoch_size, steps_per_epoch
+        self._state, self._lr, self._epoch_size, self._steps = state, lr, config.epoch_size, steps_per_epoch
         self._log_steps, self._on_line = config.log_steps, on_line
         each_step = config.platform == "CPU" or config.on_nan == "skip"
         self._fetch_steps = (1,) if each_step else (config.log_steps, config.save_checkpoint_steps or config.log_steps)
@@ -52,7 +52,8 @@ class Monitor:
         if done % self._log_steps and done != self._steps:
             return bad_steps
         now, losses, lr = time.perf_counter(), self._state.losses, float(self._lr[self._epoch * self._steps + step])
-        logger.info(f"epoch: [{self._epoch:3d}/{self._epochs:3d}], step:[{step:5d}/{self._steps:5d}], "
+        epochs = self._state.planned_epochs(self._epoch_size)
+        logger.info(f"epoch: [{self._epoch:3d}/{epochs:3d}], step:[{step:5d}/{self._steps:5d}], "
                     f"loss:[{losses[-1]:5.3f}/{np.mean(losses):5.3f}], "
                     f"time:[{1000 * (now - self._line_begin):5.3f}], lr:[{lr:5.3f}]")
         self._line_begin = now

@@ -60,7 +60,7 @@ class Reporter:
     def start(self, state: TrainingState) -> None:
         """Take up what this run has written before."""
         self._state = state
-        was_finished = state.step == self._run.total_steps
+        was_finished = self._run.is_finished(state)
         if not self._world.is_main_process:
             return
         self._best = BestEvaluation.load(self._folder / best_evaluation.FILE, state.run_id, state.history,

@@ -19,6 +19,7 @@ from src.model_utils.config import Config
 from src.model_utils.keys import KEYS, with_present_names
 from src.names import composed
 from src.training.state import TrainingState
+from src.training.timing import process_seconds
 
 DAMAGED_SUFFIX = ".damaged"
 
@@ -38,8 +39,16 @@ class Run:
 
     @property
     def total_steps(self) -> int:
-        """Optimisation steps from the beginning to the end."""
+        """Optimisation steps from the beginning to the end, if no plan makes the run shorter."""
         return self.config.epoch_size * self.steps_per_epoch
+
+    def planned_epochs(self, state: TrainingState) -> int:
+        """Epochs from the beginning to the end, by the last plan if there is one."""
+        return state.planned_epochs(self.config.epoch_size)
+
+    def is_finished(self, state: TrainingState) -> bool:
+        """Whether all steps of the run are done."""
+        return state.step == self.planned_epochs(state) * self.steps_per_epoch
 
     def metadata(self, state: TrainingState) -> CheckpointMetadata:
         """The metadata of a checkpoint of this run in a state: within an epoch, or with the epoch's row."""
@@ -49,7 +58,8 @@ class Run:
             run_id=state.run_id, step=state.step, epoch=epoch, whole_epoch=is_whole, losses=state.losses,
             history=state.history, metrics=state.history[-1] if is_whole else {}, best_top1=state.best_top1,
             is_best=is_whole and state.is_best, ranks=self.ranks, train_images=self.train_images,
-            eval_images=self.eval_images, pretrained=self.pretrained, teacher=self.teacher)
+            eval_images=self.eval_images, pretrained=self.pretrained, teacher=self.teacher, plans=state.plans,
+            seconds=state.seconds + process_seconds() if self.config.max_minutes else 0.0)
         return CheckpointMetadata(config=self.config.as_dict(), classes=self.classes, training=training,
                                   confidence=state.confidence.confidence if is_whole and state.confidence else None)
 
@@ -79,6 +89,8 @@ class Run:
                     f"there is {'a' if now else 'no'} {what} now and there was {'one' if then else 'none'}"
         if training.step > self.total_steps or training.epoch != training.step // self.steps_per_epoch:
             return f"its step {training.step} is not one of this run's {self.total_steps} steps"
+        if any(plan.epochs > self.config.epoch_size for plan in training.plans):
+            return f"it has a plan of more than this run's {self.config.epoch_size} epochs"
         return None
 
     def remarks(self, metadata: CheckpointMetadata) -> list[str]:

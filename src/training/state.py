@@ -3,7 +3,7 @@ import math
 import secrets
 from dataclasses import dataclass, field
 
-from src.checkpoint.record import History, HistoryRow, TrainingMetadata, merit
+from src.checkpoint.record import History, HistoryRow, Plan, TrainingMetadata, merit
 from src.confidence import ConfidenceCheck
 from src.metrics import EvalResult
 
@@ -20,13 +20,27 @@ class TrainingState:
     losses: list[float] = field(default_factory=list)  # of the steps of the unfinished epoch, as far as fetched
     history: History = field(default_factory=list)  # a row per finished epoch; complete on rank 0 alone
     run_id: str = field(default_factory=lambda: secrets.token_hex(4))  # distinguishes this run's checkpoints
+    plans: list[Plan] = field(default_factory=list)  # the last one says how many epochs the run has
+    seconds: float = 0.0  # that processes of this run before the present one have taken
     best_metric: str = "top1"  # the column of the history that tells which epoch is the best
     confidence: ConfidenceCheck | None = field(default=None, compare=False)  # of the last finished epoch, if known
 
     @classmethod
     def of(cls, training: TrainingMetadata, best_metric: str = "top1") -> "TrainingState":
         """The state of the run that wrote a checkpoint."""
-        return cls(training.step, list(training.losses), list(training.history), training.run_id, best_metric)
+        return cls(training.step, list(training.losses), list(training.history), training.run_id,
+                   list(training.plans), training.seconds, best_metric)
+
+    def planned_epochs(self, epoch_size: int) -> int:
+        """The epochs of the run: `epoch_size`, if there is no plan."""
+        return self.plans[-1].epochs if self.plans else epoch_size
+
+    @property
+    def epochs_since_best(self) -> int:
+        """How many epochs ago the best one was; 0 if none was validated."""
+        merits = [merit(row, self.best_metric) for row in self.history]
+        best = max(merits, default=-math.inf)
+        return len(merits) - 1 - merits.index(best) if best > -math.inf else 0
 
     @property
     def best_top1(self) -> float:

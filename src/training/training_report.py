@@ -23,8 +23,8 @@ def training_report(run: Run, state: TrainingState, best: BestEvaluation | None,
     is a checkpoint of them.
     """
     config, done = run.config, state.step
-    status = f"Finished after {done} steps" if done == run.total_steps else \
-        f"Stopped after {done} of {run.total_steps} steps; " + (
+    status = f"Finished after {done} steps" if run.is_finished(state) else \
+        f"Stopped after {done} of {run.planned_epochs(state) * run.steps_per_epoch} steps; " + (
             "the same command goes on from there" if is_saved else "there is no checkpoint of that step")
     facts: dict[str, str] = {}
     if best:

@@ -15,7 +15,7 @@ from PIL import Image
 from src.data.auto_augment import auto_augment
 from src.data.image_folder import ImageFolder
 from src.data.mixing import cutmix, erase, mixup, shrink
-from src.data.transforms import IMAGENET, Augmentation, train_transforms
+from src.data.transforms import IMAGENET, Augmentation, train_sizes, train_transforms
 from src.dataset import ImageData, training_order
 from src.errors import UserError
 from src.mobilenetV2 import ConvBN, InvertedResidual, MobileNetV2Head
@@ -284,6 +284,20 @@ def test_each_rank_mixes_its_own_batch_in_its_own_way(train_folder: ImageFolder)
 def test_a_range_of_sizes_that_is_none(low: int, high: int) -> None:
     with pytest.raises(UserError, match=f"multi_scale_min {low} and multi_scale_max {high} are no range"):
         Augmentation.of(config_for("--multi_scale_min", low, "--multi_scale_max", high))
+
+
+@pytest.mark.parametrize(("options", "sizes"), [
+    ((), (224, 224)), (("--train_image_size", 192), (192, 192)), (("--train_image_size_start", 128), (128, 224)),
+    (("--train_image_size", 192, "--train_image_size_start", 96), (96, 192)),
+    (("--train_image_size", 192, "--multi_scale_min", 64, "--multi_scale_max", 256), (64, 256)),
+    (("--train_image_size", 192, "--freeze_layer", "backbone"), (224, 224))])
+def test_sizes_of_training_images(options: tuple[object, ...], sizes: tuple[int, int]) -> None:
+    assert train_sizes(config_for(*options)) == sizes
+
+
+def test_images_that_would_shrink_are_refused() -> None:
+    with pytest.raises(UserError, match="train_image_size_start is 224, but the images can only grow, to 192 pixels"):
+        Augmentation.of(config_for("--train_image_size", 192, "--train_image_size_start", 224))
 
 
 @pytest.mark.parametrize("options", [("--mixup_alpha", 0.2), ("--auto_augment", "randaugment"),

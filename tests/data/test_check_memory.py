@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import Images
 
-from src.data import check_memory
+from src.data import shared_work
 from src.data.check_memory import CheckMemory, Finding
 from src.data.image_folder import ImageFolder
 from src.files import lock
@@ -36,14 +36,15 @@ class Checker:
 
     def portion_path(self, number: int) -> Path:
         """The file of the portion with a number, which is there once a process has been at it."""
-        return self.memory._path(np.split(np.arange(FILES), range(4, FILES, 4))[number])  # noqa: SLF001
+        shared = self.memory.share(np.arange(FILES))
+        return shared.path(shared.portions[number])
 
 
 @pytest.fixture
 def root(images: Images, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Ten images, of which a process takes four at a time."""
-    monkeypatch.setattr(check_memory, "PORTION", 4)
-    monkeypatch.setattr(check_memory, "POLL", 0.01)
+    monkeypatch.setattr(shared_work, "PORTION", 4)
+    monkeypatch.setattr(shared_work, "POLL", 0.01)
     return images({"cat": FILES})
 
 
@@ -95,7 +96,7 @@ def test_a_portion_of_a_process_that_was_killed_is_done_by_another(root: Path, b
 
 
 def test_nobody_waits_for_ever(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check_memory, "PATIENCE", -1)
+    monkeypatch.setattr(shared_work, "PATIENCE", -1)
     checker = Checker(root)
     with checker.portion_path(1).open("wb") as file:
         assert lock(file.fileno())

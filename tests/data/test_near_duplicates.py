@@ -2,6 +2,8 @@
 import io
 import json
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,9 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
 from src.cache_folder import cache_folder
+from src.data import near_duplicates, shared_work
 from src.data.image_folder import ImageFolder
+from src.data.look_memory import LookMemory
 from src.data.near_duplicates import (
     DISTANCE,
     HASH_BYTES,
@@ -22,7 +26,10 @@ from src.data.near_duplicates import (
     scenes,
 )
 from src.data.split import hold_out
+from src.distributed import collectives
+from src.distributed.world import World
 from src.errors import UserError
+from src.files import lock
 
 
 def scene(number: int, size: tuple[int, int] = (240, 180)) -> Image.Image:
@@ -131,6 +138,36 @@ def test_looks_are_remembered_until_a_file_changes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_looks(folder), looks)
     memory.write_text('{"a/1.png": 3}')
     np.testing.assert_array_equal(read_looks(folder), looks)
+
+
+def test_ranks_share_the_looks_and_wait_in_no_collective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another rank is at two of six files, and leaves there what it found. Nothing is summed over the ranks."""
+    monkeypatch.setattr(shared_work, "PORTION", 2)
+    monkeypatch.setattr(shared_work, "POLL", 0.01)
+    monkeypatch.setattr(collectives, "all_reduce", None)
+    looked_at: list[str] = []
+
+    def look(path: Path) -> str:
+        looked_at.append(path.name)
+        return real_look(path)
+
+    real_look = near_duplicates._look  # noqa: SLF001
+    monkeypatch.setattr(near_duplicates, "_look", look)
+    write(tmp_path / "a", {f"{number}.png": scene(number) for number in range(6)})
+    folder = ImageFolder.scan(tmp_path)
+    other = LookMemory(folder, 2 * LOOK_BYTES).share(np.arange(6))
+    with ThreadPoolExecutor(1) as beside, other.path(other.portions[1]).open("wb") as file:
+        assert lock(file.fileno())
+        held_out = beside.submit(hold_out, folder, 0.34, 1, World(1, 2))
+        while len(looked_at) < 4:
+            time.sleep(0.01)
+        file.write(json.dumps([["22" * LOOK_BYTES], ["33" * LOOK_BYTES]]).encode())
+        file.close()
+        train, val = held_out.result()
+    assert sorted(looked_at) == ["0.png", "1.png", "4.png", "5.png"]
+    assert sorted(train.files + val.files) == sorted(folder.files)
+    assert [int(looks[0]) for looks in read_looks(folder)[2:4]] == [0x22, 0x33]
+    assert len(looked_at) == 4
 
 
 def test_the_look_of_a_turned_photo_is_that_of_the_upright_one(tmp_path: Path) -> None:

@@ -108,6 +108,12 @@ def test_scores_and_features_are_those_of_one_process(found: tuple, folder: str)
     assert np.array_equal(first[f"{folder}.features"], first[f"{folder}.features.cached"])
 
 
+def test_ranks_hold_out_the_same_images_and_look_at_each_once(found: tuple) -> None:
+    first, second, alone = found
+    assert first["held_out"].tolist() == second["held_out"].tolist() == alone["held_out"].tolist() != []
+    assert first["looked_at"] + second["looked_at"] == alone["looked_at"] == 5
+
+
 TINY = """platform: CPU
 width_mult: .35
 image_size: 32

@@ -145,6 +145,22 @@ def test_strongest_statement_of_a_recipe_chooses_it(yaml_file: Write) -> None:
     assert config.as_dict() == VALUES
 
 
+def test_the_training_size_of_a_recipe_is_left_out_where_the_user_sets_another_one(yaml_file: Write) -> None:
+    finetune = ("--platform", "CPU", "--recipe", "finetune")
+    assert get_config(finetune).train_image_size == RECIPES["finetune"]["train_image_size"]
+    assert get_config([*finetune, "--image_size", "96"]).train_image_size == 0
+    assert get_config([*finetune, "--image_size", "96", "--train_image_size", "64"]).train_image_size == 64
+    path = str(yaml_file("image_size: 96\n"))
+    assert get_config([*finetune, "--config_path", path]).train_image_size == 0
+
+
+@pytest.mark.parametrize("options", [(), ("--image_size", "96"), ("--lr_max", "0.3", "--dropout", "0.0")])
+def test_another_recipe_afterwards_is_as_if_it_had_been_chosen(options: tuple[str, ...]) -> None:
+    argv = ["--platform", "CPU", *options]
+    assert get_config(argv).with_recipe("finetune") == get_config([*argv, "--recipe", "finetune"])
+    assert get_config(argv).replace({"dataset_path": "x"}).with_recipe("finetune").dataset_path == "x"
+
+
 def test_the_plain_recipe_is_the_ancestor_s_run() -> None:
     assert RECIPES["plain"] == {}
     assert VALUES["recipe"] == "plain"
@@ -161,7 +177,7 @@ def test_recipes_state_only_what_differs_and_are_all_allowed(recipe: str) -> Non
 
 
 def test_an_unknown_recipe_is_one_line_with_those_there_are() -> None:
-    assert refusal("--recipe", "great") == "command line: recipe must be one of plain, best, not 'great'"
+    assert refusal("--recipe", "great") == "command line: recipe must be one of plain, best, finetune, not 'great'"
 
 
 def test_platform_of_the_command_line_chooses_the_profile_below_a_file(yaml_file: Write) -> None:

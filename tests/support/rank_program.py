@@ -19,7 +19,9 @@ import mindspore as ms  # noqa: E402
 from mindspore import Parameter, Tensor, nn, ops  # noqa: E402
 
 from src.cpu_kernels import accelerate, rank_sum  # noqa: E402
+from src.data import near_duplicates, shared_work  # noqa: E402
 from src.data.image_folder import ImageFolder  # noqa: E402
+from src.data.split import hold_out  # noqa: E402
 from src.dataset import FeatureData, ImageData  # noqa: E402
 from src.distributed.collectives import all_reduce, average_parameters, broadcast_parameters, sum_counts  # noqa: E402
 from src.distributed.device import setup_device  # noqa: E402
@@ -161,6 +163,20 @@ class InGraph(nn.Cell):
         return self.function(arrays)
 
 
+def held_out(images: Path, world: World) -> Findings:
+    """The images that are held out, and how many of all images this rank has looked at."""
+    looked_at: list[Path] = []
+
+    def look(path: Path) -> str:
+        looked_at.append(path)
+        return real_look(path)
+
+    real_look, near_duplicates._look = near_duplicates._look, look  # noqa: SLF001
+    shared_work.PORTION = 1
+    _, val = hold_out(ImageFolder.scan(images), 0.4, 1, world)
+    return {"held_out": np.array(val.files), "looked_at": np.array(len(looked_at))}
+
+
 def main(folder: Path, images: Path) -> None:
     """Try everything that ranks do together."""
     alone = "MS_ROLE" not in os.environ
@@ -181,6 +197,7 @@ def main(folder: Path, images: Path) -> None:
     network = SmallNetwork(2)
     # Of its own: the features of the ranks are not to be found by the process alone.
     os.environ["MOBILENETV2_CACHE"] = str(folder / ("cache-alone" if alone else "cache"))
+    found |= held_out(images / "five", world)
     for name in "five", "one":
         image_folder = ImageFolder.scan(images / name)
         data = ImageData(image_folder, 32, 2, training=False, rank=world.rank, rank_size=world.rank_size)

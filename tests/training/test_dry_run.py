@@ -85,6 +85,18 @@ def test_multi_scale_training_needs_the_memory_of_its_largest_size(photos: Path)
     assert sizes["memory"] == largest["memory"]
 
 
+def test_training_images_of_their_own_size(photos: Path) -> None:
+    folder = ImageFolder.scan(photos / "train")
+    smaller, growing, usual = (table(describe_run(config_for("--batch_size", 4, *options), World(), folder, None))
+                               for options in (("--train_image_size", 96),
+                                               ("--train_image_size", 96, "--train_image_size_start", 64),
+                                               ("--image_size", 96)))
+    assert smaller["batch"] == "4 x 1 = 4 of 96 pixels"
+    assert growing["batch"] == "4 x 1 = 4 of 64 to 96 pixels"
+    assert smaller["memory"] == growing["memory"] == usual["memory"]
+    assert smaller["network"] != usual["network"]  # its multiply-adds are those of evaluation
+
+
 def test_a_frozen_backbone_needs_no_memory_for_its_layers(photos: Path) -> None:
     folder = ImageFolder.scan(photos / "train")
     frozen = table(describe_run(config_for("--freeze_layer", "backbone"), World(), folder, None))

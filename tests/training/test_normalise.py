@@ -8,7 +8,6 @@ from conftest import config_for, few_blocks
 from mindspore import Tensor
 
 from src.data.image_folder import ImageFolder
-from src.data.transforms import Augmentation
 from src.dataset import ImageData
 from src.distributed.world import World
 from src.mobilenetV2 import MobileNetV2Backbone
@@ -66,5 +65,5 @@ def test_steps_on_pixels_are_those_on_normalised_images(folder: ImageFolder) -> 
     (("--platform", "Ascend", "--auto_augment", "randaugment"), ms.uint8)])
 def test_what_goes_to_which_device(options: tuple[object, ...], dtype: ms.Type, folder: ImageFolder) -> None:
     config = get_config(["--image_size", "32", "--batch_size", "7", *map(str, options)])
-    source = data_source(config, Augmentation.of(config), World(), folder, MobileNetV2Backbone(0.35), training=True)
+    source = data_source(config, World(), folder, MobileNetV2Backbone(0.35), training=True)
     assert {images.dtype for images, _ in source.epoch(0)} == {dtype}

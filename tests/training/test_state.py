@@ -56,3 +56,12 @@ def test_a_state_comes_back_from_the_metadata_that_a_run_makes_of_it() -> None:
         assert metadata.training
         assert TrainingState.of(metadata.training) == changed
         assert metadata.training.whole_epoch == metadata.training.is_best == (changed.step == 5)
+
+
+@pytest.mark.parametrize(("scores", "since"), [([], 0), ([None, None], 0), ([0.5], 0), ([0.5, 0.5, 0.4], 2),
+                                               ([0.2, 0.5, None, 0.4], 2), ([0.2, 0.1, 0.5], 0)])
+def test_epochs_since_the_best(scores: list[float | None], since: int) -> None:
+    state = TrainingState()
+    for score in scores:
+        state.finish_epoch(0.5, 0.1, None if score is None else result(score))
+    assert state.epochs_since_best == since

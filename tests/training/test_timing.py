@@ -5,7 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from src.training.timing import CHECKPOINTS, DATA, EVALUATION, FIRST_STEP, STEPS, Timing
+from src.training.timing import CHECKPOINTS, DATA, EVALUATION, FIRST_STEP, STEPS, Timing, process_seconds
+
+IMPORTED = time.monotonic()  # later than the start of this process
 
 
 class Clock:
@@ -52,3 +54,8 @@ def test_an_error_within_a_part_is_counted_and_passes(clock: Clock) -> None:
         clock.now += 2
         raise ValueError("disk")
     assert timing.seconds[CHECKPOINTS] == 2
+
+
+def test_a_process_counts_from_its_start() -> None:
+    first, since_import = process_seconds(), time.monotonic() - IMPORTED
+    assert since_import < first <= process_seconds()
