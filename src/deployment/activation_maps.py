@@ -11,6 +11,7 @@ import numpy as np
 from mindspore import Tensor
 from PIL import Image
 
+from src.data.framing import Framing
 from src.deployment.model_file import ModelFile, Network
 from src.deployment.prediction import ImageStream, Prediction, decoding_workers
 from src.errors import UserError
@@ -77,18 +78,19 @@ def explain(network: MobileNetV2, config: Config, paths: Sequence[Path],
 
     Args:
         network: in evaluation mode.
-        config: its input.
+        config: its input. Of several views (`tta`) the first one is drawn.
         paths: N images.
         classes: N indices of the classes to look for.
 
     Yields:
-        The position in `paths`, and the part of the image that the network sees with its map over it.
+        The position in `paths`, and the square that the network sees with its map over it.
     """
     normalisation = NORMALISATIONS[config.normalisation]
     batch_size = min(config.batch_size, len(paths))
     workers = decoding_workers(config.num_workers, config.onnx_threads)
     weight = network.head.classifier.weight.asnumpy()
-    for positions, images in ImageStream(paths, config.image_size, batch_size, workers, normalisation):
+    stream = ImageStream(paths, config.image_size, batch_size, workers, normalisation, Framing.of(config))
+    for positions, images in stream:
         filled = np.pad(images, ((0, batch_size - len(images)), (0, 0), (0, 0), (0, 0)))  # one shape: one compilation
         features = network.backbone(Tensor(filled)).asnumpy()[:len(images)].astype(np.float32)
         maps = class_activation_maps(features, weight, classes[positions])

@@ -80,7 +80,8 @@ def decoding_workers(num_workers: int, computing_threads: int) -> int:
     return max(1, cores - computing_threads) if computing_threads else num_workers
 
 
-def prepare_image(path: Path, image_size: int, normalisation: Normalisation | None, copies: Path) -> np.ndarray:
+def prepare_image(path: Path, image_size: int, normalisation: Normalisation | None, copies: Path,
+                  framing: Framing = CENTRE) -> np.ndarray:
     """The input of the network for one image, 3 x size x size float32: the same bits that `ImageStream` gives.
 
     Args:
@@ -88,6 +89,7 @@ def prepare_image(path: Path, image_size: int, normalisation: Normalisation | No
         image_size: in pixels.
         normalisation: None if the graph normalises.
         copies: a folder for the copy of an image that MindSpore does not read right.
+        framing: with one view of an image.
 
     Raises:
         UserError: the image cannot be read; or its copy cannot be written.
@@ -97,7 +99,7 @@ def prepare_image(path: Path, image_size: int, normalisation: Normalisation | No
         raise UserError(finding.fault)
     image = encoded_image(path, finding.copy)
     try:
-        for operation in eval_transforms(image_size, normalisation):
+        for operation in eval_transforms(image_size, normalisation, framing):
             image = operation(image)
     except (RuntimeError, TypeError, ValueError) as error:
         raise UserError(CANNOT_BE_DECODED) from error

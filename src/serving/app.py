@@ -174,6 +174,7 @@ def _as_json(prediction: Prediction, answer: Answer, seconds: dict[str, float]) 
     return {
         "classes": [{"class": escape_name(name), "probability": round(probability, 6)}
                     for name, probability in zip(prediction.classes, prediction.probabilities, strict=True)],
+        "unsure": prediction.unsure,
         "activation_map": None if activation is None else [[round(value, 4) for value in row]
                                                            for row in activation.tolist()],
         "milliseconds": {name: round(1000 * value, 1) for name, value in seconds.items()},

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from src.checkpoint.file import Checkpoint
+from src.data.framing import Framing
 from src.data.images import open_image
 from src.deployment.engines import OnnxEngine
 from src.deployment.exporter import ExportOptions, deployable, export, usage
@@ -29,8 +30,8 @@ class Answer:
 
     Args:
         logits: C float32.
-        activation_map: of the likeliest class, side x side float32, over the centre of the image that the network
-            sees; None if the file has none.
+        activation_map: of the likeliest class, side x side float32, over the square that the network sees; None if the
+            file has none.
     """
 
     logits: np.ndarray
@@ -50,7 +51,7 @@ class Classifier:
 
     def __init__(self, model: ModelFile, network: Network) -> None:
         self._model, self._network = model, network
-        self._size = model.config.image_size
+        self._size, self._framing = model.config.image_size, Framing.of(model.config)
         self.batch_size = model.config.batch_size
         # One image now: the first one takes longer, and what does not fit is told before anybody asks.
         answer = self.classify(np.zeros((1, 3, self._size, self._size), np.float32))[0]
@@ -58,7 +59,7 @@ class Classifier:
 
     def describe(self) -> dict[str, Any]:
         """What the page needs to know, by the names of the JSON beside an exported file."""
-        used = usage(ExportOptions(self._size), self.classes, len(self.classes))
+        used = usage(ExportOptions(self._size, framing=self._framing), self.classes, len(self.classes))
         return {"file": self._model.path.name, "preprocessing": used["preprocessing"], "classes": used["classes"]}
 
     def prepare(self, path: Path) -> np.ndarray:
@@ -70,7 +71,7 @@ class Classifier:
         most = self._model.config.upload_megapixels
         if (megapixels := _pixels(path) / MEGAPIXEL) > most:
             raise UserError(f"the image has {megapixels:.3g} megapixels, more than {most:g}; send a smaller one")
-        return prepare_image(path, self._size, self._model.normalisation, path.parent)
+        return prepare_image(path, self._size, self._model.normalisation, path.parent, self._framing)
 
     def classify(self, images: np.ndarray) -> list[Answer]:
         """The answers for N x 3 x size x size float32 images.
@@ -83,7 +84,7 @@ class Classifier:
 
     def likeliest(self, answer: Answer) -> Prediction:
         """The likeliest classes of an answer."""
-        return likeliest(Path(), answer.logits, self.classes, self._model.config.top_k)
+        return likeliest(Path(), answer.logits, self.classes, self._model.config.top_k, self._model.confidence)
 
 
 def open_classifier(config: Config, folder: Path) -> Classifier:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from src.cache_folder import cache_folder
+from src.data.framing import Framing
 from src.download import check_digest, fetch
 from src.errors import UserError, first_line
 from src.files import atomic_folder
@@ -27,10 +28,12 @@ def runtime_package(config: Config) -> Path:
     """The npm package of ONNX Runtime Web: the file of `web_runtime`, else that of the cache folder, else fetched.
 
     Raises:
-        UserError: it cannot be fetched, or is not the pinned one; or `export_batch_size` is not 1.
+        UserError: it cannot be fetched, or is not the pinned one; or the page cannot do what the run asks for.
     """
     if config.export_batch_size != 1:
         raise UserError(f"WEB takes one image at a time: leave out --export_batch_size {config.export_batch_size}")
+    if config.tta != Framing.tta:
+        raise UserError(f"WEB takes one view of an image: leave out --tta {config.tta}")
     if config.web_runtime:
         path = Path(config.web_runtime)
     else:

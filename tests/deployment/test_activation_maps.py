@@ -8,7 +8,11 @@ from conftest import config_for, few_blocks
 from mindspore import Tensor
 from PIL import Image
 
+from src.data.framing import PAD_COLOUR
+from src.deployment import activation_maps
 from src.deployment.activation_maps import class_activation_maps, draw_overlay, explain
+from src.deployment.engines import OnnxEngine
+from src.deployment.exporter import Deployable, ExportOptions, export
 from src.mobilenetV2 import MobileNetV2
 from src.models import define_net
 
@@ -35,6 +39,18 @@ def test_the_mean_of_a_map_and_the_bias_are_the_logit(network: MobileNetV2) -> N
         assert maps.shape == (3, *features.shape[2:])
         np.testing.assert_allclose(maps.mean(axis=(1, 2)) + head.bias.asnumpy()[classes],
                                    logits[np.arange(3), classes], rtol=1e-4, atol=1e-5)
+
+
+def test_the_graph_of_onnx_gives_the_same_maps(network: MobileNetV2, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime, which requirements.txt names")
+    options = ExportOptions(SIZE, batch_size=0, activation_map=True)
+    export(Deployable(network, options).set_train(False), options, tmp_path / "m.onnx")
+    images = np.random.default_rng(2).standard_normal((5, 3, SIZE, SIZE)).astype(np.float32)
+    logits, found = OnnxEngine(tmp_path / "m.onnx", 1).outputs(images)
+    maps = class_activation_maps(network.backbone(Tensor(images)).asnumpy(), network.head.classifier.weight.asnumpy(),
+                                 logits.argmax(axis=1))
+    assert np.ptp(maps, axis=(1, 2)).min() > 0.01
+    np.testing.assert_allclose(found, maps, rtol=1e-4, atol=1e-4 * np.abs(maps).max())
 
 
 def test_the_overlay_colours_what_is_high_and_leaves_what_is_low() -> None:
@@ -64,3 +80,19 @@ def test_the_image_under_the_map_is_the_part_that_the_network_sees(network: Mobi
         assert (np.abs(np.asarray(picture).astype(int) - (20, 120, 220)).max(axis=2) < 8).any()
         assert (np.asarray(picture) == (250, 0, 0)).all(axis=2).sum() == 0
     assert np.asarray(drawn[1]).tolist() != np.asarray(drawn[2]).tolist()  # of another class
+
+
+@pytest.mark.parametrize("options", [("--crop_mode", "pad", "--tta", "flip"), ("--crop_mode", "squash")], ids=str)
+def test_the_map_lies_over_the_image_as_it_is_framed(options: tuple, network: MobileNetV2, tmp_path: Path,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole of an image that is red on the left and blue on the right, on the ground of the padding."""
+    pixels = np.zeros((64, 128, 3), np.uint8)
+    pixels[:, :64, 0] = pixels[:, 64:, 2] = 250
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    monkeypatch.setattr(activation_maps, "STRONGEST", 0.0)  # shows what is below the map
+    (_, picture), = explain(network, config_for("--image_size", SIZE, *options), [tmp_path / "wide.png"],
+                            np.array([1]))
+    seen = np.asarray(picture)
+    assert seen[32, 2].tolist() == [250, 0, 0]
+    assert seen[32, -3].tolist() == [0, 0, 250]
+    assert (seen[2, 32].tolist() == list(PAD_COLOUR)) == ("pad" in options)

@@ -23,6 +23,7 @@ from src.checkpoint.namings import TIMM, TORCH
 from src.checkpoint.pretrained import open_pretrained
 from src.checkpoint.record import CheckpointMetadata
 from src.confidence import Confidence
+from src.data.framing import Framing
 from src.data.image_folder import ImageFolder
 from src.dataset import ImageData
 from src.deployment.description import description_path
@@ -178,6 +179,16 @@ def test_unsure_images_are_told_sorted_apart_and_explained(calibrated: tuple[Pat
         assert picture.size == (SIZE, SIZE)
 
 
+@pytest.mark.parametrize("options", [("--tta", "flip"), ("--tta", "five_crop"), ("--crop_mode", "pad")], ids=str)
+def test_explaining_follows_the_framing(options: tuple, calibrated: tuple[Path, np.ndarray], holiday: Path,
+                                        tmp_path: Path) -> None:
+    call(infer, "--model", calibrated[0], "--images", holiday, "--predictions", tmp_path, "--explain", True, *options)
+    pictures = sorted((tmp_path / "explained").iterdir())
+    assert len(pictures) == 9
+    with Image.open(pictures[0]) as picture:
+        assert picture.size == (SIZE, SIZE)
+
+
 def test_exported_files_know_temperature_and_threshold(calibrated: tuple[Path, np.ndarray], holiday: Path,
                                                        tmp_path: Path) -> None:
     """In the JSON, and an ONNX file within itself. Softmax in the graph changes nothing."""
@@ -223,16 +234,17 @@ def test_images_come_as_evaluation_shows_them(photos: Path) -> None:
     np.testing.assert_array_equal(streamed, shown[:len(folder)])
 
 
-def test_one_image_alone_comes_as_in_a_stream(holiday: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("framing", [Framing(), Framing("pad"), Framing("squash", interpolation="bicubic")], ids=str)
+def test_one_image_alone_comes_as_in_a_stream(framing: Framing, holiday: Path, tmp_path: Path) -> None:
     turned = Image.Exif()
     turned[0x0112] = 8
     Image.effect_noise((90, 60), 90).convert("RGB").save(tmp_path / "turned.jpg", exif=turned)
     Image.effect_noise((90, 60), 90).save(tmp_path / "x.webp")
     (tmp_path / "bad.jpg").write_bytes(b"no image")
     paths = [*list_images(str(holiday)), tmp_path / "turned.jpg", tmp_path / "x.webp"]
-    for positions, images in ImageStream(paths, SIZE, 4, 2):
+    for positions, images in ImageStream(paths, SIZE, 4, 2, framing=framing):
         for position, image in zip(positions, images, strict=True):
-            alone = prepare_image(paths[position], SIZE, IMAGENET_PIXELS, tmp_path / "copies")
+            alone = prepare_image(paths[position], SIZE, IMAGENET_PIXELS, tmp_path / "copies", framing)
             np.testing.assert_array_equal(alone, image)
     with pytest.raises(UserError, match="not an image"):
         prepare_image(tmp_path / "bad.jpg", SIZE, None, tmp_path / "copies")

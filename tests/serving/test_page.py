@@ -1,4 +1,5 @@
 """The page in a browser: served by infer.py --serve True, and as the folder of export.py --file_format WEB."""
+import csv
 import functools
 import http.server
 import json
@@ -7,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,13 @@ import pytest
 from conftest import config_for
 from PIL import Image
 
+import eval as eval_script
 import export as export_script
-from src.data.transforms import eval_transforms, resize_size
-from src.deployment.model_file import open_model
-from src.deployment.prediction import ImageStream
+import train as train_script
+from src.confidence import Confidence
+from src.data.framing import CROP_MODES, INTERPOLATIONS, PAD_COLOUR, Framing
+from src.data.transforms import eval_transforms
+from src.deployment.exporter import ExportOptions, usage
 from src.errors import UserError
 from src.serving import web_folder
 from src.serving.start import PACKAGES
@@ -38,7 +43,7 @@ def photos_of_sizes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images without loss, of smooth colours, as photos are."""
     folder = tmp_path_factory.mktemp("photos")
     generator = np.random.default_rng(2)
-    for number, size in enumerate([(300, 200), (97, 161), (73, 73), (640, 75), (40, 51)]):
+    for number, size in enumerate([(300, 200), (97, 161), (73, 73), (640, 75), (40, 51), (2, 90)]):
         small = Image.fromarray(generator.integers(0, 256, (7, 7, 3), dtype=np.uint8))
         small.resize(size, Image.Resampling.BICUBIC).save(folder / f"{number}.png")
     return folder
@@ -61,10 +66,13 @@ def runtime() -> Path:
 
 
 def export_web(checkpoint: Path, folder: Path, *options: object) -> None:
+    call(export_script, "--ckpt_file", checkpoint, "--file_format", "WEB", "--file_name", folder, *options)
+
+
+def call(command: ModuleType, *argv: object) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["export.py", "--platform", "CPU", "--ckpt_file", str(checkpoint), "--file_format",
-                                    "WEB", "--file_name", str(folder), *map(str, options)])
-        export_script.main()
+        patch.setattr(sys, "argv", [f"{command.__name__}.py", "--platform", "CPU", *map(str, argv)])
+        command.main()
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -222,36 +230,68 @@ def test_the_folder_names_a_photo(browser: Any, static: tuple[Path, str], photos
     assert_page_holds(browser, url, photos_of_sizes / "0.png")
 
 
-def test_pixels_are_those_of_evaluation(browser: Any, static: tuple[Path, str], photos_of_sizes: Path) -> None:
+@pytest.mark.parametrize("framing", [
+    *(Framing(mode, interpolation=interpolation) for mode in CROP_MODES for interpolation in INTERPOLATIONS),
+    Framing(crop_pct=1.0), Framing(crop_pct=0.3)], ids=str)
+def test_pixels_are_those_of_evaluation(framing: Framing, browser: Any, static: tuple[Path, str],
+                                        photos_of_sizes: Path) -> None:
     visit(browser, static[1])
+    preprocessing = usage(ExportOptions(SIZE, framing=framing), None, len(CLASSES))["preprocessing"]
     for path in sorted(photos_of_sizes.iterdir()):
         found = browser.execute_async_script("""
-            const [bytes, size, shorter, done] = arguments;
+            const [bytes, preprocessing, done] = arguments;
             import("/pixels.js").then(async ({ decode, networkInput }) => {
               const image = await decode(new Blob([new Uint8Array(bytes)]));
-              done([...networkInput(image, { resize_shorter_side: shorter, centre_crop: size })]);
-            });""", list(path.read_bytes()), SIZE, resize_size(SIZE))
+              done([...networkInput(image, preprocessing)]);
+            });""", list(path.read_bytes()), preprocessing)
         expected: Any = np.frombuffer(path.read_bytes(), np.uint8)
-        for operation in eval_transforms(SIZE, None):
+        for operation in eval_transforms(SIZE, None, framing):
             expected = operation(expected)
         assert np.ptp(expected) > 100
         np.testing.assert_allclose(np.reshape(found, expected.shape), expected, atol=1, err_msg=path.name)
 
 
-def test_the_folder_classifies_real_photos_as_evaluation_does(browser: Any, shared: Path, runtime: Path,
-                                                              tmp_path: Path) -> None:
-    checkpoint = shared / "weights" / "mobilenet_v2_imagenet.pth"
-    photos = sorted((shared / "data" / "grocery20" / "val").glob("*/*.jpg"))[::50]
+@pytest.mark.parametrize("crop_mode", CROP_MODES)
+def test_both_pages_frame_a_photo_and_say_how_sure_the_model_is(
+        crop_mode: str, browser: Any, server: Server, runtime: Path, photos_of_sizes: Path, tmp_path: Path) -> None:
+    """They agree on a model that is unsure of some photos, and show what it sees."""
+    checkpoint = write_model(tmp_path / "best.ckpt", Confidence(3.0, 0.45), crop_mode=crop_mode)
     export_web(checkpoint, tmp_path / "web")
-    model = open_model(config_for("--model", tmp_path / "web" / "model.onnx"))
-    predict_logits = model.predictor(1)
-    expected = {}
-    for positions, images in ImageStream(photos, model.config.image_size, 1, 1, model.normalisation):
-        expected[positions[0]] = predict_logits(images).argmax()
-    with served(tmp_path / "web") as url:
-        visit(browser, url)
-        for position, photo in enumerate(photos):
-            assert choose(browser, photo)[0][0] == str(expected[position]), photo
+    found = []
+    with started_server(checkpoint) as other, served(tmp_path / "web") as url:
+        for address in other.url, url:
+            visit(browser, address)
+            found.append([(choose(browser, photo), browser.find_element("id", "unsure").is_displayed())
+                          for photo in sorted(photos_of_sizes.iterdir())])
+            corner = browser.execute_script("return [...document.getElementById('photo').getContext('2d')"
+                                            ".getImageData(0, 224, 1, 1).data]")  # the last photo is narrow
+            assert (corner == [*PAD_COLOUR, 255]) == (crop_mode == "pad")
+    assert found[0] == found[1]
+    assert {is_unsure for _, is_unsure in found[0]} == {False, True}
+
+
+def test_both_pages_classify_real_photos_as_eval_does(browser: Any, server: Server, shared: Path, runtime: Path,
+                                                      tmp_path: Path) -> None:
+    """A classifier on ImageNet features, trained on 5 photos a class, and 20 photos that it has not seen."""
+    for part, step in (("train", 7), ("val", 20)):
+        for photos in (shared / "data" / "grocery20" / part).iterdir():
+            (tmp_path / "photos" / part / photos.name).mkdir(parents=True)
+            for photo in sorted(photos.iterdir())[::step]:
+                (tmp_path / "photos" / part / photos.name / photo.name).symlink_to(photo)
+    data = ("--dataset_path", tmp_path / "photos")
+    call(train_script, *data, "--pretrain_ckpt", shared / "weights" / "mobilenet_v2_imagenet.pth", "--freeze_layer",
+         "backbone", "--save_checkpoint_path", tmp_path / "run")
+    checkpoint = tmp_path / "run" / "best.ckpt"
+    call(eval_script, *data, "--pretrain_ckpt", checkpoint, "--predictions", tmp_path)
+    with (tmp_path / "scored.csv").open(encoding="utf-8") as file:
+        expected = {row["file"]: row["predicted"] for row in csv.DictReader(file)}
+    assert len(expected) == 20
+    assert len(set(expected.values())) > 10
+    export_web(checkpoint, tmp_path / "web")
+    with started_server(checkpoint) as other, served(tmp_path / "web") as url:
+        for address in other.url, url:
+            visit(browser, address)
+            assert {name: choose(browser, tmp_path / "photos" / "val" / name)[0][0] for name in expected} == expected
 
 
 def refusal(*argv: object) -> str:
@@ -266,5 +306,6 @@ def test_what_is_wrong_with_an_export_is_one_clear_line(model: Path, runtime: Pa
     assert "is not the published file" in refusal(model, tmp_path / "web", "--web_runtime", tmp_path / "other.tgz")
     assert "no.tgz: cannot read this file" in refusal(model, tmp_path / "web", "--web_runtime", tmp_path / "no.tgz")
     assert "one image at a time" in refusal(model, tmp_path / "web", "--export_batch_size", 0)
+    assert "one view of an image: leave out --tta flip" in refusal(model, tmp_path / "web", "--tta", "flip")
     assert "already exists and is not an empty folder" in refusal(model, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["other.tgz"]

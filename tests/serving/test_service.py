@@ -20,6 +20,7 @@ from conftest import config_for, make_images
 from PIL import Image
 
 import infer
+from src.confidence import Confidence
 from src.errors import UserError
 from src.serving import start
 from tests.support.serving import CLASSES, JPEG, Body, Connection, form, predict, write_model
@@ -98,6 +99,24 @@ def wait_for_requests(server: Server, count: int) -> None:
 # ---- answers
 
 def test_the_answers_are_those_of_infer(server: Server, model: Path, holiday: Path, tmp_path: Path) -> None:
+    assert {row["unsure"] for row in assert_answers_are_those_of_infer(server, model, holiday, tmp_path)} == {""}
+
+
+@pytest.mark.parametrize("framing", [{"crop_mode": "pad"}, {"crop_mode": "squash", "interpolation": "bicubic"},
+                                     {"crop_pct": 0.6}], ids=str)
+def test_they_follow_framing_and_confidence(framing: dict, holiday: Path, tmp_path: Path) -> None:
+    model = write_model(tmp_path / "best.ckpt", Confidence(3.0, 0.42), **framing)
+    with started_server(model) as other:
+        connection = Connection(other)
+        told = json.loads(connection.ask("GET", "/model.json")[1])["preprocessing"]
+        connection.close()
+        rows = assert_answers_are_those_of_infer(other, model, holiday, tmp_path)
+    assert {key: told[key] for key in framing} == framing
+    assert {row["unsure"] for row in rows} == {"0", "1"}
+
+
+def assert_answers_are_those_of_infer(server: Server, model: Path, holiday: Path, tmp_path: Path) -> list[dict]:
+    """Returns the rows of infer.py's CSV."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["x", "--platform", "CPU", "--cpu_kernels", "off", "--model", str(model),
                                     "--images", str(holiday), "--predictions", str(tmp_path)])
@@ -113,8 +132,10 @@ def test_the_answers_are_those_of_infer(server: Server, model: Path, holiday: Pa
             suffix = f"_{rank}" if rank > 1 else ""
             assert found["class"] == row[f"class{suffix}"]
             assert abs(found["probability"] - float(row[f"probability{suffix}"])) < 1e-3
+        assert answer["unsure"] == {"1": True, "0": False, "": None}[row["unsure"]]
         assert np.shape(answer["activation_map"]) == (2, 2)
         assert set(answer["milliseconds"]) == {"decode", "network"}
+    return expected
 
 
 def test_a_form_and_a_body_of_unknown_length_do_as_well(server: Server, image: bytes) -> None:

@@ -9,6 +9,7 @@ from mindspore import Tensor
 
 from src.checkpoint.file import write_checkpoint
 from src.checkpoint.record import CheckpointMetadata
+from src.confidence import Confidence
 from src.mobilenetV2 import MobileNetV2
 from tools.load_test import Server
 
@@ -20,7 +21,7 @@ Body = bytes | Iterable[bytes] | None  # of unknown length, if it is not bytes
 JPEG = {"Content-Type": "image/jpeg"}
 
 
-def write_model(path: Path) -> Path:
+def write_model(path: Path, confidence: Confidence | None = None, **framing: object) -> Path:
     """A narrow network of random weights, whose logits are some units and differ between images."""
     network = MobileNetV2(len(CLASSES), 0.35)
     generator = np.random.default_rng(3)
@@ -35,7 +36,8 @@ def write_model(path: Path) -> Path:
         elif parameter.name.endswith("classifier.bias"):
             parameter.set_data(Tensor(BIAS))
     write_checkpoint(path, {parameter.name: parameter for parameter in network.get_parameters()}, {},
-                     CheckpointMetadata({"width_mult": 0.35, "image_size": SIZE}, CLASSES))
+                     CheckpointMetadata({"width_mult": 0.35, "image_size": SIZE, **framing}, CLASSES,
+                                        confidence=confidence))
     return path
 
 

@@ -1,6 +1,6 @@
 // The page: takes an image, lets the module classifier.js classify it, and shows the answer.
 import { classify, start } from "./classifier.js";
-import { decode } from "./pixels.js";
+import { decode, place } from "./pixels.js";
 
 const VIEW = 448;  // pixels a side of the shown image
 const COLOURS = [[49, 54, 149], [116, 173, 209], [254, 224, 144], [244, 109, 67], [165, 0, 38]];  // from cold to hot
@@ -24,6 +24,7 @@ async function show(file) {
     if (number !== latest) return;
     showImage(image);
     showClasses(answer.classes);
+    element("unsure").hidden = !answer.unsure;
     showMap(image ? answer.activation_map : null, answer.classes[0].class);
     const times = Object.entries(answer.milliseconds).map(([name, value]) => `${name} ${value.toFixed(0)} ms`);
     element("time").textContent = times.join(", ");
@@ -38,20 +39,25 @@ async function show(file) {
   }
 }
 
-// Draws the part of the image that the model sees: the centre square.
+// Draws what the model sees: the centre, or the whole image, padded or stretched to a square.
 function showImage(image) {
   const canvas = element("photo");
   canvas.width = canvas.height = VIEW;
-  element("seen").textContent = image ? "The part of the image that the model sees."
+  element("seen").textContent = image ? "What the model sees of the image."
     : "Your browser cannot show images of this format.";
   if (!image) return;
-  const { centre_crop: crop, resize_shorter_side: shorter } = description.preprocessing;
-  const side = Math.min(image.width, image.height) * crop / shorter;
+  const { centre_crop: size, pad_colour: ground } = description.preprocessing;
+  const { left, top, width, height } = place(image, description.preprocessing);
   const context = canvas.getContext("2d");
-  context.fillStyle = "white";
-  context.fillRect(0, 0, VIEW, VIEW);
+  context.scale(VIEW / size, VIEW / size);
+  if (ground) {
+    context.fillStyle = `rgb(${ground})`;
+    context.fillRect(0, 0, size, size);
+  }
+  context.fillStyle = "white";  // below what is transparent
+  context.fillRect(left, top, width, height);
   context.imageSmoothingQuality = "high";
-  context.drawImage(image, (image.width - side) / 2, (image.height - side) / 2, side, side, 0, 0, VIEW, VIEW);
+  context.drawImage(image, left, top, width, height);
 }
 
 function showClasses(classes) {

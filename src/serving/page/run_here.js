@@ -35,17 +35,20 @@ export async function classify(file) {
   const found = await session.run({ [name]: pixels });
   const end = performance.now();
   const scores = [...found[output.name].data];
-  const probabilities = output.meaning === "probabilities" ? scores : softmax(scores);
+  const logits = output.meaning === "probabilities" ? scores.map(Math.log) : scores;
+  const { temperature = 1, unsure_below: least = null } = output.confidence ?? {};
+  const classes = likeliest(softmax(logits.map((logit) => logit / temperature)));
   return {
-    classes: likeliest(probabilities),
+    classes,
+    unsure: least === null ? null : !(classes[0].probability >= least),  // NaN is unsure
     activation_map: asRows(found.activation_map),
     milliseconds: { decode: decoded - begin, network: end - decoded },
   };
 }
 
-function softmax(scores) {
-  const most = Math.max(...scores);
-  const exponentials = scores.map((score) => Math.exp(score - most));
+function softmax(logits) {
+  const most = Math.max(...logits);
+  const exponentials = logits.map((logit) => Math.exp(logit - most));
   const sum = exponentials.reduce((total, value) => total + value, 0);
   return exponentials.map((value) => value / sum);
 }
