@@ -224,6 +224,14 @@ def test_the_next_epoch_is_begun_before_this_one_ends_and_has_the_same_bits(watc
     assert len(watched.reads) == 60  # no epoch after the last one is begun
 
 
+def test_the_next_batches_are_made_while_a_step_runs(watched: WatchedFolder) -> None:
+    data = ImageData(watched, 32, 4, training=True, num_workers=2)
+    present = data.epoch(0)
+    next(present)  # a step works on it now, and nobody asks for another batch
+    while len(watched.reads) < 5 * 4:
+        time.sleep(0.01)
+
+
 def test_an_epoch_that_was_begun_is_dropped_if_another_is_wanted(photos: Path) -> None:
     data = ImageData(ImageFolder.scan(photos / "train"), 32, 4, training=True, seed=3, epochs=9)
     whole = batches(data)
