@@ -92,8 +92,8 @@ def test_the_next_batch_is_fetched_and_started_before_a_result_is_awaited() -> N
     config = get_config(["--platform", "Ascend", "--log_steps", "3"])
     monitor = Monitor(TrainingState(), np.ones(6, np.float32), config, steps_per_epoch=6)
     monitor.epoch_begin(0)
-    for step, (loss, applied) in enumerate(TrainStep.over(card, card.batches(6))):
-        monitor.step_end(step, loss, applied)  # type: ignore[arg-type]
+    for step, (loss, applied) in enumerate(TrainStep.over(card, card.batches(6))):  # type: ignore[arg-type]
+        monitor.step_end(step, loss, applied)
     steps = [[f"fetch {number}", f"start {number}"] for number in range(6)]
     waits = [[f"await {number}"] * 2 for number in range(6)]
     assert card.calls == sum([*steps[:3], *waits[:3], *steps[3:], *waits[3:]], [])
