@@ -241,6 +241,14 @@ def test_sizes_are_whole_steps_from_the_first_to_the_last(first: int, last: int,
     assert [growing_size(first, last, epoch, epochs) for epoch in range(epochs)] == sizes
 
 
+def test_the_next_batches_are_made_while_a_step_runs(watched: WatchedFolder) -> None:
+    data = ImageData(watched, 32, 4, training=True, num_workers=2)
+    present = data.epoch(0)
+    next(present)  # a step works on it now, and nobody asks for another batch
+    while len(watched.reads) < 5 * 4:
+        time.sleep(0.01)
+
+
 def test_an_epoch_that_was_begun_is_dropped_if_another_is_wanted(photos: Path) -> None:
     data = ImageData(ImageFolder.scan(photos / "train"), 32, 4, training=True, seed=3, epochs=9)
     whole = batches(data)

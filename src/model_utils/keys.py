@@ -130,6 +130,8 @@ class Keys:
     jit_level: str = key("O1", RUN, "How far MindSpore's compiler goes on Ascend and GPU: O1 fuses small operators, O0 "
                                     "does not, O2 is the older GE backend of Ascend.",
                          commands=COMMANDS, choices=("O0", "O1", "O2"))
+    dataset_sink_mode: bool = key(False, RUN, "Accepted for scripts that set it. Batches are fed one by one on every "
+                                              "platform: see docs/devices.md.", affects_result=False)
     cpu_kernels: str = key("auto", RUN, "Fast kernels on CPU: auto uses them where they can be built, on fails where "
                                         "they cannot, off uses MindSpore's own.",
                            commands=(TRAIN, EVAL, INFER), choices=("auto", "on", "off"))

@@ -51,7 +51,7 @@ def check_run(config: Config, world: World, train_folder: ImageFolder,
     if values and values < FEW_VALUES:
         logger.warning(f"batch norm has only {values} values of each channel in a batch, whose mean and variance are "
                        "noise; raise --batch_size or --image_size")
-    for line in (*class_traps(config, train_folder), *rate_traps(config)):
+    for line in (*class_traps(config, train_folder), *rate_traps(config), *feed_traps(config)):
         logger.warning(line)
     for what, folder in others.items():
         for line in score_traps(what, folder, train_folder) if folder else ():
@@ -99,6 +99,13 @@ def rate_traps(config: Config) -> Iterator[str]:
     if not LEAST_RATE <= rate <= MOST_RATE:
         yield (f"--lr_max {config.lr_max:g} for a step of {base} images (--lr_base_batch) is far too "
                f"{'high' if rate > MOST_RATE else 'low'} for most runs; {USUAL_RATE * base:.1g} is usual")
+
+
+def feed_traps(config: Config) -> Iterator[str]:
+    """A line if a sink is asked for. MindSpore itself trains without one on a CPU, and does not say so."""
+    if config.dataset_sink_mode:
+        yield ("--dataset_sink_mode True changes nothing: batches are fed one by one, and made while a step runs; "
+               "leave it out (docs/devices.md says why)")
 
 
 def score_traps(what: str, folder: ImageFolder, train_folder: ImageFolder) -> Iterator[str]:

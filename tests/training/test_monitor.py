@@ -1,4 +1,5 @@
 """The log lines of a training, and what they wait for."""
+from collections.abc import Iterator
 
 import mindspore as ms
 import numpy as np
@@ -9,6 +10,7 @@ from mindspore import Tensor
 from src.model_utils.config import get_config
 from src.training.monitor import Monitor
 from src.training.state import TrainingState
+from src.training.step import TrainStep
 
 
 def test_log_lines_keep_their_form_and_the_epochs_mean(capsys: pytest.CaptureFixture) -> None:
@@ -55,6 +57,46 @@ def test_an_accelerator_waits_only_where_the_values_are_needed(options: tuple, f
         monitor.step_end(step, Tensor(1.0, ms.float32), Tensor(True))
         found += [step + 1] * monitor.is_fetched
     assert found == fetched
+
+
+class Recorder:
+    """Stands for a compiled step on a card, which returns before it is done: notes when its values are awaited."""
+
+    grad_accum_steps, clear_overflow = 1, None
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def batches(self, count: int) -> Iterator[tuple[int, int]]:
+        for number in range(count):
+            self.calls.append(f"fetch {number}")
+            yield number, number
+
+    def __call__(self, inputs: int, *_: object) -> tuple["Value", "Value"]:
+        self.calls.append(f"start {inputs}")
+        return Value(self, inputs), Value(self, inputs)
+
+
+class Value:
+    def __init__(self, recorder: Recorder, step: int) -> None:
+        self._recorder, self._step = recorder, step
+
+    def asnumpy(self) -> np.ndarray:
+        self._recorder.calls.append(f"await {self._step}")
+        return np.ones(())
+
+
+def test_the_next_batch_is_fetched_and_started_before_a_result_is_awaited() -> None:
+    """The calls of an epoch, as in `train.py`: between two log lines an accelerator always has work."""
+    card = Recorder()
+    config = get_config(["--platform", "Ascend", "--log_steps", "3"])
+    monitor = Monitor(TrainingState(), np.ones(6, np.float32), config, steps_per_epoch=6)
+    monitor.epoch_begin(0)
+    for step, (loss, applied) in enumerate(TrainStep.over(card, card.batches(6))):  # type: ignore[arg-type]
+        monitor.step_end(step, loss, applied)
+    steps = [[f"fetch {number}", f"start {number}"] for number in range(6)]
+    waits = [[f"await {number}"] * 2 for number in range(6)]
+    assert card.calls == sum([*steps[:3], *waits[:3], *steps[3:], *waits[3:]], [])
 
 
 def test_a_resumed_epoch_counts_the_losses_before_it() -> None:

@@ -34,6 +34,13 @@ def test_a_sound_run_is_told_nothing(images: Images, capsys: pytest.CaptureFixtu
     assert warnings(capsys, train) == []
 
 
+def test_a_sink_is_accepted_and_said_to_change_nothing(images: Images, capsys: pytest.CaptureFixture) -> None:
+    train = folder_of(images, "a", cat=9, dog=2)
+    for platform in "CPU", "Ascend":
+        line, = warnings(capsys, train, "--platform", platform, "--dataset_sink_mode", "True")
+        assert line.startswith("--dataset_sink_mode True changes nothing: batches are fed one by one")
+
+
 # ---- classes
 
 def test_uneven_classes_are_named_with_what_to_do(images: Images, capsys: pytest.CaptureFixture) -> None:
