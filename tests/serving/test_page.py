@@ -247,7 +247,7 @@ def test_pixels_are_those_of_evaluation(framing: Framing, browser: Any, static: 
         expected: Any = np.frombuffer(path.read_bytes(), np.uint8)
         for operation in eval_transforms(SIZE, None, framing):
             expected = operation(expected)
-        assert np.ptp(expected) > 100
+        assert np.ptp(expected) > 80
         np.testing.assert_allclose(np.reshape(found, expected.shape), expected, atol=1, err_msg=path.name)
 
 
@@ -255,7 +255,7 @@ def test_pixels_are_those_of_evaluation(framing: Framing, browser: Any, static: 
 def test_both_pages_frame_a_photo_and_say_how_sure_the_model_is(
         crop_mode: str, browser: Any, server: Server, runtime: Path, photos_of_sizes: Path, tmp_path: Path) -> None:
     """They agree on a model that is unsure of some photos, and show what it sees."""
-    checkpoint = write_model(tmp_path / "best.ckpt", Confidence(3.0, 0.45), crop_mode=crop_mode)
+    checkpoint = write_model(tmp_path / "best.ckpt", Confidence(3.0, 0.54), crop_mode=crop_mode)
     export_web(checkpoint, tmp_path / "web")
     found = []
     with started_server(checkpoint) as other, served(tmp_path / "web") as url:
@@ -266,7 +266,9 @@ def test_both_pages_frame_a_photo_and_say_how_sure_the_model_is(
             corner = browser.execute_script("return [...document.getElementById('photo').getContext('2d')"
                                             ".getImageData(0, 224, 1, 1).data]")  # the last photo is narrow
             assert (corner == [*PAD_COLOUR, 255]) == (crop_mode == "pad")
-    assert found[0] == found[1]
+    for (asked, asked_unsure), (alone, alone_unsure) in zip(*found, strict=True):
+        assert (asked[0][0], asked_unsure) == (alone[0][0], alone_unsure)
+        assert abs(float(asked[0][1].split()[0]) - float(alone[0][1].split()[0])) < 1  # rounding of pixels
     assert {is_unsure for _, is_unsure in found[0]} == {False, True}
 
 

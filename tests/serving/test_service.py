@@ -105,7 +105,7 @@ def test_the_answers_are_those_of_infer(server: Server, model: Path, holiday: Pa
 @pytest.mark.parametrize("framing", [{"crop_mode": "pad"}, {"crop_mode": "squash", "interpolation": "bicubic"},
                                      {"crop_pct": 0.6}], ids=str)
 def test_they_follow_framing_and_confidence(framing: dict, holiday: Path, tmp_path: Path) -> None:
-    model = write_model(tmp_path / "best.ckpt", Confidence(3.0, 0.42), **framing)
+    model = write_model(tmp_path / "best.ckpt", Confidence(3.0, 0.445), **framing)
     with started_server(model) as other:
         connection = Connection(other)
         told = json.loads(connection.ask("GET", "/model.json")[1])["preprocessing"]
