@@ -33,8 +33,12 @@ def repeating_command(config: Config, script: Path) -> str:
     For several processes the user must add the launcher.
     """
     settings = {"platform": config.platform, "recipe": config.recipe, **changed_settings(config)}
-    words = ["python", str(script), *option_words(settings)]
-    return f"cd {_quote(str(Path.cwd()))}\n{' '.join(map(_quote, words))}"
+    return f"cd {_quote(str(Path.cwd()))}\n{shell_line(script, settings)}"
+
+
+def shell_line(script: Path, settings: Mapping[str, Any]) -> str:
+    """A shell line that runs a script with these values."""
+    return " ".join(map(_quote, ["python", str(script), *option_words(settings)]))
 
 
 def option_words(settings: Mapping[str, Any]) -> list[str]:

@@ -71,6 +71,7 @@ class Report:
     evaluated: Evaluated | None = None
     folds: Folds | None = None  # of a cross-validation, whose images are `evaluated`
     seconds: dict[str, float] = field(default_factory=dict)  # of each part of the run
+    next_steps: Mapping[str, str] = field(default_factory=dict)  # shell lines, by what they are for
 
 
 def write_report(report: Report, path: Path, mark: str = "") -> None:

@@ -1,10 +1,14 @@
 """The report of a training run."""
+from pathlib import Path
+
+from src.checkpoint.names import BEST, LAST
 from src.data.image_folder import ImageFolder
 from src.distributed.world import World
 from src.metrics import EvalResult
 from src.mobilenetV2 import MobileNetV2
 from src.reports.best_evaluation import BestEvaluation
 from src.reports.evaluation_report import data_name, dated, explained, origin, share_with_interval
+from src.reports.next_steps import next_steps
 from src.reports.report import Evaluated, Report
 from src.training.resume import Run
 from src.training.state import TrainingState
@@ -50,4 +54,12 @@ def training_report(run: Run, state: TrainingState, best: BestEvaluation | None,
         evaluated = explained(evaluated, best_network, config)
     return Report(title=f"MobileNetV2 on {data_name(config)}", state=dated(status), facts=facts,
                   history=state.history, evaluated=evaluated, seconds=timing.seconds,
-                  **origin(config, network, world))
+                  next_steps=_next_steps(run, state), **origin(config, network, world))
+
+
+def _next_steps(run: Run, state: TrainingState) -> dict[str, str]:
+    """Of a finished run whose checkpoints are there. The network of a fold only measures."""
+    folder = Path(run.config.save_checkpoint_path)
+    found = [path for name in (BEST, LAST) if (path := folder / f"{name}.ckpt").is_file()]
+    is_final = state.step == run.total_steps and not run.config.fold
+    return next_steps(run.config, found[0]) if is_final and found else {}

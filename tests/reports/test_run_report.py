@@ -257,6 +257,19 @@ def test_the_command_in_it_makes_the_same_configuration(run: Run) -> None:
     assert {"epoch_size", "freeze_layer", "image_size"} <= changed_settings(get_config(shlex.split(line)[2:])).keys()
 
 
+def test_a_finished_run_tells_what_to_do_next(run: Run) -> None:
+    assert "What next" not in text_of(run.stopped_page)
+    best = run.folder / "best.ckpt"
+    # The last block is the command of the section after it, "Do it again".
+    configs = [get_config(shlex.split(str(block.text))[2:]) for block in elements(run.page, "pre")[:-1]]
+    classify, score, serve, export, whole = configs
+    assert {classify.model, serve.model, score.pretrain_ckpt, export.ckpt_file} == {str(best)}
+    assert serve.serve
+    assert (whole.freeze_layer, whole.filter_head, whole.recipe) == ("none", True, "best")
+    assert (whole.dataset_path, whole.pretrain_ckpt) == (str(run.images), str(run.backbone))
+    assert whole.save_checkpoint_path != str(run.folder)
+
+
 @pytest.mark.parametrize("options", [
     ("--dataset_path", "a folder's $(name) & more", "--flip", "0"),
     ("--recipe", "best", "--eval_dataset_path=-x", "--momentum", "0.1"),
