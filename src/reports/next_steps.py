@@ -27,7 +27,7 @@ def next_steps(config: Config, weights: Path) -> dict[str, str]:
             line("export.py", ckpt_file=weights, file_format="ONNX", file_name="mobilenetv2"),
     }
     if config.freeze_layer == "backbone":
-        whole = {**changed_settings(config), "recipe": "best", "freeze_layer": "none", "filter_head": True,
+        whole = {**changed_settings(config), "recipe": "finetune", "freeze_layer": "none", "filter_head": True,
                  "save_checkpoint_path": f"{config.save_checkpoint_path}_whole"}
         steps["Train the whole network: it takes longer, and is usually more accurate than the classifier alone."] = \
             line("train.py", **whole)
