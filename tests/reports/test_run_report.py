@@ -259,7 +259,7 @@ def test_a_finished_run_tells_what_to_do_next(run: Run) -> None:
     # The last block is the command of the section after it, "Do it again".
     configs = [get_config(shlex.split(str(block.text))[2:]) for block in elements(run.page, "pre")[:-1]]
     classify, score, serve, export, whole = configs
-    assert {classify.model, serve.model, score.pretrain_ckpt, export.ckpt_file} == {str(best)}
+    assert {config.pretrain_ckpt for config in (classify, score, serve, export)} == {str(best)}
     assert serve.serve
     assert (whole.freeze_layer, whole.filter_head, whole.recipe) == ("none", True, "best")
     assert (whole.dataset_path, whole.pretrain_ckpt) == (str(run.images), str(run.backbone))
