@@ -26,7 +26,7 @@ from src.training.timing import process_seconds
 
 LEAST_EPOCHS = 3  # for which smaller images are taken
 LEAST_SIZE, SIZE_STEP = 128, 32  # pixels
-USABLE = 0.97  # share of `max_minutes` that is planned with
+USABLE, SLACK = 0.97, 0.02  # shares of `max_minutes`: what is planned with, and what a plan may go beyond that
 END_SECONDS = 5.0  # for the report
 CHECKPOINT_SECONDS = 1.0
 LONGER = 1.25  # a plan is made longer only if that many times the epochs that are left would fit
@@ -125,7 +125,9 @@ class Planner:
         speed = self._speed or Speed(self._epoch_begin - begin, last_size, 0.0)
         self._speed = speed.corrected(last_size, self._epoch_begin - begin)
         epochs = max(done + 1, self._fitting_epochs(state, done, size))
-        if not present.epochs <= epochs <= done + LONGER * (present.epochs - done):
+        slack = 60 * SLACK * self._config.max_minutes
+        is_late = present.epochs > max(done + 1, self._fitting_epochs(state, done, size, slack))
+        if is_late or epochs > done + LONGER * (present.epochs - done):
             present = Plan(done, epochs, size)
         [plan] = self._broadcast([present])
         if plan == state.plans[-1]:
@@ -135,9 +137,12 @@ class Planner:
         state.plans.append(plan)
         self._set_rates(state)
 
-    def _fitting_epochs(self, state: TrainingState, done: int, size: int) -> int:
-        """How many epochs the run can have, at most `epoch_size`, if `done` are over and images grow to `size`."""
-        left = self._limit - self._seconds(state)
+    def _fitting_epochs(self, state: TrainingState, done: int, size: int, slack: float = 0.0) -> int:
+        """How many epochs the run can have, at most `epoch_size`, if `done` are over and images grow to `size`.
+
+        They may take `slack` seconds more than is planned with.
+        """
+        left = self._limit + slack - self._seconds(state)
         more = range(done + 1, self._config.epoch_size + 1)
         return done + bisect.bisect_right(more, left, key=lambda epochs: math.fsum(
             self._known_speed.epoch(self._size_at(epoch, size, self._growing_epochs(state) if done else epochs))

@@ -140,6 +140,13 @@ def test_slower_epochs_make_the_run_shorter_and_faster_ones_longer(begun: Callab
     assert found.data.replanned == (224, 224, 21)  # sizes stay
 
 
+def test_a_little_more_than_planned_changes_nothing(begun: Callable[..., SimpleNamespace]) -> None:
+    """There are 12 s of slack: 20 epochs are left, of 26.4 or of 27 s."""
+    options = ("--max_minutes", 10, "--epoch_size", 50)
+    assert epochs_take(begun(*options), 26.4) == [(0, 21)]
+    assert epochs_take(begun(*options), 27) == [(0, 21), (1, 20)]
+
+
 def test_the_last_epoch_is_finished_however_long_it_takes(begun: Callable[..., SimpleNamespace]) -> None:
     found = begun("--max_minutes", 10, "--epoch_size", 50)
     assert epochs_take(found, 1000) == [(0, 21), (1, 2)]
