@@ -157,8 +157,9 @@ class WandbWriter(_Tolerant):
         quiet = wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True, save_code=False,
                                host="", x_disable_meta=True, x_disable_machine_info=True, x_disable_stats=True,
                                x_save_requirements=False)
+        mode: Any = os.environ.get("WANDB_MODE", "offline")
         self._run = wandb.init(project=os.environ.get("WANDB_PROJECT", PROJECT), id=run_id, resume="allow",
-                               dir=str(folder), mode=os.environ.get("WANDB_MODE", "offline"), config=dict(settings),
+                               dir=str(folder), mode=mode, config=dict(settings),
                                settings=quiet)
         # A resumed run may write earlier steps again, which its own counter of steps would refuse.
         self._run.define_metric("*", step_metric="optimisation_step")

@@ -14,6 +14,7 @@ from mindspore import nn
 from src.checkpoint.file import read_checkpoint
 from src.checkpoint.names import LAST
 from src.checkpoint.record import TrainingMetadata
+from src.data.framing import Framing
 from src.data.groups import find_groups
 from src.data.image_check import scan_checked
 from src.data.image_folder import ImageFolder
@@ -39,6 +40,7 @@ from src.reports.cross_validation import (
 )
 from src.reports.provenance import ROOT, changed_settings, option_words, repeating_command
 from src.reports.report import write_report
+from src.training.default_recipe import settle_recipe
 from src.training.features import pooled_features
 from src.training.reporter import REPORT
 from src.training.signals import run_and_pass_signals
@@ -96,6 +98,7 @@ def cross_validate(config: Config) -> None:
                          config.group_column)
     fold_of = plan_folds(folder, config.folds, config.seed, keep_together(folder, groups))
 
+    config = settle_recipe(config, ALONE)  # for a run of a fold is told which recipe it has
     for fold in range(1, config.folds + 1):
         own = _of_fold(config, fold)
         logger.info(f"fold {fold} of {config.folds}: {own.save_checkpoint_path}")
@@ -175,11 +178,11 @@ def _logits(config: Config, network: MobileNetV2, folder: ImageFolder) -> np.nda
     data: Data
     if config.freeze_layer == "backbone":
         features = pooled_features(network.backbone, folder, config.image_size, config.batch_size, config.num_workers,
-                                   ALONE, normalisation)
+                                   ALONE, normalisation, Framing.of(config))
         scored, data = network.head, FeatureData(features, folder.labels, config.batch_size, training=False)
     else:
         data = ImageData(folder, config.image_size, config.batch_size, training=False, num_workers=config.num_workers,
-                         normalisation=normalisation)
+                         normalisation=normalisation, framing=Framing.of(config))
     scored.set_train(False)
     return np.concatenate([scored(inputs).asnumpy()[labels.asnumpy() != IGNORE_INDEX].astype(np.float32)
                            for inputs, labels in data.epoch(0)])

@@ -8,6 +8,7 @@ import time
 
 from mindspore import nn, ops
 
+from src.data.framing import Framing
 from src.data.image_folder import ImageFolder
 from src.dataset import FeatureData
 from src.distributed.world import World
@@ -83,7 +84,7 @@ def fit_classifier(config: Config, network: MobileNetV2, ema: MobileNetV2 | None
 
 def _features(config: Config, network: MobileNetV2, folder: ImageFolder, world: World, training: bool) -> FeatureData:
     features = pooled_features(network.backbone, folder, config.image_size, config.batch_size, config.num_workers,
-                               world, NORMALISATIONS[config.normalisation])
+                               world, NORMALISATIONS[config.normalisation], Framing.of(config))
     return FeatureData(features, folder.labels, config.batch_size, training=training, seed=config.seed,
                        rank=world.rank, rank_size=world.rank_size)
 

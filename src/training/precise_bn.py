@@ -4,6 +4,7 @@ Wu, Johnson, "Rethinking 'Batch' in BatchNorm", section 3, https://arxiv.org/abs
 """
 import numpy as np
 
+from src.data.framing import Framing
 from src.data.image_folder import ImageFolder
 from src.dataset import ImageData, shard, training_order
 from src.distributed.collectives import flatten, set_values
@@ -51,4 +52,4 @@ def _sample(folder: ImageFolder, config: Config, world: World) -> ImageData:
     images = step * min(batches, max(1, MOST_IMAGES // step))
     return ImageData(folder.select(training_order(len(folder), config.seed, 0)[:images]), config.image_size, batch_size,
                      training=False, num_workers=config.num_workers, rank=world.rank, rank_size=world.rank_size,
-                     normalisation=NORMALISATIONS[config.normalisation])
+                     normalisation=NORMALISATIONS[config.normalisation], framing=Framing.of(config))

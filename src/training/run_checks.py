@@ -6,6 +6,7 @@ import numpy as np
 
 from src.checkpoint.record import History
 from src.data.image_folder import ImageFolder
+from src.data.transforms import train_sizes
 from src.dataset import shard
 from src.distributed.world import World
 from src.errors import UserError, list_some
@@ -75,7 +76,7 @@ def _batch_norm_values(config: Config, world: World, images: int) -> int:
     if config.freeze_layer == "backbone":
         return 0
     _, batch_size, _ = shard(images, config.batch_size, True, world.rank, world.rank_size)
-    return batch_size * ((config.multi_scale_min or config.image_size) // STRIDE) ** 2
+    return batch_size * (train_sizes(config)[0] // STRIDE) ** 2
 
 
 def class_traps(config: Config, folder: ImageFolder) -> Iterator[str]:
@@ -95,9 +96,10 @@ def class_traps(config: Config, folder: ImageFolder) -> Iterator[str]:
 
 def rate_traps(config: Config) -> Iterator[str]:
     """A line about a learning rate that is far from all that are known to work."""
-    rate, base = config.lr_max / config.lr_base_batch, config.lr_base_batch
+    base = config.lr_base_batch or config.batch_size  # 0 takes the rate as it is
+    rate = config.lr_max / base
     if not LEAST_RATE <= rate <= MOST_RATE:
-        yield (f"--lr_max {config.lr_max:g} for a step of {base} images (--lr_base_batch) is far too "
+        yield (f"--lr_max {config.lr_max:g} for a step of {base} images is far too "
                f"{'high' if rate > MOST_RATE else 'low'} for most runs; {USUAL_RATE * base:.1g} is usual")
 
 

@@ -1,5 +1,6 @@
 """How evaluation makes a square of an image: each mode beside plain numpy, and the views that count."""
-from collections.abc import Callable
+import ast
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mindspore as ms
@@ -21,6 +22,7 @@ from src.evaluation import evaluate
 from src.model_utils.keys import KEYS
 from src.normalisation import IMAGENET_PIXELS
 
+ROOT = Path(__file__).parents[2]
 SIZE = 32
 SHAPES = [(60, 83), (83, 60), (20, 31), (64, 64), (45, 45), (33, 290), (1, 50)]  # height and width
 ROUNDING = 1  # grey levels: the operators compute in fixed-point numbers
@@ -191,3 +193,22 @@ def test_evaluation_scores_the_mean_of_both_views(tta: str, tmp_path: Path) -> N
     result = evaluate(Halves(), data, World())
     assert result.images == 5
     assert result.loss == pytest.approx(entropy.mean(), rel=1e-5)
+
+
+READERS = {"ImageData", "ImageStream", "pooled_features"}
+
+
+def framed_calls(path: Path) -> Iterator[tuple[str, bool]]:
+    """Where a module reads images to evaluate them, and whether it says how they are framed."""
+    for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in READERS:
+            words = [keyword.arg for keyword in call.keywords]
+            positional = [ast.unparse(argument) for argument in call.args]
+            yield f"{path}:{call.lineno}", "framing" in words or any("raming" in text for text in positional)
+
+
+def test_whoever_reads_images_says_how_they_are_framed() -> None:
+    """Else the keys would have no effect there, and nobody would see it."""
+    calls = [found for path in (*ROOT.glob("*.py"), *ROOT.glob("src/**/*.py")) for found in framed_calls(path)]
+    assert len(calls) > 8
+    assert [where for where, is_framed in calls if not is_framed] == []

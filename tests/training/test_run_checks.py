@@ -84,6 +84,8 @@ def test_ranks_make_the_batch_smaller(images: Images) -> None:
     train = folder_of(images, "a", cat=2, dog=1)
     with pytest.raises(UserError, match="nothing can be learnt"):
         check_run(config_for("--batch_size", 8, "--image_size", 32), World(1, 3), train, {})
+    with pytest.raises(UserError, match="nothing can be learnt"):
+        check_run(config_for("--batch_size", 1, "--image_size", 224, "--train_image_size", 32), World(), train, {})
 
 
 # ---- images to score
@@ -121,11 +123,12 @@ def test_large_sets_are_compared_by_path_alone(images: Images, monkeypatch: pyte
 
 @pytest.mark.parametrize(("options", "word"), [
     ((), ""), (("--lr_max", 0.4), "high"), (("--lr_max", 0.4, "--lr_base_batch", 2048), ""), (("--lr_max", 0), "low"),
-    (("--lr_max", 1e-9), "low"), (("--recipe", "best"), "")])
+    (("--lr_max", 1e-9), "low"), (("--recipe", "best"), ""), (("--lr_max", 0.03, "--lr_base_batch", 0), ""),
+    (("--lr_max", 0.5, "--lr_base_batch", 0), "high")])
 def test_rates_far_from_all_that_work(options: tuple, word: str, images: Images, capsys: pytest.CaptureFixture) -> None:
     lines = warnings(capsys, folder_of(images, "a", cat=3, dog=3), *options)
     assert len(lines) == bool(word)
-    assert all(f"(--lr_base_batch) is far too {word} for most runs; 0.006 is usual" in line for line in lines)
+    assert all(f"images is far too {word} for most runs; 0.006 is usual" in line for line in lines)
 
 
 def history(epochs: int, loss: float) -> list[Any]:
