@@ -42,7 +42,7 @@ def training_report(run: Run, state: TrainingState, best: BestEvaluation | None,
         images = test_result.images
         facts |= {"top-1, test": share_with_interval(test_result.correct1, images),
                   "top-5, test": share_with_interval(test_result.correct5, images), "test images": f"{images:,}"}
-    facts |= {"epochs": f"{len(state.history)} of {config.epoch_size}", "classes": f"{len(run.classes):,}",
+    facts |= {"epochs": f"{len(state.history)} of {run.planned_epochs(state)}", "classes": f"{len(run.classes):,}",
               "image size": f"{config.image_size} pixels"}
     seconds = timing.seconds[STEPS] + timing.seconds[DATA]
     if timing.images:
