@@ -30,7 +30,7 @@ CHECKPOINTS = ("ckpt_file", "pretrain_ckpt", "checkpoint")
 EXAMPLES = frozenset({"./mobilenetv2-200_625.ckpt", "/cache/train/mobilenetv2-200_625.ckpt"})
 EMPTY_FOR_NONE = frozenset({"freeze_layer", "cache_session_id", *CHECKPOINTS})
 # What it did without a key.
-UNSTATED = {"lr_base_batch": 0, "dropout": 0.0}
+UNSTATED = {"recipe": "plain", "lr_base_batch": 0, "dropout": 0.0}
 CHECKPOINT_FOLDER = "ckpt_0"
 
 

@@ -35,6 +35,8 @@ def test_every_file_is_read_as_it_was_meant(name: str, tmp_path: Path, capsys: p
     assert (config.pretrain_ckpt, config.freeze_layer, config.cache_session_id) == ("", "none", 0)
     assert config.save_checkpoint_path == "./ckpt_0"
     assert config.dropout == 0.0
+    assert config.recipe == "plain"
+    assert "recipe" in config.chosen  # so that a checkpoint does not bring another one
     line, = capsys.readouterr().out.splitlines()
     assert line.startswith(f"{tmp_path / Path(name).name}: a file of MindSpore's model zoo (docs/migration.md), read")
     read_as, without_effect = line.split("; without effect: ")
