@@ -174,7 +174,7 @@ def held_out(images: Path, world: World) -> Findings:
     real_look, near_duplicates._look = near_duplicates._look, look  # noqa: SLF001
     shared_work.PORTION = 1
     _, val = hold_out(ImageFolder.scan(images), 0.4, 1, world)
-    return {"held_out": np.array(val.files), "looked_at": np.array(len(looked_at))}
+    return {"held_out": np.array(val.files), "held_out.own.looked_at": np.array(len(looked_at))}
 
 
 def main(folder: Path, images: Path) -> None:
