@@ -22,6 +22,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from src.cache_folder import cache_folder  # noqa: E402 - needs the path
+from src.checkpoint.file import Checkpoint  # noqa: E402
 from src.checkpoint.record import TrainingMetadata  # noqa: E402
 from src.log import setup_log  # noqa: E402
 from src.model_utils.config import Config, get_config  # noqa: E402
@@ -148,6 +149,16 @@ def few_blocks() -> Iterator[None]:
 def config_for(*argv: object) -> Config:
     """The CPU profile with options."""
     return get_config(["--platform", "CPU", *map(str, argv)])
+
+
+def assert_same_run(found: Checkpoint, expected: Checkpoint) -> None:
+    """Two runs have the same weights, state and history, to the bit."""
+    for part in ("network", "state"):
+        values, wanted = getattr(found, part), getattr(expected, part)
+        assert values.keys() == wanted.keys()
+        for name, value in values.items():
+            np.testing.assert_array_equal(value.asnumpy(), wanted[name].asnumpy(), err_msg=name)
+    assert found.training.history == expected.training.history
 
 
 def training_metadata(epoch: int = 0, **changes: Any) -> TrainingMetadata:  # noqa: ANN401 - of any field

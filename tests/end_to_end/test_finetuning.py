@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import config_for, few_blocks, make_images
+from conftest import assert_same_run, config_for, few_blocks, make_images
 
 import train
 from src.checkpoint.file import Checkpoint, read_checkpoint, write_checkpoint
@@ -59,20 +59,11 @@ def after_epoch(whole: Path, epoch: int, folder: Path) -> Path:
     return folder
 
 
-def assert_same(found: Checkpoint, expected: Checkpoint) -> None:
-    for part in ("network", "state"):
-        values, wanted = getattr(found, part), getattr(expected, part)
-        assert values.keys() == wanted.keys()
-        for name, value in values.items():
-            np.testing.assert_array_equal(value.asnumpy(), wanted[name].asnumpy(), err_msg=name)
-    assert found.training.history == expected.training.history
-
-
 def test_images_that_grow_resume_at_their_size(given: Given, tmp_path: Path) -> None:
     growing = ("--train_image_size_start", 32)
     expected = call_main(given, tmp_path / "whole", *growing)
     assert expected.config["image_size"] == 64  # what evaluation and export take
-    assert_same(call_main(given, after_epoch(tmp_path / "whole", 2, tmp_path / "cut"), *growing), expected)
+    assert_same_run(call_main(given, after_epoch(tmp_path / "whole", 2, tmp_path / "cut"), *growing), expected)
 
 
 def test_the_classifier_is_fitted_first_and_not_again(given: Given, tmp_path: Path,
@@ -84,7 +75,7 @@ def test_the_classifier_is_fitted_first_and_not_again(given: Given, tmp_path: Pa
     assert len(re.findall(line, capsys.readouterr().out)) == 1
     average, weights = (part["head.classifier.weight"].asnumpy() for part in (expected.network, expected.state))
     np.testing.assert_array_equal(average, weights)
-    assert_same(call_main(given, after_epoch(tmp_path / "whole", 1, tmp_path / "cut"), *probing), expected)
+    assert_same_run(call_main(given, after_epoch(tmp_path / "whole", 1, tmp_path / "cut"), *probing), expected)
     assert "classifier fitted" not in capsys.readouterr().out
 
 
@@ -98,7 +89,7 @@ def test_a_run_without_patience_left_is_finished(given: Given, tmp_path: Path, c
     assert "the last 2 epochs were not better than epoch 1: the run ends here" in capsys.readouterr().out
     assert "Finished after 6 steps" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     again = call_main(given, shutil.copytree(tmp_path / "out", tmp_path / "again"), *patient)
-    assert_same(again, last)
+    assert_same_run(again, last)
     assert "this run is finished, all of its 6 steps are done" in capsys.readouterr().out
     unlimited = call_main(given, tmp_path / "unlimited", "--freeze_layer", "backbone", "--lr_max", 0, "--patience", 3)
     assert not unlimited.training.plans
@@ -146,5 +137,5 @@ def test_a_plan_for_some_minutes_is_kept_when_the_run_resumes(
     assert rates[-1] < 0.1 * rates[0]
     assert "Finished after 8 steps" in (tmp_path / "whole" / "report.html").read_text(encoding="utf-8")
     clock.now = 0.0  # of another process
-    assert_same(call_main(given, after_epoch(tmp_path / "whole", 2, tmp_path / "cut"), *planned), expected)
+    assert_same_run(call_main(given, after_epoch(tmp_path / "whole", 2, tmp_path / "cut"), *planned), expected)
     assert "4 of 8 steps done" in capsys.readouterr().out

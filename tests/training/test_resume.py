@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Images, config_for, few_blocks, make_images
+from conftest import Images, assert_same_run, config_for, few_blocks, make_images
 from mindspore import Tensor
 
 import train
@@ -74,12 +74,7 @@ def cut(whole: tuple[Path, Checkpoint], folder: Path, *stems: str) -> Path:
 
 
 def assert_same(found: Checkpoint, expected: Checkpoint) -> None:
-    for part in ("network", "state"):
-        values, wanted = getattr(found, part), getattr(expected, part)
-        assert values.keys() == wanted.keys()
-        for name, value in values.items():
-            np.testing.assert_array_equal(value.asnumpy(), wanted[name].asnumpy(), err_msg=name)
-    assert found.training.history == expected.training.history
+    assert_same_run(found, expected)
     assert found.training.best_top1 == expected.training.best_top1
     assert found.training.step == expected.training.step == 9
 
