@@ -69,8 +69,7 @@ def main(config: Config) -> None:
             logits = mean_over_views(predict, images)
             classes = model.class_names(logits.shape[1])
             for position, row in zip(positions.tolist(), logits, strict=True):
-                found[position] = likeliest(paths[position], row, classes, config.top_k,
-                                              model.confidence)
+                found[position] = likeliest(paths[position], row, classes, config.top_k, model.confidence)
             bar.update(len(images))
 
     # ---- results

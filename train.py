@@ -73,6 +73,7 @@ def main(config: Config) -> None:
     """Train as the command line says."""
     world = setup_device(config)
     config = settle_recipe(config, world)
+
     # ---- images
     train_folder, eval_folder, test_folder = load_images(config, world)
     classes = train_folder.classes
@@ -93,8 +94,7 @@ def main(config: Config) -> None:
     if config.freeze_layer == "backbone":
         train_net, eval_net = network.head, eval_net.head
     train_data = data_source(config, world, train_folder, network.backbone, training=True)
-    eval_data = data_source(config, world, eval_folder, network.backbone,
-                            training=False) if eval_folder else None
+    eval_data = data_source(config, world, eval_folder, network.backbone, training=False) if eval_folder else None
 
     # ---- schedule, loss, optimizer
     steps = count_steps(train_data.steps_per_epoch, config)
@@ -202,8 +202,8 @@ def define_networks(config: Config, pretrained: Checkpoint | None, classes: int,
     return network, define_ema(config, network)
 
 
-def data_source(config: Config, world: World, folder: ImageFolder,
-                backbone: MobileNetV2Backbone, training: bool) -> Data:
+def data_source(config: Config, world: World, folder: ImageFolder, backbone: MobileNetV2Backbone,
+                training: bool) -> Data:
     """Batches of a folder: of images, or of their features if the backbone is frozen."""
     augmentation, normalisation = Augmentation.of(config), NORMALISATIONS[config.normalisation]
     if config.freeze_layer == "backbone":
@@ -233,6 +233,7 @@ def load_images(config: Config, world: World) -> tuple[ImageFolder, ImageFolder 
     there are none to validate on. A fold is held out of the training images, and others are not used. Checks that the
     classes agree, and tells what there is, and what will go wrong.
     """
+    Augmentation.of(config)  # raises UserError for options that do not go together, before an image is read
     source = train_source(config.dataset_path)
     train_folder = scan_checked(source, config, world, training=not config.folds)  # an image counts once in its fold
     if config.num_classes not in {0, len(train_folder.classes)}:
