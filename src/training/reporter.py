@@ -127,7 +127,7 @@ class Reporter:
             logger.warning(f"the run is saved, but not its report: {error}")
         for writer in self._writers:
             # Not the report, which names folders of this machine.
-            writer.close(state.step == self._run.total_steps,
+            writer.close(self._run.is_finished(state),
                          [file for name in (MODEL_CARD, CURVES) if (file := self._folder / name).is_file()])
 
     def _load_best(self) -> MobileNetV2 | None:

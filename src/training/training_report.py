@@ -61,5 +61,5 @@ def _next_steps(run: Run, state: TrainingState) -> dict[str, str]:
     """Of a finished run whose checkpoints are there. The network of a fold only measures."""
     folder = Path(run.config.save_checkpoint_path)
     found = [path for name in (BEST, LAST) if (path := folder / f"{name}.ckpt").is_file()]
-    is_final = state.step == run.total_steps and not run.config.fold
+    is_final = run.is_finished(state) and not run.config.fold
     return next_steps(run.config, found[0]) if is_final and found else {}

@@ -79,15 +79,34 @@ def test_the_classifier_is_fitted_first_and_not_again(given: Given, tmp_path: Pa
     assert "classifier fitted" not in capsys.readouterr().out
 
 
-def test_a_run_without_patience_left_is_finished(given: Given, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+class Closed:
+    """A writer that notes whether the run was finished when it was closed."""
+
+    def __init__(self) -> None:
+        self.as_finished: list[bool] = []
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Keeps nothing."""
+
+    def close(self, is_finished: bool, files: list[Path]) -> None:
+        self.as_finished.append(is_finished)
+
+
+def test_a_run_without_patience_left_is_finished(given: Given, tmp_path: Path, capsys: pytest.CaptureFixture,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     """With a rate of 0 no epoch is better than the first: the third is the last of 9, and the run has its report."""
+    writer = Closed()
+    monkeypatch.setattr("src.training.reporter.open_writers", lambda *_: [writer])
     patient = ("--freeze_layer", "backbone", "--lr_max", 0, "--epoch_size", 9, "--patience", 2,
                "--save_checkpoint_epochs", 5)
     last = call_main(given, tmp_path / "out", *patient)
     assert last.training.epoch == 3
     assert last.training.step == 6
     assert "the last 2 epochs were not better than epoch 1: the run ends here" in capsys.readouterr().out
-    assert "Finished after 6 steps" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Finished after 6 steps" in page
+    assert "What next" in page
+    assert writer.as_finished == [True]
     again = call_main(given, shutil.copytree(tmp_path / "out", tmp_path / "again"), *patient)
     assert_same_run(again, last)
     assert "this run is finished, all of its 6 steps are done" in capsys.readouterr().out
