@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from src.checkpoint.record import History
+from src.confidence import softmax
 from src.data.image_folder import ImageFolder
 from src.data.label_errors import find_label_errors
 from src.distributed.world import ALONE
@@ -55,8 +56,7 @@ class CrossValidation:
     @cached_property
     def probabilities(self) -> np.ndarray:
         """N x C."""
-        powers = np.exp(self.logits - self.logits.max(axis=1, keepdims=True))
-        return powers / powers.sum(axis=1, keepdims=True)
+        return softmax(self.logits)
 
     @cached_property
     def label_errors(self) -> np.ndarray:
