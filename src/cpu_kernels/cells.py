@@ -9,6 +9,7 @@ from mindspore import Tensor, nn, ops
 
 from src.cpu_kernels.builder import build, load
 from src.cpu_kernels.compiler import KernelsUnavailable, find_compiler
+from src.cpu_kernels.direct_call import DirectInference
 from src.cpu_kernels.threads import thread_count
 from src.fake_quantization import FakeQuantizedConv2d, FakeQuantizedDense, fake_quantize
 from src.mobilenetV2 import SAME, ConvBN, InvertedResidual, MobileNetV2, MobileNetV2Backbone, MobileNetV2Head
@@ -249,6 +250,19 @@ class AcceleratedMobileNetV2(_Accelerated, MobileNetV2):
         self.has_usual_head = (type(self.head) is MobileNetV2Head and type(dense) in (nn.Dense, FakeQuantizedDense)
                                and dense.has_bias and dense.weight.dtype == ms.float32 and dense.activation is None)
         self.network_operators = _EvaluationNetwork(library, plan)
+        self.direct_inference = None
+        if self.has_usual_head and not self.is_quantization_aware:
+            operators = self.network_operators
+            self.direct_inference = DirectInference(
+                self.kernel_library, (operators.plan, operators.constants),
+                (*self.backbone_weights, *self.backbone_statistics, dense.weight, dense.bias))
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        """An evaluation by itself needs no graph. Within another cell, the framework compiles `construct`."""
+        if (self.direct_inference is not None and not self.training and ms.get_context("mode") == ms.GRAPH_MODE
+                and not options and len(inputs) == 1 and self.direct_inference.takes(inputs[0])):
+            return self.direct_inference(inputs[0])
+        return super().__call__(*inputs, **options)
 
     def construct(self, images: Tensor) -> Tensor:
         if self.training or not self.has_usual_head:
