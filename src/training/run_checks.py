@@ -25,6 +25,8 @@ LIKELY = 0.8  # an accuracy to show the width of the interval
 MOST_COMPARED = 200_000_000  # bytes of files that are read to find the same content: about a second
 # Of lr_max / lr_base_batch. The paper's rate is 0.4 for 2048 images, the CPU profile's 0.005 for 32: 0.0002 for each.
 LEAST_RATE, USUAL_RATE, MOST_RATE = 1e-8, 0.4 / 2048, 0.01
+# AdamW's is about how far each weight moves in a step, whatever the batch: PyTorch's is 0.001.
+MOST_ADAMW_RATE = 0.003
 FEW_STEPS = 20  # after fewer a loss tells little
 LEARNT = 0.99  # of the loss of guessing: a mean loss above it is no better
 
@@ -52,7 +54,7 @@ def check_run(config: Config, world: World, train_folder: ImageFolder,
     if values and values < FEW_VALUES:
         logger.warning(f"batch norm has only {values} values of each channel in a batch, whose mean and variance are "
                        "noise; raise --batch_size or --image_size")
-    for line in (*class_traps(config, train_folder), *rate_traps(config), *feed_traps(config)):
+    for line in (*class_traps(config, train_folder), *rate_traps(config, world), *feed_traps(config)):
         logger.warning(line)
     for what, folder in others.items():
         for line in score_traps(what, folder, train_folder) if folder else ():
@@ -94,11 +96,18 @@ def class_traps(config: Config, folder: ImageFolder) -> Iterator[str]:
                "--balanced_sampling True or --class_weights balanced, and look at balanced_acc")
 
 
-def rate_traps(config: Config) -> Iterator[str]:
+def rate_traps(config: Config, world: World) -> Iterator[str]:
     """A line about a learning rate that is far from all that are known to work."""
     base = config.lr_base_batch or config.batch_size  # 0 takes the rate as it is
     rate = config.lr_max / base
-    if not LEAST_RATE <= rate <= MOST_RATE:
+    if config.optimizer == "adamw":
+        reached = config.lr_max
+        if config.lr_base_batch:
+            reached = rate * config.batch_size * world.rank_size * config.grad_accum_steps
+        if reached > MOST_ADAMW_RATE:
+            yield (f"--optimizer adamw with a learning rate that rises to {reached:.2g} is far too high for most runs, "
+                   "and momentum's --lr_max and --weight_decay do not suit it; 0.001 and 0.01 are usual")
+    elif not LEAST_RATE <= rate <= MOST_RATE:
         yield (f"--lr_max {config.lr_max:g} for a step of {base} images is far too "
                f"{'high' if rate > MOST_RATE else 'low'} for most runs; {USUAL_RATE * base:.1g} is usual")
 

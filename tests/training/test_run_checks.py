@@ -132,6 +132,18 @@ def test_rates_far_from_all_that_work(options: tuple, word: str, images: Images,
     assert all(f"images is far too {word} for most runs; 0.006 is usual" in line for line in lines)
 
 
+@pytest.mark.parametrize(("rate", "base", "batch", "accumulated", "reached"), [
+    (0.005, 32, 32, 1, "0.005"), (0.001, 32, 32, 1, ""), (0.004, 0, 32, 1, "0.004"), (0.001, 32, 32, 4, "0.004"),
+    (0.016, 32, 4, 1, ""), (0.002, 32, 64, 1, "0.004")])
+def test_momentum_rates_with_adamw(rate: float, base: int, batch: int, accumulated: int, reached: str, images: Images,
+                                   capsys: pytest.CaptureFixture) -> None:
+    """The rate that the steps reach counts."""
+    lines = warnings(capsys, folder_of(images, "a", cat=9, dog=9), "--optimizer", "adamw", "--lr_max", rate,
+                     "--lr_base_batch", base, "--batch_size", batch, "--grad_accum_steps", accumulated)
+    assert len(lines) == bool(reached)
+    assert all(f"rises to {reached} is far too high" in line for line in lines)
+
+
 def history(epochs: int, loss: float) -> list[Any]:
     return [{"epoch": epoch + 1, "loss": loss, "lr": 0.1} for epoch in range(epochs)]
 
