@@ -1,18 +1,19 @@
 """Fetches a file from the network: resumed where it broke off, checked by its digest, there whole or not at all."""
-import contextlib
 import http.client
 import os
 import ssl
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 from tqdm import tqdm
 
 from src.errors import UserError, first_line
-from src.files import file_digest, lock
+from src.files import file_digest
+from src.turns import one_at_a_time
 
 TRIES = 5
 PAUSE = 1.0  # seconds before the second try; twice as long before each further one
@@ -41,30 +42,28 @@ def fetch(url: str, path: Path, sha256: str) -> None:
 
     Raises:
         UserError: the file cannot be fetched, or is another one. The text names the URL and the place for the file.
+            Or another process that fetches it made no progress for too long.
     """
     if path.is_file():
         return
     partial = path.with_name(path.name + PARTIAL)
     try:
-        with partial.open("ab") as file:
-            with contextlib.suppress(OSError):  # the file system has no locks
-                lock(file.fileno(), wait=True)
-            file.seek(0, os.SEEK_END)
+        with one_at_a_time(path.with_name(f".{path.name}.lock"), f"fetches {url}") as progress:
             if path.is_file():  # fetched meanwhile
-                partial.unlink(missing_ok=True)
                 return
-            resumed = file.tell() > 0
-            _fetch_all(url, file)
-            if resumed and not file_digest(partial).startswith(sha256):  # the beginning was of another file
-                _empty(file)
-                _fetch_all(url, file)
-            found = file_digest(partial)
-            if not found.startswith(sha256):
-                _empty(file)
-                raise UserError(f"{url}: sent another file than its publisher's: the SHA-256 begins with "
-                                f"{found[:len(sha256)]}, not {sha256}; {_by_hand(path)}")
-            os.fsync(file.fileno())
-            partial.replace(path)
+            with partial.open("ab") as file:
+                resumed = file.tell() > 0
+                _fetch_all(url, file, progress)
+                if resumed and not file_digest(partial).startswith(sha256):  # the beginning was of another file
+                    _empty(file)
+                    _fetch_all(url, file, progress)
+                found = file_digest(partial)
+                if not found.startswith(sha256):
+                    _empty(file)
+                    raise UserError(f"{url}: sent another file than its publisher's: the SHA-256 begins with "
+                                    f"{found[:len(sha256)]}, not {sha256}; {_by_hand(path)}")
+                os.fsync(file.fileno())
+                partial.replace(path)
     except urllib.error.HTTPError as error:
         raise UserError(f"{url}: the server answers {error.code} {error.reason}; {_by_hand(path)}") from error
     except _BrokenOffError as error:
@@ -93,11 +92,11 @@ def _by_hand(path: Path) -> str:
     return f"fetch the file in another way, and put it into {path.parent} as {path.name}"
 
 
-def _fetch_all(url: str, file: IO[bytes]) -> None:
+def _fetch_all(url: str, file: IO[bytes], progress: Callable[[], None]) -> None:
     """Append what is missing of the file, over several connections if need be."""
     for attempt in range(1, TRIES + 1):
         try:
-            _fetch_rest(url, file)
+            _fetch_rest(url, file, progress)
             return
         except urllib.error.HTTPError as error:
             if error.code not in TEMPORARY or attempt == TRIES:
@@ -108,7 +107,7 @@ def _fetch_all(url: str, file: IO[bytes]) -> None:
         time.sleep(PAUSE * 2 ** (attempt - 1))
 
 
-def _fetch_rest(url: str, file: IO[bytes]) -> None:
+def _fetch_rest(url: str, file: IO[bytes], progress: Callable[[], None]) -> None:
     """Append what one connection gives from the present end of the file on.
 
     Raises:
@@ -139,6 +138,7 @@ def _fetch_rest(url: str, file: IO[bytes]) -> None:
             while chunk := response.read(CHUNK):
                 file.write(chunk)
                 bar.update(len(chunk))
+                progress()
                 if file.tell() > LARGEST:
                     _empty(file)
                     raise UserError(f"{url}: sends more than {LARGEST} bytes, which is not the file")

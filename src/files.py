@@ -74,13 +74,14 @@ def temporary_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def lock(descriptor: int, *, shared: bool = False, wait: bool = False) -> bool:
-    """Lock an open file or folder. The kernel frees the lock when the descriptor is closed or the process ends.
+def lock(descriptor: int, *, shared: bool = False) -> bool:
+    """Lock an open file or folder, without waiting for it.
+
+    The kernel frees the lock when the descriptor is closed or the process ends.
 
     Args:
         descriptor: of the open file or folder.
         shared: allow other shared locks at the same time.
-        wait: wait until the lock is free.
 
     Returns:
         False if another process has the lock.
@@ -89,7 +90,7 @@ def lock(descriptor: int, *, shared: bool = False, wait: bool = False) -> bool:
         OSError: the file system has no locks.
     """
     try:
-        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

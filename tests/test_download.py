@@ -12,11 +12,12 @@ import pytest
 from safetensors.numpy import save
 
 import src.download
+import src.turns
 from src.checkpoint import published as published_module
 from src.checkpoint.namings import TIMM, TORCH
 from src.checkpoint.pretrained import open_pretrained
 from src.checkpoint.published import PUBLISHED, Published, is_published
-from src.download import TRIES, fetch
+from src.download import CHUNK, TRIES, fetch
 from src.errors import UserError
 from tests.support.foreign_weights import random_weights, renamed
 
@@ -87,6 +88,14 @@ def test_fetched_once(server: Server, tmp_path: Path) -> None:
     assert (tmp_path / "net").read_bytes() == CONTENT
     assert server.asked == [""]
     assert list(tmp_path.iterdir()) == [tmp_path / "net"]
+
+
+def test_what_arrives_is_progress(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other processes wait as long as there is some: `tests/test_turns.py`."""
+    calls: list[int] = []
+    monkeypatch.setattr(src.turns, "_progress_mark", lambda _: lambda: calls.append(1))
+    fetch(server.url, tmp_path / "net", DIGEST)
+    assert len(calls) >= len(CONTENT) / CHUNK
 
 
 def test_a_connection_that_breaks_is_resumed(server: Server, tmp_path: Path) -> None:

@@ -1,5 +1,4 @@
 """Compiles the C++ kernels into a shared library, once per source, compiler and processor."""
-import contextlib
 import ctypes
 import hashlib
 import os
@@ -7,14 +6,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from src.cache_folder import cache_folder
 from src.cpu_kernels.compiler import Compiler, KernelsUnavailable, find_compiler, run_compiler
 from src.cpu_kernels.instructions import processor_flags
-from src.files import lock
+from src.turns import one_at_a_time
 
 SOURCE_FOLDER = Path(__file__).parent / "native"
 SMOKE_RUN = Path(__file__).with_name("smoke_run.py")
@@ -32,16 +31,17 @@ def build(compiler: Compiler | None = None) -> Path:
     Raises:
         KernelsUnavailable: no compiler, a failed compilation (with the compiler's message), a library that cannot run
             here, or no place to write.
+        UserError: another process that builds it made no progress for too long.
     """
     try:
         compiler = compiler or find_compiler()
         library = cache_folder("kernels") / f"kernels-{_key(compiler)}.so"
         if library.exists():
             return library
-        with _locked(library.parent):
+        with one_at_a_time(library.with_suffix(".lock"), "builds the CPU kernels") as progress:
             if not library.exists():  # another process may have built it meanwhile
                 with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-                    built = _compile(compiler, Path(folder) / library.name)
+                    built = _compile(compiler, Path(folder) / library.name, progress)
                     _try_out(built, compiler)
                     built.replace(library)
     except OSError as error:
@@ -74,13 +74,14 @@ def _key(compiler: Compiler) -> str:
     return key.hexdigest()[:20]
 
 
-def _compile(compiler: Compiler, library: Path) -> Path:
+def _compile(compiler: Compiler, library: Path, progress: Callable[[], None]) -> Path:
     """The sources to a shared library, as many at a time as there are processors, with all files in its folder."""
     def run(words: Sequence[str]) -> None:
         try:
             run_compiler([*compiler.command, *words], library.parent)
         except KernelsUnavailable as reason:
             raise KernelsUnavailable(f"{compiler.name} said: {reason}") from reason
+        progress()
 
     sources = sorted(SOURCE_FOLDER.glob("*.cc"))
     objects = [str(library.with_name(f"{source.stem}.o")) for source in sources]
@@ -107,15 +108,3 @@ def _try_out(library: Path, compiler: Compiler) -> None:
     if result.returncode > 0:
         message = (result.stderr.splitlines() or [f"exit status {result.returncode}"])[-1].replace(f"{library}: ", "")
         raise KernelsUnavailable(f"what {compiler.name} built does not run here: {message}")
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Only one process at a time is in this block, if the file system has locks."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            lock(descriptor, wait=True)
-        yield
-    finally:
-        os.close(descriptor)

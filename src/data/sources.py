@@ -1,5 +1,4 @@
 """Where a data set's images come from: the folders in a `dataset_path`, a list of images, or an archive of either."""
-import contextlib
 import dataclasses
 import os
 from dataclasses import dataclass
@@ -10,8 +9,9 @@ from src.data.formats.zip_archive import unpack
 from src.data.image_folder import EVAL_FOLDERS, ImageFolder
 from src.data.lists import TEST, TRAIN, VAL, read_list
 from src.errors import UserError
-from src.files import atomic_write, lock
+from src.files import atomic_write
 from src.log import logger
+from src.turns import one_at_a_time
 
 TEST_FOLDERS = ("test",)
 UNPACKERS = {".zip": unpack, **dict.fromkeys((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"), unpack_tar)}
@@ -100,24 +100,28 @@ def _unpacked(archive: Path, ending: str) -> Path:
     """The folder beside an archive with its content, which is unpacked once.
 
     Raises:
-        UserError: it cannot be unpacked, or there is a folder of that name with something else.
+        UserError: it cannot be unpacked, there is a folder of that name with something else, or another process that
+            unpacks it made no progress for too long.
     """
     target = archive.with_name(archive.name[:-len(ending)])
     mark = archive.with_name(f".{target.name}.unpacked")  # says which archive the folder was made of
     status = archive.stat()
     content = f"{archive.name} {status.st_size} {status.st_mtime_ns}\n"
-    with archive.open("rb") as file:
-        with contextlib.suppress(OSError):  # a file system without locks
-            lock(file.fileno(), wait=True)  # one rank unpacks, the others wait
-        if target.exists():
-            if not mark.is_file() or mark.read_text(encoding="utf-8", errors="replace") != content:
-                raise UserError(f"{target}: is there already, and was not made of the present {archive.name}; name the "
-                                "folder itself as the data set, or remove it")
-            return target
-        logger.info(f"unpacking {archive} to {target}")
-        with atomic_write(mark) as temporary:
-            temporary.write_text(content, encoding="utf-8")
-        return UNPACKERS[ending](archive, target, ADVICE)
+    if not target.exists():
+        try:
+            with one_at_a_time(archive.with_name(f".{target.name}.lock"), f"unpacks {archive}") as progress:
+                if not target.exists():  # no other rank has unpacked it meanwhile
+                    logger.info(f"unpacking {archive} to {target}")
+                    with atomic_write(mark) as temporary:
+                        temporary.write_text(content, encoding="utf-8")
+                    return UNPACKERS[ending](archive, target, ADVICE, progress)
+        except OSError as error:
+            raise UserError(f"{error.filename or target}: cannot be written: {error.strerror or error}; "
+                            f"{ADVICE}") from error
+    if not mark.is_file() or mark.read_text(encoding="utf-8", errors="replace") != content:
+        raise UserError(f"{target}: is there already, and was not made of the present {archive.name}; name the "
+                        "folder itself as the data set, or remove it")
+    return target
 
 
 def _child(root: Path, names: tuple[str, ...]) -> Path | None:

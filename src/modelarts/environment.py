@@ -21,7 +21,7 @@ def await_rank_table(seconds: float, sleep: Callable[[float], None] = time.sleep
     if not Path(folder).is_dir() or not folder:
         return
     table = Path(folder) / RANK_TABLE_NAME
-    if not wait_until(lambda: _is_completed(table), seconds, sleep):
+    if not wait_until(lambda: _is_completed(table), seconds, sleep, f"{table} to be complete"):
         raise UserError(f"{table}: the platform did not complete this rank table within {seconds:g} seconds")
     os.environ["RANK_TABLE_FILE"] = str(table)
 

@@ -9,6 +9,7 @@ from src.errors import UserError
 from src.files import lock
 from src.json_records import read_json
 from src.log import logger
+from src.modelarts.lock import lock_shared
 
 
 class JobFolders:
@@ -16,10 +17,11 @@ class JobFolders:
 
     Args:
         job: the name of the job.
+        seconds: how long to wait for another process at a lock.
     """
 
-    def __init__(self, job: str) -> None:
-        self._job = job
+    def __init__(self, job: str, seconds: float) -> None:
+        self._job, self._seconds = job, seconds
         self._held: list[int] = []  # descriptors of the locked files
 
     def claim(self, folder: Path) -> bool:
@@ -49,14 +51,14 @@ class JobFolders:
         make_folder(folder)
         whole = ours and bool(owner.get("whole")) and any(folder.iterdir())
         self.set_owner(folder, whole)
-        lock(descriptor, shared=True, wait=True)
+        lock_shared(descriptor, self._seconds, self._owner_file(folder))
         return whole
 
     def keep(self, folder: Path) -> None:
         """Lock a folder, too, that another process of this job has claimed."""
         if self._owner(folder).get("job") == self._job:
             descriptor = os.open(self._owner_file(folder), os.O_RDONLY)
-            lock(descriptor, shared=True, wait=True)
+            lock_shared(descriptor, self._seconds, self._owner_file(folder))
             self._held.append(descriptor)
 
     def _owner(self, folder: Path) -> dict[str, Any]:

@@ -78,7 +78,7 @@ class Job:
                             else self._train_url).absolute()
         self._log = Log()
         self._is_member = False
-        self._folders = JobFolders(self._name)
+        self._folders = JobFolders(self._name, config.copy_wait_seconds)
         self._inputs = Inputs(config, data_url, checkpoint_url, self._storage, self._folders)
 
     def run(self, main: Main) -> None:

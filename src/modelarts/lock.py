@@ -20,6 +20,8 @@ from pathlib import Path
 
 from src.errors import UserError
 from src.files import lock, unlock
+from src.log import logger
+from src.turns import REPORT
 
 POLL_SECONDS = 0.2
 
@@ -39,7 +41,7 @@ class JobLock:
         self._seconds, self._sleep = seconds, sleep
         self._gate, self._members, self._notes, self._queue = (
             self._open(kind) for kind in ("gate", "members", "notes", "queue"))
-        lock(self._queue, shared=True, wait=True)
+        lock_shared(self._queue, self._seconds, f"{self._path}.queue")
 
     def join(self) -> None:
         """Become a member, inside the gate. Notes are deleted if no other member is alive."""
@@ -56,7 +58,8 @@ class JobLock:
     def is_alone(self) -> bool:
         """Whether no other process of the job is alive; inside the gate only. The process stays a member."""
         is_alone = lock(self._members)
-        lock(self._members, shared=True, wait=True)  # also after a failure, which may have freed the shared lock
+        # Also after a failure, which may have freed the shared lock.
+        lock_shared(self._members, self._seconds, f"{self._path}.members")
         return is_alone
 
     @contextmanager
@@ -69,8 +72,9 @@ class JobLock:
         Raises:
             UserError: another process held the gate for too long.
         """
-        if not wait_until(lambda: lock(self._gate), self._seconds, self._sleep):
-            raise UserError(f"waited {self._seconds:g} seconds for another process of this job to {what}; look in its "
+        awaited = f"another process of this job to {what}"
+        if not wait_until(lambda: lock(self._gate), self._seconds, self._sleep, awaited):
+            raise UserError(f"waited {self._seconds:g} seconds for {awaited}; look in its "
                             "log, or raise --copy_wait_seconds")
         try:
             yield
@@ -107,11 +111,34 @@ class JobLock:
             raise UserError(f"{path}: cannot make this lock file: {error.strerror}") from error
 
 
-def wait_until(condition: Callable[[], bool], seconds: float, sleep: Callable[[float], None] = time.sleep) -> bool:
-    """Wait until a condition holds. Returns False if it does not within `seconds`."""
-    end = time.monotonic() + seconds
+def lock_shared(descriptor: int, seconds: float, path: object) -> None:
+    """Lock a file together with others. Who has it alone has it for a moment only.
+
+    Raises:
+        UserError: another process had it alone for `seconds`.
+    """
+    if not wait_until(lambda: lock(descriptor, shared=True), seconds):
+        raise UserError(f"{path}: waited {seconds:g} seconds for the lock on this file; end the process that has it "
+                        "(fuser tells which), and start again")
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, sleep: Callable[[float], None] = time.sleep,
+               awaited: str = "") -> bool:
+    """Wait until a condition holds. Returns False if it does not within `seconds`.
+
+    Args:
+        condition: asked again and again.
+        seconds: how long to wait.
+        sleep: waits for some seconds.
+        awaited: what is waited for, for a line in the log each minute; none if it is empty.
+    """
+    begin = last_report = time.monotonic()
     while not condition():
-        if time.monotonic() >= end:
+        now = time.monotonic()
+        if now >= begin + seconds:
             return False
+        if awaited and now >= last_report + REPORT:
+            last_report = now
+            logger.info(f"waiting for {awaited}, {now - begin:.0f} seconds so far")
         sleep(POLL_SECONDS)
     return True

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from src import cache_folder as cache_module
+from src import turns
 from src.cache_folder import cache_folder
 from src.cpu_kernels import accelerate, instructions
-from src.cpu_kernels.builder import build
+from src.cpu_kernels.builder import SOURCE_FOLDER, build
 from src.cpu_kernels.threads import thread_count
 from src.mobilenetV2 import ConvBN
 from tests.support.compiler_tools import COMPILERS, has, off_in_one_line, stand_in, version
@@ -189,6 +190,17 @@ def test_two_processes_build_at_once(empty_cache: Path, tmp_path: Path) -> None:
     again = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, check=True)
     assert again.stdout.strip().splitlines()[-1] == outputs[0][0].strip().splitlines()[-1]
     assert (tmp_path / "marks").read_text() == "linked\n"
+
+
+@needs_gcc
+def test_each_file_that_is_compiled_is_progress(empty_cache: Path, tmp_path: Path,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other processes wait as long as there is some: `tests/test_turns.py`."""
+    calls: list[int] = []
+    monkeypatch.setattr(turns, "_progress_mark", lambda _: lambda: calls.append(1))
+    monkeypatch.setenv("CXX", str(stand_in(tmp_path / "compiler", version("g++", 12, 2, 0), linker(tmp_path, WORKS))))
+    build()
+    assert len(calls) == len(list(SOURCE_FOLDER.glob("*.cc"))) + 1
 
 
 @pytest.mark.parametrize(("environment", "expected"), [

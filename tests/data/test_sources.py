@@ -179,6 +179,14 @@ def test_an_archive_is_unpacked_beside_it_once(name: str, root: Path, tmp_path: 
         train_source(str(archive))
 
 
+@pytest.mark.parametrize("name", ["photos.zip", "photos.tar"])
+def test_each_file_that_is_unpacked_is_progress(name: str, root: Path, tmp_path: Path) -> None:
+    """Other ranks wait as long as there is some: `tests/test_turns.py`."""
+    archive, calls = pack(root, tmp_path / name), []
+    sources.UNPACKERS[archive.suffix](archive, tmp_path / "photos", "", lambda: calls.append(1))
+    assert len(calls) >= len(FOLDER)
+
+
 @pytest.mark.parametrize("name", ["photos.zip", "photos.tar", "photos.tar.gz"])
 def test_a_cut_archive_leaves_nothing(name: str, root: Path, tmp_path: Path) -> None:
     archive = pack(root, tmp_path / name)

@@ -3,7 +3,7 @@
 Python's tarfile stops silently at a damaged header, or if the file is cut between two members. Here that is an error.
 """
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -70,14 +70,14 @@ def compressed_members(archive: Path, names: set[str], largest: int) -> dict[str
     return found
 
 
-def unpack_tar(archive: Path, target: Path, advice: str) -> Path:
+def unpack_tar(archive: Path, target: Path, advice: str, progress: Callable[[], None]) -> Path:
     """Unpack a tar file, with or without compression, as `zip_archive.unpack` does a zip file.
 
     Raises:
         UserError: as `tar_members`; or the disk has no room.
     """
     with _readable(archive), tarfile.open(archive, "r:*") as tar:
-        infos = [info for info in _infos(tar) if not set(PurePosixPath(info.name).parts) & set(LITTER)]
+        infos = [info for info in _each(_infos(tar), progress) if not set(PurePosixPath(info.name).parts) & set(LITTER)]
         if tar.fileobj is None or tar.fileobj.read(BLOCK) != bytes(BLOCK):  # the second block of the end mark
             raise tarfile.ReadError("cut off or damaged")
         while tar.fileobj.read(2 ** 20):  # up to the end, where the checksum of gzip is
@@ -88,7 +88,7 @@ def unpack_tar(archive: Path, target: Path, advice: str) -> Path:
             raise UserError(f"{archive}: has no file in it")
         check_space(target.parent, (info.size for info in infos), f"unpacking {archive.name}", advice)
         with temporary_folder(target) as temporary:
-            tar.extractall(temporary, infos, filter="data")
+            tar.extractall(temporary, _each(infos, progress), filter="data")
             outer_folder(temporary).rename(target)
     return target
 
@@ -113,6 +113,12 @@ def _infos(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     for info in tar:
         if info.size < 0 or info.offset_data < info.offset:
             raise tarfile.ReadError(f"{info.name} has a size below 0")
+        yield info
+
+
+def _each(infos: Iterable[tarfile.TarInfo], progress: Callable[[], None]) -> Iterator[tarfile.TarInfo]:
+    for info in infos:
+        progress()
         yield info
 
 

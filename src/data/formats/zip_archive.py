@@ -4,7 +4,7 @@ import contextlib
 import os
 import stat
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from src.data.image_folder import EVAL_FOLDERS
@@ -16,7 +16,8 @@ DATASET_FOLDERS = ("train", "test", *EVAL_FOLDERS)
 LITTER = ("__MACOSX", ".DS_Store")  # macOS adds these
 
 
-def unpack(archive: Path, target: Path, advice: str = "choose another --data_path") -> Path:
+def unpack(archive: Path, target: Path, advice: str = "choose another --data_path",
+           progress: Callable[[], None] = lambda: None) -> Path:
     """Unpack a zip file into the new folder `target`, whole or not at all; returns `target`.
 
     If all files are in one outer folder, that folder is left out, unless it is a part of the data set such as train.
@@ -27,6 +28,7 @@ def unpack(archive: Path, target: Path, advice: str = "choose another --data_pat
         archive: the zip file.
         target: the folder to make.
         advice: what to do if the disk has no room.
+        progress: called after each file.
 
     Raises:
         UserError: the archive is damaged or encrypted, has links or names that leave the folder, or needs more room
@@ -40,6 +42,7 @@ def unpack(archive: Path, target: Path, advice: str = "choose another --data_pat
             with temporary_folder(target) as temporary:
                 for member in members:
                     _extract(opened, member, temporary)
+                    progress()
                 outer_folder(temporary).rename(target)
     except UserError:
         raise
