@@ -24,7 +24,8 @@ class DeviceFeed:
 
     def begin(self, batches: Iterable[Batch]) -> "DeviceFeed":
         """Go over other batches from now on. Returns itself."""
-        self._batches, self._sent = iter(batches), None
+        self._batches = iter(batches)
+        self._sent: Batch | None = None
         self._mark_steps()
         return self
 

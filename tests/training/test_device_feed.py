@@ -1,14 +1,15 @@
 """`device_prefetch`: the next batch is sent while a step computes, and a run keeps its bits. No test has a card."""
 import contextlib
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import mindspore as ms
 import numpy as np
 import pytest
-from conftest import Images, assert_same_run, config_for, few_blocks
+from conftest import FEW_BLOCKS, Images, assert_same_run, config_for
 from mindspore import Tensor, nn
 
 import train
@@ -33,7 +34,7 @@ Calls = list[str]
 
 # ---- a run has the same bits
 
-class Killed(Exception):
+class KilledError(Exception):
     """Ends a run within an epoch."""
 
 
@@ -51,36 +52,52 @@ def nothing_runs_by_operators(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     ms.set_context(mode=ms.GRAPH_MODE)
 
 
-@pytest.mark.parametrize("options", [
-    "--cpu_kernels off",
-    "--cpu_kernels on --ema_decay 0.5 --mixup_alpha 0.4 --precise_bn True --pretrain_ckpt {other} --linear_probe True "
-    "--kd_teacher {other}",
-    "--freeze_layer backbone --pretrain_ckpt {other} --cpu_kernels off"], ids=["plain", "rich", "frozen"])
-@pytest.mark.usefixtures("nothing_runs_by_operators")
-def test_a_run_that_was_killed_and_resumed_has_the_bits_of_graph_mode(options: str, images: Images, tmp_path: Path,
-                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
-    photos = images({"train/ape": 7, "train/zebra": 5, "val/ape": 2, "val/zebra": 2})
+Run = Callable[..., Checkpoint]
 
-    def run(folder: str, *more: object) -> Checkpoint:
-        words = ("--image_size 32 --width_mult 0.35 --batch_size 4 --epoch_size 2 --warmup_epochs 0 "
-                 f"--save_checkpoint_steps 2 {options}").format(other=tmp_path / "other.ckpt").split()
-        monkeypatch.setattr(sys, "argv", ["train.py", "--platform", "CPU", *words, "--dataset_path", str(photos),
-                                          "--save_checkpoint_path", str(tmp_path / folder), *map(str, more)])
+
+@pytest.fixture
+def run(images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Trains 2 epochs with options, in a folder; returns the last checkpoint. `other.ckpt` has trained weights."""
+    monkeypatch.setattr("src.mobilenetV2.INVERTED_RESIDUALS", FEW_BLOCKS[:2])
+    photos, other = images({"train/ape": 7, "train/zebra": 5, "val/ape": 2, "val/zebra": 2}), tmp_path / "other.ckpt"
+    write_checkpoint(other, network_parameters(define_net(config_for("--width_mult", 0.35), 2)), {},
+                     CheckpointMetadata(classes=("ape", "zebra")))
+
+    def train_in(folder: str, options: str) -> Checkpoint:
+        words = ("--platform CPU --image_size 32 --width_mult 0.35 --batch_size 4 --epoch_size 2 --warmup_epochs 0 "
+                 f"--save_checkpoint_steps 2 {options}").format(other=other).split()
+        monkeypatch.setattr(sys, "argv", ["train.py", *words, "--dataset_path", str(photos),
+                                          "--save_checkpoint_path", str(tmp_path / folder)])
         train.main()
         return read_checkpoint(tmp_path / folder / "last.ckpt")
+    return train_in
 
-    with few_blocks():
-        write_checkpoint(tmp_path / "other.ckpt", network_parameters(define_net(config_for("--width_mult", 0.35), 2)),
-                         {}, CheckpointMetadata(classes=("ape", "zebra")))
-        expected = run("graph")
-        assert ms.get_context("mode") == ms.GRAPH_MODE
-        with monkeypatch.context() as patch:
-            patch.setattr(Monitor, "step_end", killed_at_the_last_step(Monitor.step_end))
-            with pytest.raises(Killed):
-                run("ahead", "--device_prefetch", True)
-        assert read_checkpoint(tmp_path / "ahead" / "last.ckpt").training.step == STEPS - 1
-        found = run("ahead", "--device_prefetch", True)
+
+@pytest.mark.parametrize("options", ["--cpu_kernels off --report False",
+                                     "--freeze_layer backbone --pretrain_ckpt {other} --cpu_kernels off"])
+@pytest.mark.usefixtures("nothing_runs_by_operators")
+def test_a_run_has_the_bits_of_graph_mode(options: str, run: Run) -> None:
+    expected = run("graph", options)
+    assert ms.get_context("mode") == ms.GRAPH_MODE
+    found = run("ahead", f"{options} --device_prefetch True")
     assert ms.get_context("mode") == ms.PYNATIVE_MODE
+    assert found.training.step == 2 * STEPS
+    assert_same_run(found, expected)
+
+
+@pytest.mark.usefixtures("nothing_runs_by_operators")
+def test_a_run_that_was_killed_and_resumed_has_them_too(run: Run, tmp_path: Path) -> None:
+    """With all that calls a network: a teacher, a classifier fitted first, statistics measured anew, a report."""
+    options = ("--cpu_kernels on --ema_decay 0.5 --mixup_alpha 0.4 --precise_bn True --linear_probe True "
+               "--pretrain_ckpt {other} --kd_teacher {other}")
+    expected = run("graph", options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Monitor, "step_end", killed_at_the_last_step(Monitor.step_end))
+        with pytest.raises(KilledError):
+            run("killed", f"{options} --device_prefetch True")
+    shutil.copytree(tmp_path / "killed", tmp_path / "ahead")  # this process has the first folder still
+    assert read_checkpoint(tmp_path / "ahead" / "last.ckpt").training.step == STEPS - 1
+    found = run("ahead", f"{options} --device_prefetch True")
     assert found.training.step == 2 * STEPS
     assert_same_run(found, expected)
 
@@ -88,7 +105,7 @@ def test_a_run_that_was_killed_and_resumed_has_the_bits_of_graph_mode(options: s
 def killed_at_the_last_step(step_end: Any) -> Any:  # noqa: ANN401 - functions of `Monitor`
     def killed(monitor: Monitor, step: int, loss: Tensor, applied: Tensor) -> int:
         if step == STEPS - 1:
-            raise Killed
+            raise KilledError
         return step_end(monitor, step, loss, applied)
     return killed
 
