@@ -71,7 +71,7 @@ from src.utils import check_classes, eval_parameters, load_parameters, load_weig
 @with_folds
 def main(config: Config) -> None:
     """Train as the command line says."""
-    world = setup_device(config)
+    world = setup_device(config, config.device_prefetch)
     config = settle_recipe(config, world)
 
     # ---- images
@@ -132,7 +132,7 @@ def main(config: Config) -> None:
             epoch, first_step = divmod(state.step, steps)
             monitor.epoch_begin(epoch)
             batches = profiler.watch(timing.batches(train_data.epoch(epoch, first_step * config.grad_accum_steps)))
-            for step, (loss, applied) in enumerate(train_step.over(batches), first_step):
+            for step, (loss, applied) in enumerate(train_step.over(batches, steps - first_step), first_step):
                 bad_steps = monitor.step_end(step, loss, applied)
                 guard.check(bad_steps, f"step {step} of epoch {epoch}, learning rate {lr[state.step]:g}")
                 state.step += 1

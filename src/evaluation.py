@@ -1,8 +1,11 @@
 """Evaluates a network on a data source: every image exactly once, on any number of ranks."""
+from collections.abc import Callable
+
 import numpy as np
 from mindspore import Tensor, nn
 from tqdm import tqdm
 
+from src.compiled import compiled
 from src.data.framing import IMAGES_OF_VIEWS, mean_over_views
 from src.dataset import IGNORE_INDEX, Data
 from src.distributed.collectives import all_gather, all_reduce, sum_counts
@@ -17,12 +20,13 @@ def evaluate(network: nn.Cell, data: Data, world: World) -> EvalResult:
     """
     training = network.training
     network.set_train(False)
+    forward = compiled(network)
     total = int(sum_counts(np.array([data.images], np.int64), world)[0])
     judged, kept, classes, done = [np.empty(0, JUDGED)], [], 0, 0
     for inputs, batch_labels in tqdm(data.epoch(0), total=data.steps_per_epoch, desc="eval", leave=False,
                                      disable=None if world.is_main_process else True):
         real = batch_labels.asnumpy() != IGNORE_INDEX
-        logits = _logits(network, inputs)[real].astype(np.float32)
+        logits = _logits(forward, inputs)[real].astype(np.float32)
         judged.append(judge(logits, batch_labels.asnumpy()[real]))
         classes = logits.shape[1]
         kept.append(logits[_positions(done, len(logits), world) % logit_stride(total, classes) == 0])
@@ -34,11 +38,11 @@ def evaluate(network: nn.Cell, data: Data, world: World) -> EvalResult:
     return _gather(images, np.concatenate([np.empty((0, classes), np.float32), *kept]), world)
 
 
-def _logits(network: nn.Cell, inputs: Tensor) -> np.ndarray:
+def _logits(forward: Callable[[Tensor], Tensor], inputs: Tensor) -> np.ndarray:
     """N x C. Of several views of an image, N x V x 3 x H x W, the mean."""
     if inputs.ndim < IMAGES_OF_VIEWS:
-        return network(inputs).asnumpy()
-    return mean_over_views(lambda view: network(Tensor(view)).asnumpy(), inputs.asnumpy())
+        return forward(inputs).asnumpy()
+    return mean_over_views(lambda view: forward(Tensor(view)).asnumpy(), inputs.asnumpy())
 
 
 def _positions(first: int, images: int, world: World) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 from mindspore import Tensor
 from PIL import Image
 
+from src.compiled import compiled
 from src.data.framing import Framing
 from src.deployment.model_file import ModelFile, Network
 from src.deployment.prediction import ImageStream, Prediction, decoding_workers
@@ -88,11 +89,11 @@ def explain(network: MobileNetV2, config: Config, paths: Sequence[Path],
     normalisation = NORMALISATIONS[config.normalisation]
     batch_size = min(config.batch_size, len(paths))
     workers = decoding_workers(config.num_workers, config.onnx_threads)
-    weight = network.head.classifier.weight.asnumpy()
+    weight, forward = network.head.classifier.weight.asnumpy(), compiled(network.backbone)
     stream = ImageStream(paths, config.image_size, batch_size, workers, normalisation, Framing.of(config))
     for positions, images in stream:
         filled = np.pad(images, ((0, batch_size - len(images)), (0, 0), (0, 0), (0, 0)))  # one shape: one compilation
-        features = network.backbone(Tensor(filled)).asnumpy()[:len(images)].astype(np.float32)
+        features = forward(Tensor(filled)).asnumpy()[:len(images)].astype(np.float32)
         maps = class_activation_maps(features, weight, classes[positions])
         for position, pixels, activation in zip(positions.tolist(), _pixels(images, normalisation), maps, strict=True):
             yield position, draw_overlay(pixels, activation)

@@ -15,8 +15,13 @@ from src.model_utils.device_adapter import find_process_environment
 LAUNCHERS = "bash scripts/run_train.sh, bash scripts/run_eval.sh, or msrun"
 
 
-def setup_device(config: Config) -> World:
-    """Choose the device and graph mode, and join the other ranks. To be called before anything is computed.
+def setup_device(config: Config, device_prefetch: bool = False) -> World:
+    """Choose the device and MindSpore's mode, and join the other ranks. To be called before anything is computed.
+
+    Args:
+        config: of the run.
+        device_prefetch: whether batches are to be copied while a step computes. In graph mode MindSpore waits for the
+            end of each step; in PyNative mode it does not, and `compiled` has to be around each network.
 
     Raises:
         UserError: the platform is missing or does not support the configuration; or the launcher and the configuration
@@ -24,7 +29,9 @@ def setup_device(config: Config) -> World:
     """
     _check_launch(config)
     _check_boost(config)
-    ms.set_context(mode=ms.GRAPH_MODE)
+    if device_prefetch:
+        _check_prefetch(config)
+    ms.set_context(mode=ms.PYNATIVE_MODE if device_prefetch else ms.GRAPH_MODE)
     platform = "CPU" if config.dry_run else config.platform  # a dry run needs no card
     try:
         # For a missing platform MindSpore writes pages of warnings. The error below is enough.
@@ -83,6 +90,14 @@ def _check_boost(config: Config) -> None:
                         "mode; use --amp_level O3, or O0 on CPU")
     if config.boost_mode == "O1" and config.cpu_kernels == "on":
         raise UserError("boost_mode O1 and cpu_kernels on: MindSpore's boost mode knows its own cells only; choose one")
+
+
+def _check_prefetch(config: Config) -> None:
+    """Refuse what MindSpore's `Tensor.to` and `ms.jit` do not know."""
+    if config.platform == "GPU":
+        raise UserError("device_prefetch True: MindSpore 2.10 sends batches ahead to Ascend only; leave it out on GPU")
+    if config.platform == "Ascend" and config.jit_level == "O2":
+        raise UserError("device_prefetch True and jit_level O2: ms.jit compiles at O0 and O1 only; choose one of these")
 
 
 def _device_id(config: Config) -> int | None:

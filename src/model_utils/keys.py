@@ -132,6 +132,9 @@ class Keys:
                          commands=COMMANDS, choices=("O0", "O1", "O2"))
     dataset_sink_mode: bool = key(False, RUN, "Accepted for scripts that set it. Batches are fed one by one on every "
                                               "platform: see docs/devices.md.", affects_result=False)
+    device_prefetch: bool = key(False, RUN, "Copy the next batch to an Ascend card while a step computes. MindSpore "
+                                            "then runs in PyNative mode with compiled networks. Tried on CPU only, "
+                                            "where it gives the same bits: see docs/devices.md.", affects_result=False)
     cpu_kernels: str = key("auto", RUN, "Fast kernels on CPU: auto uses them where they can be built, on fails where "
                                         "they cannot, off uses MindSpore's own.",
                            commands=(TRAIN, EVAL, INFER), choices=("auto", "on", "off"))

@@ -9,6 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from src.compiled import compiled
 from src.data.transforms import train_sizes
 from src.dataset import Batch, Data
 from src.deployment.model_file import open_model
@@ -73,7 +74,7 @@ class Teacher:
         Raises:
             UserError: the teacher does not take images of this size, or has another number of classes.
         """
-        self._network = self._model.network()
+        self._network = compiled(self._model.network())
         for size in self._sizes:
             try:
                 logits = self(Tensor(np.zeros((batch_size, 3, size, size), np.float32)))

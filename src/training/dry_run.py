@@ -94,13 +94,14 @@ def _optimizer(config: Config) -> str:
 
 
 def _feed(config: Config, batch_size: int, image_size: int) -> str:
-    """The bytes of images that go to the device for each batch."""
+    """The bytes of images that go to the device for each batch, and when."""
+    ahead = f"a batch ahead on the device: {'on' if config.device_prefetch else 'off'}"
     if config.freeze_layer == "backbone":
-        return "features in memory"
+        return f"features in memory, {ahead}"
     is_uint8 = Augmentation.of(config).gives_pixels(config.platform)
     size = batch_size * 3 * image_size ** 2 * (1 if is_uint8 else FLOAT32) / 1e6
     return (f"{size:,.1f} MB a batch, {size * config.grad_accum_steps:,.1f} MB a step to each rank, "
-            f"{'uint8 pixels' if is_uint8 else 'float32, normalised'}")
+            f"{'uint8 pixels' if is_uint8 else 'float32, normalised'}, {ahead}")
 
 
 def multiply_adds(network: MobileNetV2, image_size: int) -> int:

@@ -7,6 +7,7 @@ from mindspore import Tensor, nn, ops
 from tqdm import tqdm
 
 from src.cache_folder import cache_folder
+from src.compiled import compiled
 from src.data.framing import Framing
 from src.data.image_folder import ImageFolder
 from src.data.transforms import CENTRE
@@ -54,12 +55,12 @@ def pooled_features(backbone: MobileNetV2Backbone, folder: ImageFolder, image_si
     data = ImageData(folder, image_size, batch_size, training=False, num_workers=num_workers, rank=world.rank,
                      rank_size=world.rank_size, normalisation=normalisation, framing=framing)
     backbone.set_train(False)
-    pooled_backbone = PooledBackbone(backbone)
+    forward = compiled(PooledBackbone(backbone))
     result = np.zeros(shape, np.float32)
     done = 0
     for images, labels in tqdm(data.epoch(), total=data.steps_per_epoch, desc="features", leave=False,
                                disable=None if world.is_main_process else True):
-        pooled = pooled_backbone(images).asnumpy()[labels.asnumpy() != IGNORE_INDEX]
+        pooled = forward(images).asnumpy()[labels.asnumpy() != IGNORE_INDEX]
         rows = world.rank + world.rank_size * np.arange(done, done + len(pooled))
         result[rows] = pooled
         done += len(pooled)

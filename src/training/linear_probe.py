@@ -69,8 +69,8 @@ def fit_classifier(config: Config, network: MobileNetV2, ema: MobileNetV2 | None
                      world=world)
     step.set_train()
     for epoch in range(epochs):
-        for inputs, labels in train_data.epoch(epoch):
-            step(inputs, labels)
+        for _ in step.over(train_data.epoch(epoch)):
+            pass
     for fitted in (network, ema):
         if fitted is not None:
             _copy(head.classifier, fitted.head.classifier)

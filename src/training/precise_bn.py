@@ -4,6 +4,7 @@ Wu, Johnson, "Rethinking 'Batch' in BatchNorm", section 3, https://arxiv.org/abs
 """
 import numpy as np
 
+from src.compiled import compiled
 from src.data.framing import Framing
 from src.data.image_folder import ImageFolder
 from src.dataset import ImageData, shard, training_order
@@ -37,9 +38,10 @@ def measure_statistics(network: MobileNetV2, folder: ImageFolder, config: Config
     total = np.zeros(sum(parameter.size for parameter in statistics))
     training = backbone.training
     backbone.set_train(True)
+    forward = compiled(backbone)
     for images, _ in data.epoch():
         set_values(statistics, np.zeros(len(total)))
-        backbone(images).asnumpy()  # adds the batch's own statistics, times the weight, to the zeros
+        forward(images).asnumpy()  # adds the batch's own statistics, times the weight, to the zeros
         total += flatten(statistics) / weight_of_new
     backbone.set_train(training)
     set_values(statistics, total / data.steps_per_epoch)

@@ -1,15 +1,18 @@
 """One optimisation step as one compiled graph."""
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import mindspore as ms
 from mindspore import Parameter, Tensor, amp, nn, ops
 
+from src.compiled import compiled
 from src.cpu_kernels import ema_update, finite_check, rank_sum
 from src.distributed.world import ALONE, World
 from src.errors import UserError
 from src.model_utils.config import Config
 from src.models import EMA_PREFIX
 from src.normalisation import NORMALISATIONS
+from src.training.device_feed import DeviceFeed
 from src.training.ema import ema_and_weights, one_minus_decay
 from src.training.loss_scale import adapt_loss_scale
 from src.training.normalise import Normalise
@@ -28,7 +31,8 @@ class TrainStep(nn.Cell):
         network: inputs to logits. Inputs of uint8 are images to normalise before.
         loss_fn: logits and labels to a scalar loss.
         optimizer: over the parameters to train, made by `build_optimizer` for the same configuration.
-        config: `grad_accum_steps`, `amp_level`, `loss_scale`, `loss_scale_window` and `ema_decay` count here.
+        config: `grad_accum_steps`, `amp_level`, `loss_scale`, `loss_scale_window`, `ema_decay` and `device_prefetch`
+            count here.
         ema: optional network for the moving average of the weights. Its parameters have the same names with
             `EMA_PREFIX` before them.
         world: the ranks that train together. Gradients and loss are means over them, so all take the same step. All
@@ -58,6 +62,7 @@ class TrainStep(nn.Cell):
         self.value_and_grad = ops.value_and_grad(self._scaled_loss, None, optimizer.parameters)
         self.all_finite = finite_check(network)
         self.clear_overflow = ClearOverflow() if config.platform == "Ascend" else None
+        self.device_feed = DeviceFeed(config.platform) if config.device_prefetch else None
         self.rank_size = world.rank_size
         self.summands = world.rank_size * config.grad_accum_steps  # losses and gradients in the sum of a step
         if world.rank_size > 1:
@@ -87,13 +92,24 @@ class TrainStep(nn.Cell):
             finite = self.rank_sum((1 - finite.astype(ms.float32).reshape(1),))[0].reshape(()) < 0.5
         return finite
 
-    def over(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Run one step for every `grad_accum_steps` batches; yields what `step(inputs, labels)` returns."""
+    def over(self, batches: Iterable[tuple[Tensor, Tensor]],
+             steps: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Run one step for every `grad_accum_steps` batches; yields what `step(inputs, labels)` returns.
+
+        With `device_prefetch` the next batch is sent to the device before a result is yielded. `steps`: the most that
+        are wanted, so that no batch is fetched after the last of them.
+        """
+        step = compiled(self)
+        batches = islice(batches, steps and steps * self.grad_accum_steps)
+        if self.device_feed:
+            batches = self.device_feed.begin(batches)
         for number, (inputs, labels) in enumerate(batches):
             batch = number % self.grad_accum_steps
             is_last = batch + 1 == self.grad_accum_steps
             # A platform without the register does not compile a graph of its own for the first batch.
-            result = self(inputs, labels, is_last, batch == 0 or self.clear_overflow is None)
+            result = step(inputs, labels, is_last, batch == 0 or self.clear_overflow is None)
+            if self.device_feed:
+                self.device_feed.send_next()
             if is_last:
                 yield result
 

@@ -7,6 +7,7 @@ from mindspore.device_context import ascend, gpu
 
 from src.distributed import device
 from src.distributed.world import ALONE
+from src.errors import UserError
 from src.model_utils.config import get_config
 
 Calls = list[tuple[str, object]]
@@ -47,6 +48,22 @@ def test_cards_compile_at_the_level_that_is_asked_for(calls: Calls) -> None:
     assert asked(calls, "--platform", "GPU", "--amp_level", "O2", "--jit_level", "O0")["jit_config"] == {
         "jit_level": "O0"}
     assert "jit_config" not in asked(calls, "--platform", "CPU")
+
+
+def test_the_mode_is_pynative_only_for_a_training_that_sends_batches_ahead(calls: Calls) -> None:
+    """Other commands ignore the key, as it may stand in a file that they read, too."""
+    options = ("--platform", "Ascend", "--device_prefetch", "True")
+    assert asked(calls, *options)["mode"] == ms.GRAPH_MODE
+    device.setup_device(get_config(options), device_prefetch=True)
+    assert dict(calls)["mode"] == ms.PYNATIVE_MODE
+
+
+@pytest.mark.parametrize(("options", "mentions"), [
+    (("--platform", "GPU"), "to Ascend only"), (("--platform", "Ascend", "--jit_level", "O2"), "jit_level O2")])
+def test_what_cannot_send_batches_ahead_is_refused(calls: Calls, options: tuple[str, ...], mentions: str) -> None:
+    with pytest.raises(UserError, match=mentions):
+        device.setup_device(get_config(options), device_prefetch=True)
+    assert calls == []
 
 
 def test_a_dry_run_needs_no_card(calls: Calls) -> None:

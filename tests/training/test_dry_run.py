@@ -28,7 +28,8 @@ def test_nothing_changes_on_disk(photos: Path, tmp_path: Path) -> None:
     assert told["platform"] == "CPU, 1 rank"
     assert told["precision"] == "O0, float32 throughout"
     assert told["compiler"] == "cpu_kernels auto"
-    assert told["feed"] == "4.8 MB a batch, 4.8 MB a step to each rank, float32, normalised"
+    assert told["feed"] == ("4.8 MB a batch, 4.8 MB a step to each rank, float32, normalised, "
+                            "a batch ahead on the device: off")
     assert told["steps"] == "2 per epoch, 15 epochs, 30 in all"
     assert told["validation"].startswith("9 in ")
     assert told["network"].startswith("MobileNetV2 1.0, 2,227,715 parameters, 299.")
@@ -73,7 +74,9 @@ def test_accumulated_batches_enlarge_them_too(photos: Path) -> None:
 def test_the_bytes_that_go_to_the_device(options: str, feed: str) -> None:
     folder = ImageFolder(Path("photos"), ("cat",), ("cat/000.jpg",) * 256, np.zeros(256, np.int32))
     config = get_config(["--batch_size", "256", *options.split()])
-    assert table(describe_run(config, World(), folder, None))["feed"] == feed
+    assert table(describe_run(config, World(), folder, None))["feed"] == f"{feed}, a batch ahead on the device: off"
+    ahead = config.replace({"device_prefetch": True})
+    assert table(describe_run(ahead, World(), folder, None))["feed"] == f"{feed}, a batch ahead on the device: on"
 
 
 def test_multi_scale_training_needs_the_memory_of_its_largest_size(photos: Path) -> None:
@@ -120,4 +123,5 @@ def test_what_ascend_is_told(photos: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert told["compiler"] == "jit_level O1"
     assert "ASCEND_RT_VISIBLE_DEVICES=0,1, " in told["environment"]
     assert "HCCL_CONNECT_TIMEOUT=3600" in told["environment"]
-    assert told["feed"] == "0.6 MB a batch, 1.2 MB a step to each rank, uint8 pixels"
+    assert told["feed"] == ("0.6 MB a batch, 1.2 MB a step to each rank, uint8 pixels, "
+                            "a batch ahead on the device: off")

@@ -62,7 +62,7 @@ def test_an_accelerator_waits_only_where_the_values_are_needed(options: tuple, f
 class Recorder:
     """Stands for a compiled step on a card, which returns before it is done: notes when its values are awaited."""
 
-    grad_accum_steps, clear_overflow = 1, None
+    grad_accum_steps, clear_overflow, device_feed = 1, None, None
 
     def __init__(self) -> None:
         self.calls: list[str] = []
