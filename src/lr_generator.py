@@ -32,18 +32,24 @@ def get_lr(lr_init: float, lr_max: float, lr_end: float, warmup_epochs: float, t
     return np.concatenate([rising, falling])[:total].astype(np.float32)
 
 
-def run_lr(config: Config, global_batch: int, steps_per_epoch: int,
-           plans: Sequence[tuple[int, int]] = ()) -> np.ndarray:
-    """Learning rates of the steps of a configured run, scaled to its global batch by the linear rule.
+def lr_scale(config: Config, global_batch: int) -> float:
+    """What the configured learning rates are multiplied by for a step of `global_batch` images: the linear rule.
 
     An `lr_base_batch` of 0 takes the rates as they are.
 
     Goyal et al., "Accurate, Large Minibatch SGD", section 2.1, https://arxiv.org/abs/1706.02677.
+    """
+    return global_batch / config.lr_base_batch if config.lr_base_batch else 1.0
+
+
+def run_lr(config: Config, global_batch: int, steps_per_epoch: int,
+           plans: Sequence[tuple[int, int]] = ()) -> np.ndarray:
+    """Learning rates of the steps of a configured run, scaled to its global batch by `lr_scale`.
 
     `plans` are pairs of epochs that are over and epochs of the run from there on, instead of `epoch_size`. A plan from
     the beginning has a warm-up of a tenth of its epochs at most.
     """
-    scale = global_batch / config.lr_base_batch if config.lr_base_batch else 1.0
+    scale = lr_scale(config, global_batch)
     warmup_epochs, epochs = config.warmup_epochs, config.epoch_size
     if plans and plans[0][0] == 0:
         epochs = plans[0][1]

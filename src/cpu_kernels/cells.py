@@ -254,7 +254,7 @@ class AcceleratedMobileNetV2(_Accelerated, MobileNetV2):
         if self.has_usual_head and not self.is_quantization_aware:
             operators = self.network_operators
             self.direct_inference = DirectInference(
-                self.kernel_library, (operators.plan, operators.constants),
+                library, (operators.plan, operators.constants),
                 (*self.backbone_weights, *self.backbone_statistics, dense.weight, dense.bias))
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:

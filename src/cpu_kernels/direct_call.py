@@ -19,9 +19,9 @@ class DirectInference:
     As a compiled graph does, it reads them where the framework has them at the time of the call.
     """
 
-    def __init__(self, library: str, constants: Sequence[Tensor], parameters: Sequence[Parameter]) -> None:
+    def __init__(self, library: Path, constants: Sequence[Tensor], parameters: Sequence[Parameter]) -> None:
         """The operator's inputs before the images, and those behind them; the last is the classifier's bias."""
-        self.kernel = load(Path(library)).network_infer
+        self.kernel = load(library).network_infer
         self.constants, self.parameters = tuple(constants), tuple(parameters)
         self.bytes = [parameter.nbytes for parameter in parameters]
         self.channels, self.classes = parameters[0].shape[1], parameters[-1].shape[0]

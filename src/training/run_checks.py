@@ -12,6 +12,7 @@ from src.distributed.world import World
 from src.errors import UserError, list_some
 from src.files import file_digest
 from src.log import logger
+from src.lr_generator import lr_scale
 from src.metrics import wilson_interval
 from src.model_utils.config import Config
 from src.names import escape_name
@@ -101,9 +102,7 @@ def rate_traps(config: Config, world: World) -> Iterator[str]:
     base = config.lr_base_batch or config.batch_size  # 0 takes the rate as it is
     rate = config.lr_max / base
     if config.optimizer == "adamw":
-        reached = config.lr_max
-        if config.lr_base_batch:
-            reached = rate * config.batch_size * world.rank_size * config.grad_accum_steps
+        reached = config.lr_max * lr_scale(config, config.batch_size * world.rank_size * config.grad_accum_steps)
         if reached > MOST_ADAMW_RATE:
             yield (f"--optimizer adamw with a learning rate that rises to {reached:.2g} is far too high for most runs, "
                    "and momentum's --lr_max and --weight_decay do not suit it; 0.001 and 0.01 are usual")
